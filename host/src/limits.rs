@@ -1,13 +1,14 @@
 //! Every bound of the host in one place, each with its reason. Nothing grows past a number named here.
 //!
 //! The bounds that decide history are the kernel's (`machine/limits.rs`), those of files are the journal's
-//! (`host/journal/src/limits.rs`), and engine and the machine `system` have their own; all can be named here
+//! (`host/journal/src/limits.rs`), and engine, auditor and the machine `system` have their own; all can be named here
 //! as well. It knows nothing of what happens beyond a limit: the caller turns that into a clear 4xx, 503 or 507.
 
 use std::time::Duration;
 
 use crate::ids::LogIndex;
 pub use crate::machine::limits::*;
+pub use statehouse_audit::limits::*;
 pub use statehouse_engine::limits::*;
 pub use statehouse_journal::limits::*;
 pub use statehouse_system::limits::*;
@@ -16,8 +17,6 @@ pub use statehouse_system::limits::*;
 pub const BODY_BYTES_MAX: usize = 64 << 10;
 /// The body of a batch: [`BATCH_COMMANDS_MAX`] commands of 1 KiB.
 pub const BATCH_BODY_BYTES_MAX: usize = 8 << 20;
-/// Rounds of one query, in each of which it may ask for rows.
-pub const QUERY_ROUNDS_MAX: usize = 8;
 /// Rows of one scan of a query.
 pub const SCAN_ROWS_MAX: usize = 4096;
 /// Decisions that a view gets in one call: some hundred KiB of values, far below what a guest's memory holds.
@@ -186,8 +185,6 @@ pub const REPLICA_LAG_USUAL: Duration = Duration::from_millis(250);
 pub const ARCHIVE_COPY_BYTES_MAX: u64 = 5 << 30;
 /// How long an archive may take to answer before an upload begins again.
 pub const ARCHIVE_PATIENCE: Duration = Duration::from_secs(60);
-/// Bytes of journal that a replay decides between two saves of its progress: some seconds.
-pub const REPLAY_SAVE_BYTES: u64 = 64 << 20;
 /// Replays that a node keeps with their reports: some megabytes each.
 pub const REPLAY_JOBS_MAX: usize = 32;
 /// Starts of a node that continue the same replay: a replay that ends the process must not do so for ever.

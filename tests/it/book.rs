@@ -63,7 +63,9 @@ async fn check(pages: &[&str]) {
     std::fs::create_dir_all(&data).expect("a new folder");
     symlink(root().join("modules"), work.join("modules")).expect("a new name");
     std::fs::create_dir(work.join("bin")).expect("a new folder");
-    symlink(binary(), work.join("bin/statehouse")).expect("a new name");
+    for program in ["statehouse", "statehouse-audit"] {
+        symlink(binary().with_file_name(program), work.join("bin").join(program)).expect("a new name");
+    }
     let host = Host::start_with(&Start { has_views: true, ..Start::on(&data) }).await.expect("the host starts");
 
     let blocks: Vec<Block> = pages.iter().flat_map(|page| blocks_of(page)).collect();

@@ -17,6 +17,7 @@ mod corruption;
 mod lost;
 mod disk_full;
 mod audit;
+mod auditor;
 mod receipts;
 mod operation;
 mod origins;

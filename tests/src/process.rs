@@ -184,9 +184,18 @@ pub fn cli_in<A>(environment: &[(String, String)], arguments: impl IntoIterator<
 where
     A: AsRef<std::ffi::OsStr>,
 {
-    let variables = environment.iter().map(|(name, value)| (name, value));
-    let output = Command::new(binary()).args(arguments).envs(variables).stdin(Stdio::null()).output();
-    let output = output.expect("the host's binary can be started");
+    finish(Command::new(binary()).args(arguments).envs(environment.iter().map(|(name, value)| (name, value))))
+}
+
+/// Runs `statehouse-audit` with the arguments to its end.
+pub fn auditor(arguments: &[&str]) -> Finished {
+    let path = binary().with_file_name("statehouse-audit");
+    assert!(path.is_file(), "no {}: run `cargo build --release -p statehouse-audit` first", path.display());
+    finish(Command::new(path).args(arguments))
+}
+
+fn finish(command: &mut Command) -> Finished {
+    let output = command.stdin(Stdio::null()).output().expect("the binary can be started");
     let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
     Finished { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
 }

@@ -88,7 +88,7 @@ fn every_message_of_the_runbook_is_in_the_code() {
 
 fn is_of_node(path: &str) -> bool {
     path.ends_with(".rs")
-        && ["engine/", "journal/", "kernel/", "system/", "text/", ""]
+        && ["audit/", "engine/", "journal/", "kernel/", "system/", "text/", ""]
             .iter()
             .any(|of| path.starts_with(&format!("host/{of}src/")))
 }

@@ -14,5 +14,6 @@ mod names;
 mod wording;
 mod testing;
 mod architecture;
+mod auditor;
 mod formats;
 mod book;

@@ -17,12 +17,10 @@ mod descriptors;
 mod audit;
 mod bench;
 mod module;
-mod compile;
 mod snapshot;
 mod view;
 mod webhook;
 mod shipped;
-mod output;
 #[cfg(test)]
 mod reference;
 
@@ -30,6 +28,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use statehouse_audit::cli::audit::AuditArgs;
+use statehouse_audit::cli::{compile, output};
 
 use crate::guest::compile_by;
 use crate::system::privacy;
@@ -59,7 +59,7 @@ enum Command {
     Webhook(webhook::WebhookCommand),
     /// Check recorded history by recomputing it, and print balances, histories, the journal and replays
     #[command(subcommand)]
-    Audit(audit::AuditArgs),
+    Audit(AuditArgs<client::Access>),
     /// Take, list and verify canonical snapshots, and restore a lost cluster
     ///
     /// A canonical snapshot is a file with all rows of one partition at one moment. Every replica makes the same bytes.

@@ -134,7 +134,7 @@ fn take(args: &TakeArgs) -> anyhow::Result<ExitCode> {
     let begun = Instant::now();
     let taken = match (&args.data, &args.into) {
         (Some(data), Some(into)) => {
-            let source = open_at(data, None)?;
+            let source = open_at(data)?;
             source.machine(&args.machine)?;
             let at = args.at.as_deref().map(parse_moment).transpose()?;
             let mut made = Vec::new();
@@ -163,7 +163,7 @@ fn take(args: &TakeArgs) -> anyhow::Result<ExitCode> {
 fn list(args: &ListArgs) -> anyhow::Result<ExitCode> {
     let listed = match &args.data {
         Some(data) => {
-            let source = open_at(data, None)?;
+            let source = open_at(data)?;
             source.machine(&args.machine)?;
             files_of(&source, &args.machine)?.into_iter().map(SnapshotPage::of).collect()
         }
@@ -228,7 +228,7 @@ fn table_of(pages: &[SnapshotPage]) -> String {
 
 fn run_verify(args: &VerifyArgs) -> anyhow::Result<ExitCode> {
     let Some(data) = &args.data else { return verify_files(args) };
-    let source = open_at(data, None)?;
+    let source = open_at(data)?;
     let bar = progress("entries replayed");
     let checked = verify(&source, &args.files, &|done| bar.inc(done));
     bar.finish_and_clear();
@@ -297,7 +297,7 @@ fn run_restore(args: &RestoreArgs) -> anyhow::Result<ExitCode> {
     if let Some(address) = &args.advertise {
         ensure!(is_host_and_port(address), "--advertise {address} is not host:port");
     }
-    let source = open_at(&args.from, None)?;
+    let source = open_at(&args.from)?;
     let mut cuts = BTreeMap::new();
     for machine in source.machines()? {
         let cut = Cut::find(&FolderHistory::new(&source, &machine)?)?;

@@ -17,7 +17,7 @@ use crate::audit::replay::examine::{command_of, recorded_side, short, side};
 use crate::audit::replay::isolated::is_reported;
 use crate::audit::replay::judge::{Task, decision_of};
 use crate::audit::replay::plans::{CANCELLED, Facts, Item, Places, Planned, items_of};
-use crate::audit::replay::render::{self, About, time_text};
+use crate::audit::replay::render::{self, About};
 use crate::audit::replay::report::{Brief, Difference};
 use crate::audit::replay::request::Seen;
 use crate::audit::replay::state::Overlay;
@@ -26,6 +26,7 @@ use crate::machine::decide::decide;
 use crate::machine::entry::{Batch, Entry, EntryCommand, Part};
 use crate::machine::plan::PlanView;
 use crate::machine::replica::positions_before;
+use crate::rfc3339::print_time;
 use crate::saga::claim::CLAIMED;
 use crate::saga::status::{Command, EventRecord};
 use crate::saga::{Call, CallKey, Derivation, Outcome, Start};
@@ -298,7 +299,7 @@ impl Simulation<'_> {
         let body = render::body(recorder, about);
         Ok(Difference {
             partition: recorded.partition,
-            at: time_text(time),
+            at: print_time(time),
             caller: command.caller.to_owned(),
             request_id: command.request_id.to_owned(),
             body,
@@ -381,7 +382,7 @@ impl Simulation<'_> {
             let difference = Difference {
                 brief: brief.clone(),
                 partition,
-                at: time_text(time),
+                at: print_time(time),
                 caller: of.caller.clone(),
                 request_id: of.request_id.clone(),
                 body: render::body(candidate, about),

@@ -101,8 +101,3 @@ pub fn key_text(key: &[u8]) -> (String, String) {
 pub fn text_of(entity: &[u8]) -> String {
     String::from_utf8_lossy(entity).into_owned()
 }
-
-/// RFC 3339.
-pub fn time_text(time: Micros) -> String {
-    jiff::Timestamp::from_microsecond(time.0).map_or_else(|_| time.0.to_string(), |time| time.to_string())
-}

@@ -16,11 +16,11 @@ use crate::guest::{CacheOptions, Engine, EngineOptions};
 use crate::machine::logic::Logic;
 use crate::registry::{self, Registry};
 
-const RECORDED: &[u8] = include_bytes!("../../../../../modules/releases/wallet-1.0.1.wasm");
-const REFACTORED: &[u8] = include_bytes!("../../../../../modules/releases/wallet-1.1.0.wasm");
-const NEVER_EMPTY: &[u8] = include_bytes!("../../../../../modules/releases/wallet-1.2.0-bug.wasm");
-const MISREADS: &[u8] = include_bytes!("../../../../../modules/releases/wallet-1.2.1-bug.wasm");
-const LIMITED: &[u8] = include_bytes!("../../../../../modules/releases/wallet-2.0.0.wasm");
+const RECORDED: &[u8] = include_bytes!("../../../../../../modules/releases/wallet-1.0.1.wasm");
+const REFACTORED: &[u8] = include_bytes!("../../../../../../modules/releases/wallet-1.1.0.wasm");
+const NEVER_EMPTY: &[u8] = include_bytes!("../../../../../../modules/releases/wallet-1.2.0-bug.wasm");
+const MISREADS: &[u8] = include_bytes!("../../../../../../modules/releases/wallet-1.2.1-bug.wasm");
+const LIMITED: &[u8] = include_bytes!("../../../../../../modules/releases/wallet-2.0.0.wasm");
 
 /// Accounts of each partition.
 const ACCOUNTS: usize = 12;

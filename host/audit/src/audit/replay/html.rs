@@ -10,11 +10,11 @@ mod difference;
 use std::fmt::Write;
 
 use crate::audit::replay::class::Class;
-use crate::audit::replay::render::time_text;
 use crate::audit::replay::report::{Report, RowDifferences, Verdict};
 use crate::audit::replay::request::Mode;
 use crate::ids::Micros;
 use crate::printable::is_unseen;
+use crate::rfc3339::print_time;
 
 const STYLE: &str = "\
 :root{color-scheme:light}body{font:15px/1.5 system-ui,-apple-system,'Segoe UI',sans-serif;margin:2.5rem auto;\
@@ -326,7 +326,7 @@ fn grouped(number: u64) -> String {
 
 /// A time in a form that people read easily.
 fn moment(micros: i64) -> String {
-    time_text(Micros(micros)).replace('T', " ").replace('Z', " UTC")
+    print_time(Micros(micros)).replace('T', " ").replace('Z', " UTC")
 }
 
 /// Escapes text for HTML, including attributes.

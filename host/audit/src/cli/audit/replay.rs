@@ -11,11 +11,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use clap::Args;
-use tokio::signal::unix::{SignalKind, signal};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
 
 use super::page::{explained_page, report_page};
-use super::{From, open};
-use crate::api::parse_time;
+use super::{From, Reach, open};
 use crate::audit::Source;
 use crate::audit::certificate::Certificate;
 use crate::audit::replay::explain::explain;
@@ -23,7 +23,6 @@ use crate::audit::replay::report::SCHEMA;
 use crate::audit::replay::resume::{Keep, forget};
 use crate::audit::replay::words::{parse_approved, parse_filter, parse_mode, parse_moment, place};
 use crate::audit::replay::{FolderHistory, Meter, Mode, Report, Request, Verdict, html, run_kept};
-use crate::cli::client::Access;
 use crate::cli::output::{bar, complain, print, print_json};
 use crate::disk::RealDisk;
 use crate::ids::{Micros, ModuleId, PartitionId, Position};
@@ -31,8 +30,7 @@ use crate::key::NodeKey;
 use crate::limits::REPLAY_SAVE_BYTES;
 use crate::machine::logic::Logic;
 use crate::registry::Stop;
-
-mod remote;
+use crate::rfc3339::parse_time;
 
 /// The exit code of a replay that says nothing about the candidate.
 const INCONCLUSIVE: u8 = 3;
@@ -41,35 +39,35 @@ const INCONCLUSIVE: u8 = 3;
 ///
 /// Exit code 0: nothing differs. 1: only approved differences. 2: other differences. 3: the replay is inconclusive.
 #[derive(Args)]
-pub struct ReplayArgs {
+pub struct ReplayArgs<A: Args> {
     #[command(flatten)]
-    source: From,
+    pub source: From,
     /// The name of the machine
     #[arg(long, default_value = "wallet")]
-    machine: String,
+    pub machine: String,
     /// The module to try: a .wasm file, a release (`wallet-1.0.1`, or `1.0.1`), or the id of a module in the data
     /// folder
     #[arg(long, required_unless_present = "schema")]
-    candidate: Option<String>,
+    pub candidate: Option<String>,
     /// The folder of the released modules
     #[arg(long, default_value = "modules/releases")]
     releases: PathBuf,
     /// `isolated` makes each decision on the recorded state before it; `cumulative` makes it on the state that the
     /// candidate's own decisions lead to
     #[arg(long, default_value = "isolated", value_parser = parse_mode)]
-    mode: Mode,
+    pub mode: Mode,
     /// Decide from this RFC 3339 time or position on; what is before it is only applied
     #[arg(long)]
-    from: Option<String>,
+    pub from: Option<String>,
     /// Decide up to this RFC 3339 time or position; the default is the end of the journal
     #[arg(long)]
-    to: Option<String>,
+    pub to: Option<String>,
     /// Replay only this partition; the default is all
     #[arg(long)]
-    partition: Option<u32>,
+    pub partition: Option<u32>,
     /// Report only some differences: account=, id=, code=, command=, after= or before=; may be given several times
     #[arg(long = "where", value_name = "KEY=VALUE")]
-    filter: Vec<String>,
+    pub filter: Vec<String>,
     /// How many partitions to replay at the same time; the default is the number of cores
     #[arg(long)]
     jobs: Option<usize>,
@@ -81,10 +79,10 @@ pub struct ReplayArgs {
     schema: bool,
     /// Approve this number of differences of a class, like `accepted_to_rejected=12`; repeat the option for each class
     #[arg(long, value_name = "CLASS=COUNT")]
-    approve: Vec<String>,
+    pub approve: Vec<String>,
     /// Write a certificate of the replay to this file, signed with the node's key
     #[arg(long, value_name = "FILE")]
-    certificate: Option<PathBuf>,
+    pub certificate: Option<PathBuf>,
     /// Sign with this key instead of the data folder's `node.key`
     #[arg(long, value_name = "FILE")]
     key_file: Option<PathBuf>,
@@ -98,7 +96,7 @@ pub struct ReplayArgs {
     url: Option<String>,
     /// With --url
     #[command(flatten)]
-    access: Access,
+    pub access: A,
     /// The position of the command for --explain
     #[arg(long, requires = "explain")]
     at: Option<String>,
@@ -107,14 +105,14 @@ pub struct ReplayArgs {
     explain: bool,
 }
 
-pub fn run(args: &ReplayArgs) -> anyhow::Result<ExitCode> {
+pub fn run<R: Reach>(args: &ReplayArgs<R::Access>, reach: &R) -> anyhow::Result<ExitCode> {
     if args.schema {
         print(SCHEMA)?;
         return Ok(ExitCode::SUCCESS);
     }
     let carried_out = match &args.url {
-        Some(url) => remote::carry_out(args, url),
-        None => carry_out(args),
+        Some(url) => reach.replay(args, url),
+        None => carry_out(args, reach),
     };
     match carried_out {
         Ok(code) => Ok(ExitCode::from(code)),
@@ -125,8 +123,8 @@ pub fn run(args: &ReplayArgs) -> anyhow::Result<ExitCode> {
     }
 }
 
-fn carry_out(args: &ReplayArgs) -> anyhow::Result<u8> {
-    let source = open(&args.source)?;
+fn carry_out<R: Reach>(args: &ReplayArgs<R::Access>, reach: &R) -> anyhow::Result<u8> {
+    let source = open(&args.source, reach)?;
     let history = FolderHistory::new(&source, &args.machine)?;
     let approved = parse_approved(&args.approve)?;
     let request = Request {
@@ -179,7 +177,10 @@ fn carry_out(args: &ReplayArgs) -> anyhow::Result<u8> {
 }
 
 /// Prints the report, and writes it to the files that were asked for.
-fn give(args: &ReplayArgs, report: &Report, verdict: Verdict, took: Duration) -> anyhow::Result<()> {
+///
+/// # Errors
+/// A file cannot be written, or its name says no form.
+pub fn give<A: Args>(args: &ReplayArgs<A>, report: &Report, verdict: Verdict, took: Duration) -> anyhow::Result<()> {
     if args.source.json {
         print_json(report)?;
     } else {
@@ -190,22 +191,17 @@ fn give(args: &ReplayArgs, report: &Report, verdict: Verdict, took: Duration) ->
 
 /// On the first signal the replay saves its progress; a second one ends it at once.
 fn stop_on_signals(stop: Arc<Stop>) -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let mut signals = Signals::new([SIGINT, SIGTERM])?;
     std::thread::spawn(move || {
-        runtime.block_on(async {
-            let Ok(mut terminate) = signal(SignalKind::terminate()) else { return };
-            for code in [None, Some(130)] {
-                tokio::select! {
-                    _ = tokio::signal::ctrl_c() => {}
-                    _ = terminate.recv() => {}
-                }
-                if let Some(code) = code {
-                    std::process::exit(code);
-                }
-                stop.ask();
-                eprintln!("saving the progress; send the signal again to stop at once");
-            }
-        });
+        let mut signals = signals.forever();
+        if signals.next().is_none() {
+            return;
+        }
+        stop.ask();
+        eprintln!("saving the progress; send the signal again to stop at once");
+        if signals.next().is_some() {
+            std::process::exit(130);
+        }
     });
     Ok(())
 }
@@ -219,7 +215,7 @@ fn write_report(path: &Path, report: &Report, verdict: Verdict) -> anyhow::Resul
     std::fs::write(path, text).with_context(|| format!("{}", path.display()))
 }
 
-fn write_certificate(args: &ReplayArgs, path: &Path, report: &Report) -> anyhow::Result<()> {
+fn write_certificate<A: Args>(args: &ReplayArgs<A>, path: &Path, report: &Report) -> anyhow::Result<()> {
     let key = match &args.key_file {
         Some(file) => NodeKey::read(file)?,
         None => NodeKey::of_folder(&RealDisk, &args.source.data).context("sign with another key by --key-file")?,
@@ -233,7 +229,7 @@ fn write_certificate(args: &ReplayArgs, path: &Path, report: &Report) -> anyhow:
 }
 
 /// Finds a file, a release, or a module of the data folder.
-fn find_candidate(source: &Source, args: &ReplayArgs) -> anyhow::Result<Arc<dyn Logic>> {
+fn find_candidate<A: Args>(source: &Source, args: &ReplayArgs<A>) -> anyhow::Result<Arc<dyn Logic>> {
     match find_named(args)? {
         Named::Wasm(wasm) => Ok(source.compile(&wasm)?),
         Named::Id(id) => source.load(id).map_err(anyhow::Error::msg),
@@ -241,12 +237,18 @@ fn find_candidate(source: &Source, args: &ReplayArgs) -> anyhow::Result<Arc<dyn 
 }
 
 /// What the name of a candidate refers to.
-enum Named {
+pub enum Named {
+    /// The bytes of a file.
     Wasm(Vec<u8>),
+    /// A module that the data folder or the node may have.
     Id(ModuleId),
 }
 
-fn find_named(args: &ReplayArgs) -> anyhow::Result<Named> {
+/// Finds what the name of the candidate refers to, on this machine.
+///
+/// # Errors
+/// There is no such file or release, and the name is not an id; or the file cannot be read.
+pub fn find_named<A: Args>(args: &ReplayArgs<A>) -> anyhow::Result<Named> {
     let name = args.candidate.as_deref().unwrap_or_default();
     let releases = [format!("{name}.wasm"), format!("{}-{name}.wasm", args.machine)];
     let released = releases.iter().map(|release| args.releases.join(release));

@@ -12,14 +12,14 @@ use anyhow::Context;
 use clap::{Args, Subcommand};
 use serde_json::json;
 
-use crate::api::print_time;
 use crate::audit::Source;
 use crate::audit::certificate::{Certificate, verify};
 use crate::audit::signers::signers;
 use crate::cli::output::{print, print_json, table};
 use crate::ids::Micros;
 use crate::key::PublicKey;
-use crate::system::key_row::KeyRow;
+use crate::records::key_row::KeyRow;
+use crate::rfc3339::print_time;
 
 /// Verify the certificates of replays
 #[derive(Subcommand)]

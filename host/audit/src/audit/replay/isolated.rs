@@ -22,7 +22,7 @@ use crate::audit::replay::examine::{command_of, deciding_side, recorded_side, ro
 use crate::audit::replay::history::History;
 use crate::audit::replay::judge::{Found, Judged, Task, apply_all, judge};
 use crate::audit::replay::plans::{Facts, Item, Places, items_of};
-use crate::audit::replay::render::{self, About, time_text};
+use crate::audit::replay::render::{self, About};
 use crate::audit::replay::report::{Brief, Covered, Difference};
 use crate::audit::replay::request::{Mode, Request, Seen};
 use crate::audit::replay::state::{State, is_of_host};
@@ -33,6 +33,7 @@ use crate::machine::journal::{Journal, Verdict};
 use crate::machine::logic::Logic;
 use crate::machine::replay::ReplayError;
 use crate::machine::replica::{Applied, ApplyError, no_writes, positions_before};
+use crate::rfc3339::print_time;
 use crate::saga::claim::ID_REUSED;
 use crate::saga::{Outcome, Saga};
 
@@ -382,7 +383,7 @@ impl<'a> Walk<'a> {
         Ok(Difference {
             brief,
             partition: self.places.here,
-            at: time_text(time),
+            at: print_time(time),
             caller: command.caller.to_owned(),
             request_id: command.request_id.to_owned(),
             body: render::body(recorder, about),

@@ -10,12 +10,12 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use hyper::Method;
 use serde_json::{Map, Value};
+use statehouse_audit::cli::audit::{Named, ReplayArgs, find_named, give};
 
-use super::{Named, ReplayArgs, find_named, give};
 use crate::api::ReplayPage;
 use crate::audit::replay::words::parse_approved;
 use crate::audit::replay::{Report, Verdict};
-use crate::cli::client::Client;
+use crate::cli::client::{Access, Client};
 use crate::cli::module::Which;
 use crate::cli::output::{bar, complain, print};
 use crate::ids::ModuleId;
@@ -23,13 +23,13 @@ use crate::ids::ModuleId;
 /// The time between two looks at the progress.
 const PAUSE: Duration = Duration::from_millis(300);
 
-pub fn carry_out(args: &ReplayArgs, url: &str) -> anyhow::Result<u8> {
+pub fn carry_out(args: &ReplayArgs<Access>, url: &str) -> anyhow::Result<u8> {
     let client = Client::new(url, &args.access)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(ask(args, &client))
 }
 
-async fn ask(args: &ReplayArgs, client: &Client) -> anyhow::Result<u8> {
+async fn ask(args: &ReplayArgs<Access>, client: &Client) -> anyhow::Result<u8> {
     let approved = parse_approved(&args.approve)?;
     let path = format!("/v1/machines/{}/replays", args.machine);
     let started = client.send(Method::POST, &path, Some(&wanted(args, client).await?)).await?;
@@ -57,7 +57,7 @@ async fn ask(args: &ReplayArgs, client: &Client) -> anyhow::Result<u8> {
 }
 
 /// The body of the request.
-async fn wanted(args: &ReplayArgs, client: &Client) -> anyhow::Result<Value> {
+async fn wanted(args: &ReplayArgs<Access>, client: &Client) -> anyhow::Result<Value> {
     let candidate = match find_named(args) {
         Ok(Named::Wasm(wasm)) => ModuleId::of(&wasm).to_string(),
         Ok(Named::Id(id)) => id.to_string(),

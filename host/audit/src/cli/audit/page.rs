@@ -6,12 +6,12 @@
 use std::fmt::Write;
 use std::time::Duration;
 
-use crate::api::print_time;
 use crate::audit::replay::explain::Explained;
 use crate::audit::replay::report::{Difference, Side};
 use crate::audit::replay::{Class, Report, Verdict};
 use crate::cli::output::table;
 use crate::ids::Micros;
+use crate::rfc3339::print_time;
 
 /// How many differing numbers fit a page.
 const NUMBERS_SHOWN: usize = 20;

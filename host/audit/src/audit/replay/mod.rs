@@ -48,7 +48,6 @@ pub use request::{Filter, Mode, Request};
 use crate::audit::error::AuditError;
 use crate::audit::replay::isolated::Walked;
 use crate::audit::replay::plans::Places;
-use crate::audit::replay::render::time_text;
 use crate::audit::replay::report::{FORMAT, ModuleFacts};
 use crate::audit::replay::resume::{Bounded, Keep, Kept};
 use crate::audit::replay::state::State;
@@ -57,6 +56,7 @@ use crate::audit::transit::Cut;
 use crate::ids::{Micros, ModuleId, PartitionId, Position};
 use crate::machine::logic::Logic;
 use crate::registry::Guarded;
+use crate::rfc3339::print_time;
 
 /// Receives the progress of a replay, from several threads.
 pub struct Meter<'m> {
@@ -132,7 +132,7 @@ fn replay(history: &dyn History, request: &Request, meter: &Meter<'_>, keep: &Ke
         format!(
             "The history ends at {}: later entries have causes in partitions whose journals were read before these \
              causes were recorded.",
-            time_text(cut)
+            print_time(cut)
         )
     }));
     Ok(report)

@@ -12,15 +12,15 @@ use clap::Args;
 use serde_json::json;
 use statehouse_abi::value::Value;
 
-use super::{From, open};
-use crate::api::print_time;
-use crate::archive::Boundary;
+use super::{From, Reach, open};
 use crate::audit::export::{Exported, export};
 use crate::audit::list::{Line, LinePart, What, list};
 use crate::audit::{AuditError, Source};
 use crate::cli::output::{print, print_json, print_json_text, progress, table, to_json};
 use crate::ids::{NodeId, PartitionId};
 use crate::machine::slots::partition_of;
+use crate::rfc3339::print_time;
+use crate::segments::Boundary;
 
 #[derive(Args)]
 pub struct LogArgs {
@@ -57,8 +57,8 @@ pub struct HistoryArgs {
     limit: Option<usize>,
 }
 
-pub fn run(args: &LogArgs) -> anyhow::Result<ExitCode> {
-    let source = open(&args.from)?;
+pub fn run(args: &LogArgs, reach: &impl Reach) -> anyhow::Result<ExitCode> {
+    let source = open(&args.from, reach)?;
     if let Some(folder) = &args.export {
         return run_export(&source, args, folder);
     }
@@ -73,8 +73,8 @@ pub fn run(args: &LogArgs) -> anyhow::Result<ExitCode> {
     print_lines(&source, machine, &partitions, None, args.limit, args.from.json)
 }
 
-pub fn run_history(args: &HistoryArgs) -> anyhow::Result<ExitCode> {
-    let source = open(&args.from)?;
+pub fn run_history(args: &HistoryArgs, reach: &impl Reach) -> anyhow::Result<ExitCode> {
+    let source = open(&args.from, reach)?;
     source.machine(&args.machine)?;
     let count = u32::try_from(source.partitions(&args.machine)?.len())?;
     let partition = partition_of(args.account.as_bytes(), count);
