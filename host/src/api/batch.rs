@@ -9,11 +9,9 @@
 //! the others are carried out. A batch promises no atomicity: each command stands alone.
 
 use std::borrow::Cow;
-use std::sync::Arc;
 
 use axum::body::{Body, Bytes};
 use axum::http::header::{ACCEPT, CONTENT_TYPE};
-use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue};
 use axum::response::Response;
 use minicbor::Decoder;
@@ -28,12 +26,12 @@ use super::handle::Api;
 use super::mount::{Mount, Route};
 use super::problem::{Code, Problem};
 use super::reply::Reply;
+use super::route::HostRequest;
 use super::share::Kind;
 use crate::ids::CommandId;
 use crate::json::{self, read_cbor, read_json};
 use crate::limits::{BATCH_BODY_BYTES_MAX, BATCH_COMMANDS_MAX, BODY_BYTES_MAX};
 use crate::router::answer::CommandRequest;
-use crate::router::machine::Machine;
 
 pub const MEDIA_TYPES: [&str; 2] = ["application/x-ndjson", "application/cbor-seq"];
 
@@ -43,14 +41,10 @@ pub enum Format {
     CborSequence,
 }
 
-pub async fn post(
-    api: &Api,
-    machine: Arc<Machine>,
-    mount: Arc<Mount>,
-    asked: Asked,
-    parts: &Parts,
-    body: Body,
-) -> Result<Response, Problem> {
+pub async fn post(api: &Api, request: HostRequest<'_>) -> Result<Response, Problem> {
+    let machine = api.find_machine(request.machine_name())?;
+    let mount = api.mounts.of(&machine);
+    let HostRequest { asked, parts, body, .. } = request;
     let who = api.who(&asked.caller, parts);
     api.shares.check_rejections(who.network)?;
     api.shares.check(Kind::Batch, 1, &who)?;

@@ -17,6 +17,7 @@ use super::share::{Kind, Share, Who};
 use crate::limits::{BODY_ROOM_BYTES, HTTP_DISCARD_BYTES_MAX};
 
 pub const JSON: &str = "application/json";
+pub const WASM: &str = "application/wasm";
 
 /// # Errors
 /// 408 past the deadline, 413 beyond the bound, 400 when the client breaks off.

@@ -6,25 +6,20 @@
 
 use std::collections::BTreeMap;
 
-use axum::body::Body;
-use axum::http::request::Parts;
 use axum::response::Response;
 use serde::{Deserialize, Serialize};
 use statehouse_abi::describe::{Field, Schema, TextFormat};
 use statehouse_abi::value::Value;
-use tokio::time::Instant;
 
 use super::asked::Asked;
-use super::body::{check_media_type, read_body};
 use super::handle::Api;
 use super::pages;
 use super::problem::{Code, Problem};
-use super::route::Page;
+use super::route::HostRequest;
 use crate::config::is_host_and_port;
 use crate::features::{self, FeatureLevel};
 use crate::ids::{Micros, NodeId, PartitionId, Term};
-use crate::json::{ObjectShape, read_json};
-use crate::limits::{BODY_BYTES_MAX, CLUSTER_NODES_MAX, HOST_NAME_BYTES_MAX, LOSS_TEXT_CHARS_MAX, SLOT_COUNT};
+use crate::limits::{CLUSTER_NODES_MAX, HOST_NAME_BYTES_MAX, LOSS_TEXT_CHARS_MAX, SLOT_COUNT};
 use crate::rfc3339::print_time;
 use crate::system::Word;
 use crate::system::cluster::{ClusterView, MachineView, NodeView, ReplicaView};
@@ -132,47 +127,49 @@ pub enum Change {
     AcceptLoss { machine: String, partition: PartitionId, why: String },
 }
 
-pub fn get(api: &Api) -> Response {
-    pages::json(&ClusterPage::new(api.cluster.view(), api.check_ready().is_ok()))
+pub async fn show(api: &Api, _: HostRequest<'_>) -> Result<Response, Problem> {
+    Ok(page(api))
 }
 
-/// Reads the change that one of the routes asks for; `captured` is what its path names.
-///
-/// # Errors
-/// 4xx with the place of what is wrong; nothing was changed.
-pub async fn read(
-    page: Page,
-    captured: Option<&str>,
-    parts: &Parts,
-    body: Body,
-    deadline: Instant,
-) -> Result<Change, Problem> {
-    if parts.uri.query().is_some_and(|query| !query.is_empty()) {
-        return Err(Problem::new(Code::UnknownParameter, "a change takes no query parameters"));
-    }
-    if page == Page::NodeRemove {
-        let number = captured.and_then(|id| id.parse().ok()).filter(|id| *id > 0);
-        let id = number.ok_or_else(|| Problem::new(Code::BadPath, "a node's id is a whole number from 1"))?;
-        return Ok(Change::Remove(NodeId(id)));
-    }
-    let json = read_body(body, BODY_BYTES_MAX, deadline).await?;
-    if page == Page::ClockAccept {
-        let detail = "accepting this node's clock needs no body";
-        return if json.is_empty() { Ok(Change::AcceptClock) } else { Err(Problem::new(Code::InvalidChange, detail)) };
-    }
-    if !json.is_empty() {
-        check_media_type(&parts.headers, &["application/json"])?;
-    }
-    let schema = schema(page).expect("all others have a body");
-    let read = read_json(&ObjectShape::new(&schema, None), &[], &json)?;
-    change(page, &Value::from_cbor(&read.cbor).expect("the reader writes deterministic CBOR"))
+pub async fn init(api: &Api, request: HostRequest<'_>) -> Result<Response, Problem> {
+    let asked = request.asked.clone();
+    make(api, Change::init(request).await?, asked).await
+}
+
+pub async fn add_node(api: &Api, request: HostRequest<'_>) -> Result<Response, Problem> {
+    let asked = request.asked.clone();
+    make(api, Change::add(request).await?, asked).await
+}
+
+pub async fn remove_node(api: &Api, request: HostRequest<'_>) -> Result<Response, Problem> {
+    let asked = request.asked.clone();
+    make(api, Change::remove(request).await?, asked).await
+}
+
+pub async fn transfer(api: &Api, request: HostRequest<'_>) -> Result<Response, Problem> {
+    let asked = request.asked.clone();
+    make(api, Change::transfer(request).await?, asked).await
+}
+
+pub async fn accept_clock(api: &Api, request: HostRequest<'_>) -> Result<Response, Problem> {
+    let asked = request.asked.clone();
+    make(api, Change::accept_clock(request).await?, asked).await
+}
+
+pub async fn accept_loss(api: &Api, request: HostRequest<'_>) -> Result<Response, Problem> {
+    let asked = request.asked.clone();
+    make(api, Change::accept_loss(request).await?, asked).await
+}
+
+fn page(api: &Api) -> Response {
+    pages::json(&ClusterPage::new(api.cluster.view(), api.check_ready().is_ok()))
 }
 
 /// Makes the change, and answers with the cluster as it is afterwards.
 ///
 /// # Errors
 /// See [`ClusterError`](crate::system::ClusterError).
-pub async fn make(api: &Api, change: Change, asked: Asked) -> Result<Response, Problem> {
+async fn make(api: &Api, change: Change, asked: Asked) -> Result<Response, Problem> {
     let Asked { request_id, caller, deadline } = asked;
     tracing::info!(caller = caller.name, %request_id, ?change, "a change of the cluster is requested");
     let cluster = &api.cluster;
@@ -187,63 +184,113 @@ pub async fn make(api: &Api, change: Change, asked: Asked) -> Result<Response, P
             cluster.accept_loss(Word { machine, partition, by, why }, deadline).await?;
         }
     }
-    Ok(get(api))
+    Ok(page(api))
 }
 
-/// The body of a change; `None` if it has none.
-pub fn schema(page: Page) -> Option<Schema> {
-    let node = || Schema::Int { min: 1, max: i64::MAX };
-    let text = |max_chars| Schema::Text { min_chars: 1, max_chars, format: TextFormat::Plain };
-    let member = || {
-        let peer = field("peer", text(PEER_CHARS_MAX), "The address where the other nodes reach it, as host:port");
-        Schema::Object { fields: vec![field("id", node(), "The id of the node, as in its configuration"), peer] }
-    };
-    match page {
-        Page::ClusterInit => {
-            let nodes = Schema::Array { items: Box::new(member()), max_items: CLUSTER_NODES_MAX };
-            Some(Schema::Object {
-                fields: vec![field("nodes", nodes, "All nodes; the asked node must be one of them")],
-            })
-        }
-        Page::NodeAdd => Some(member()),
-        Page::LeaderTransfer | Page::LossAccept => {
-            let partition = Schema::Int { min: 0, max: i64::from(SLOT_COUNT) - 1 };
-            let last = if page == Page::LossAccept {
-                let why =
-                    Schema::Text { min_chars: 1, max_chars: LOSS_TEXT_CHARS_MAX as u32, format: TextFormat::Plain };
-                field("why", why, "The reason, for everybody who looks at the cluster later")
-            } else {
-                field("to", node(), "The id of the node that is to become the leader")
-            };
-            let fields = vec![
-                field("machine", text(32), "The name of the machine"),
-                field("partition", partition, "The number of the partition"),
-                last,
-            ];
-            Some(Schema::Object { fields })
-        }
-        _ => None,
+/// Each reads the change that one of the routes asks for; an error names the place of what is wrong.
+impl Change {
+    pub async fn init(request: HostRequest<'_>) -> Result<Self, Problem> {
+        Ok(Self::Init(members(&body_of(request).await?)?))
     }
+
+    pub async fn add(request: HostRequest<'_>) -> Result<Self, Problem> {
+        member(&body_of(request).await?).map(|(node, peer)| Self::Add(node, peer))
+    }
+
+    pub async fn remove(request: HostRequest<'_>) -> Result<Self, Problem> {
+        check_no_query(&request)?;
+        let id = request.segment("id").parse().ok().filter(|id| *id > 0);
+        let id = id.ok_or_else(|| Problem::new(Code::BadPath, "a node's id is a whole number from 1"))?;
+        Ok(Self::Remove(NodeId(id)))
+    }
+
+    pub async fn transfer(request: HostRequest<'_>) -> Result<Self, Problem> {
+        let body = body_of(request).await?;
+        let (machine, partition) = partition_of(&body);
+        Ok(Self::Transfer { machine, partition, to: NodeId(number(&body, "to")) })
+    }
+
+    pub async fn accept_clock(mut request: HostRequest<'_>) -> Result<Self, Problem> {
+        check_no_query(&request)?;
+        if request.take_json().await?.is_empty() {
+            return Ok(Self::AcceptClock);
+        }
+        Err(Problem::new(Code::InvalidChange, "accepting this node's clock needs no body"))
+    }
+
+    pub async fn accept_loss(request: HostRequest<'_>) -> Result<Self, Problem> {
+        let body = body_of(request).await?;
+        let (machine, partition) = partition_of(&body);
+        Ok(Self::AcceptLoss { machine, partition, why: text(&body, "why").to_owned() })
+    }
+}
+
+fn check_no_query(request: &HostRequest<'_>) -> Result<(), Problem> {
+    if request.parts.uri.query().is_some_and(|query| !query.is_empty()) {
+        return Err(Problem::new(Code::UnknownParameter, "a change takes no query parameters"));
+    }
+    Ok(())
+}
+
+/// The body of a change, which satisfies the schema of its route.
+async fn body_of(mut request: HostRequest<'_>) -> Result<Value, Problem> {
+    check_no_query(&request)?;
+    let json = request.take_json().await?;
+    if !json.is_empty() {
+        request.check_media_type()?;
+    }
+    request.read(&json)
+}
+
+/// The body of the creation of a cluster.
+pub fn init_body() -> Schema {
+    let nodes = Schema::Array { items: Box::new(member_body()), max_items: CLUSTER_NODES_MAX };
+    Schema::Object { fields: vec![field("nodes", nodes, "All nodes; the asked node must be one of them")] }
+}
+
+/// The body that adds a node.
+pub fn member_body() -> Schema {
+    let peer = field("peer", text_of(PEER_CHARS_MAX), "The address where the other nodes reach it, as host:port");
+    Schema::Object { fields: vec![field("id", node_schema(), "The id of the node, as in its configuration"), peer] }
+}
+
+/// The body of a transfer of leadership.
+pub fn transfer_body() -> Schema {
+    about_partition(field("to", node_schema(), "The id of the node that is to become the leader"))
+}
+
+/// The body that accepts a loss.
+pub fn loss_body() -> Schema {
+    let why = text_of(LOSS_TEXT_CHARS_MAX as u32);
+    about_partition(field("why", why, "The reason, for everybody who looks at the cluster later"))
+}
+
+fn about_partition(last: Field) -> Schema {
+    let partition = Schema::Int { min: 0, max: i64::from(SLOT_COUNT) - 1 };
+    let fields = vec![
+        field("machine", text_of(32), "The name of the machine"),
+        field("partition", partition, "The number of the partition"),
+        last,
+    ];
+    Schema::Object { fields }
+}
+
+fn node_schema() -> Schema {
+    Schema::Int { min: 1, max: i64::MAX }
+}
+
+fn text_of(max_chars: u32) -> Schema {
+    Schema::Text { min_chars: 1, max_chars, format: TextFormat::Plain }
 }
 
 fn field(name: &str, schema: Schema, summary: &str) -> Field {
     Field { name: name.to_owned(), schema, required: true, summary: summary.to_owned() }
 }
 
-/// `body` satisfies the schema of the page.
-fn change(page: Page, body: &Value) -> Result<Change, Problem> {
-    match page {
-        Page::ClusterInit => Ok(Change::Init(members(body)?)),
-        Page::NodeAdd => member(body).map(|(node, peer)| Change::Add(node, peer)),
-        _ => {
-            let partition = u32::try_from(number(body, "partition")).expect("the schema bounds it");
-            let (machine, partition) = (text(body, "machine").to_owned(), PartitionId(partition));
-            Ok(match page {
-                Page::LossAccept => Change::AcceptLoss { machine, partition, why: text(body, "why").to_owned() },
-                _ => Change::Transfer { machine, partition, to: NodeId(number(body, "to")) },
-            })
-        }
-    }
+/// The machine and the partition that a body names.
+fn partition_of(body: &Value) -> (String, PartitionId) {
+    let partition = u32::try_from(number(body, "partition")).expect("the schema bounds it");
+    (text(body, "machine").to_owned(), PartitionId(partition))
 }
 
 fn members(body: &Value) -> Result<BTreeMap<NodeId, String>, Problem> {

@@ -1,9 +1,9 @@
 //! Every request passes here: it gets an id, a place among those being answered, a route, a caller; panics end here.
 //!
 //! ```text
-//! id → place (503) → route (404, 405) → caller (401, 403) → deadline → page, command or query → X-Request-Id
+//! id → place (503) → route (404, 405) → caller (401, 403) → deadline → handler, command or query → X-Request-Id
 //! ```
-//! It knows nothing of what the pages do.
+//! It knows nothing of what the handlers do.
 
 use std::collections::BTreeSet;
 use std::panic::AssertUnwindSafe;
@@ -28,13 +28,10 @@ use super::places::ClientNetwork;
 use super::problem::{Code, Problem};
 use super::refusals::Refusals;
 use super::roles::QUERY_ROLES;
-use super::route::{Page, find_host_route, module_path};
+use super::route::{HostRequest, HostRoute, RouteHandler, find_host_route, module_path};
 use super::serve::Connected;
 use super::share::{Kind, Shares, Who};
-use super::{
-    batch, cluster, command, events, lookup, modules, openapi, orders, pages, query, replays, snapshots, views,
-    webhooks,
-};
+use super::{command, events, query, views};
 use crate::ids::ModuleId;
 use crate::limits::DEADLINE_DEFAULT;
 use crate::rehearsal::jobs::Replays;
@@ -92,7 +89,27 @@ impl Api {
 
     /// Whether the node serves everything that it should; the errors say what it does not serve, and why.
     pub fn check_ready(&self) -> Result<(), Vec<String>> {
-        self.router.is_ready().and_then(|()| none_or(self.cluster.views_pending()))
+        self.router.is_ready().and_then(|()| self.check_views())
+    }
+
+    /// Whether the node serves every view that it should.
+    pub fn check_views(&self) -> Result<(), Vec<String>> {
+        let pending = self.cluster.views_pending();
+        if pending.is_empty() { Ok(()) } else { Err(pending) }
+    }
+
+    /// # Errors
+    /// 404; 503 from a node that has just started, which does not know all machines yet and must not deny one for good.
+    pub fn find_machine(&self, name: &str) -> Result<Arc<Machine>, Problem> {
+        if let Some(machine) = self.router.find_machine(name) {
+            return Ok(machine);
+        }
+        let reasons = self.router.not_ready();
+        if !reasons.is_empty() {
+            let detail = format!("not accepted, there is no machine `{name}` on this node yet: {}", reasons.join(", "));
+            return Err(Problem::new(Code::NotReady, detail).with_retry_after(Duration::from_secs(1)));
+        }
+        Err(Problem::new(Code::UnknownMachine, format!("there is no machine `{name}` on this node")))
     }
 
     /// Who sent this request, provided that they have one of the roles.
@@ -134,7 +151,7 @@ async fn answer_module(
     body: Body,
     request_id: Arc<str>,
 ) -> Result<Response, Problem> {
-    let machine = find_machine(api, machine)?;
+    let machine = api.find_machine(machine)?;
     let mount = api.mounts.of(&machine);
     let asked = |roles| {
         let caller = api.admit(parts, roles)?;
@@ -178,109 +195,23 @@ fn not_found(api: &Api, machine: &str, problem: Problem) -> Problem {
 
 async fn answer_host(api: &Api, parts: &Parts, body: Body, request_id: Arc<str>) -> Result<Response, Problem> {
     let (route, captured) = find_host_route(&parts.method, parts.uri.path())?;
-    let named = || find_machine(api, captured.first().copied().unwrap_or_default());
-    let asked = |mut roles| {
-        if route.page == Page::Batch {
-            // Each command of the batch is checked again on its own.
-            roles = api.mounts.command_roles.now().any_of(captured.first().copied().unwrap_or_default());
+    let (roles, handle) = match route.handler {
+        RouteHandler::Open(answer) => {
+            check_host_post(route, parts)?;
+            return answer(api);
         }
-        let caller = api.admit(parts, roles)?;
-        Ok::<_, Problem>(Asked {
-            request_id,
-            caller,
-            deadline: deadline(&parts.headers, route.page.deadline_default())?,
-        })
+        RouteHandler::Roles(roles, handle) => (roles, handle),
+        RouteHandler::Senders(handle) => {
+            let machine = captured.first().copied().unwrap_or_default();
+            (api.mounts.command_roles.now().any_of(machine), handle)
+        }
     };
-    let asked = route.roles.map(asked).transpose()?;
-    if route.method == Method::POST {
-        check_deliberate(&parts.headers, media_types(route.page))?;
-    }
-    match (route.page, asked) {
-        (Page::Health, _) => Ok(pages::health()),
-        (Page::Ready, _) => pages::ready(api.check_ready(), &api.cluster.remarks()),
-        (Page::OpenApi, _) => {
-            pages::ready(none_or(api.cluster.views_pending()), &[])?;
-            Ok(openapi::get(api))
-        }
-        (Page::Machines, _) => Ok(pages::machines(&api.router)),
-        (Page::Machine, _) => Ok(pages::machine(&*named()?)),
-        (Page::Cluster, _) => Ok(cluster::get(api)),
-        (Page::Metrics, _) => Ok(pages::metrics(api.metrics.as_ref().map_or_else(String::new, |m| m.render()))),
-        (Page::Batch, Some(asked)) => {
-            let machine = named()?;
-            let mount = api.mounts.of(&machine);
-            batch::post(api, machine, mount, asked, parts, body).await
-        }
-        (Page::CommandStatus, Some(asked)) => {
-            let id = captured.get(1).copied().unwrap_or_default();
-            lookup::get(&*named()?, id, &parts.uri, asked).await
-        }
-        (page, Some(asked)) if page.is_order() => {
-            let id = captured.get(1).copied().unwrap_or_default();
-            orders::post(&*named()?, page, id, asked, parts, body).await
-        }
-        (Page::Events, Some(asked)) => events::get(api, named()?, asked, parts).await,
-        (Page::Commands, Some(asked)) => lookup::list(&*named()?, &parts.uri, &asked.caller),
-        (page, Some(asked)) if page.is_step() => answer_step(api, page, &captured, asked, parts, body).await,
-        (page, _) => unreachable!("{page:?} is answered above, and its route names roles"),
-    }
+    let caller = api.admit(parts, roles)?;
+    let asked = Asked { request_id, caller, deadline: deadline(&parts.headers, route.deadline)? };
+    check_host_post(route, parts)?;
+    handle(api, HostRequest { route, captured, asked, parts, body }).await
 }
 
-fn none_or(reasons: Vec<String>) -> Result<(), Vec<String>> {
-    if reasons.is_empty() { Ok(()) } else { Err(reasons) }
-}
-
-/// The media types that the body of a host's route may have.
-const fn media_types(page: Page) -> &'static [&'static str] {
-    match page {
-        Page::Batch => &batch::MEDIA_TYPES,
-        Page::ModuleStage | Page::ViewCreate => &[modules::WASM],
-        _ => &[JSON],
-    }
-}
-
-/// Answers what is about the cluster, and what a machine runs besides its module's commands.
-async fn answer_step(
-    api: &Api,
-    page: Page,
-    captured: &[&str],
-    asked: Asked,
-    parts: &Parts,
-    body: Body,
-) -> Result<Response, Problem> {
-    let machine = captured.first().copied().unwrap_or_default();
-    if page.is_about_modules() {
-        return modules::answer(api, page, captured, asked, parts, body).await;
-    }
-    if page.is_about_snapshots() {
-        return snapshots::answer(api, page, machine, asked).await;
-    }
-    if page.is_about_views() {
-        find_machine(api, machine)?;
-        return views::answer(api, page, captured, asked, parts, body).await;
-    }
-    if page.is_about_webhooks() {
-        let machine = find_machine(api, machine)?;
-        return webhooks::answer(api, page, captured, machine, asked, (parts, body)).await;
-    }
-    if page.is_about_replays() {
-        // Replays outlive requests, so their machine is looked for when they are asked for.
-        find_machine(api, machine)?;
-        return replays::answer(api, page, captured, asked, parts, body).await;
-    }
-    let change = cluster::read(page, captured.first().copied(), parts, body, asked.deadline).await?;
-    cluster::make(api, change, asked).await
-}
-
-fn find_machine(api: &Api, name: &str) -> Result<Arc<Machine>, Problem> {
-    if let Some(machine) = api.router.find_machine(name) {
-        return Ok(machine);
-    }
-    // A node that has just started does not know all machines yet, and must not deny one for good.
-    let reasons = api.router.not_ready();
-    if !reasons.is_empty() {
-        let detail = format!("not accepted, there is no machine `{name}` on this node yet: {}", reasons.join(", "));
-        return Err(Problem::new(Code::NotReady, detail).with_retry_after(Duration::from_secs(1)));
-    }
-    Err(Problem::new(Code::UnknownMachine, format!("there is no machine `{name}` on this node")))
+fn check_host_post(route: &HostRoute, parts: &Parts) -> Result<(), Problem> {
+    if route.method == Method::POST { check_deliberate(&parts.headers, route.body.media_types()) } else { Ok(()) }
 }

@@ -4,29 +4,31 @@
 //! `recorded` · `in_flight` · `not_executed` · `undecided`. It knows nothing of where outcomes are kept.
 
 use axum::body::Body;
+use axum::http::HeaderValue;
 use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
-use axum::http::{HeaderValue, Uri};
 use axum::response::Response;
 use statehouse_abi::cold::Phase;
 use statehouse_abi::value::Value;
 
-use super::asked::Asked;
+use super::handle::Api;
 use super::problem::{Code, Problem};
 use super::reply::{JSON, POSITION, position_value, resolve_url};
 use super::roles::WATCH_ROLES;
+use super::route::HostRequest;
 use super::url::query_pairs;
 use crate::ids::{CommandId, Micros, NodeId};
 use crate::json::{Json, print};
 use crate::rfc3339::print_time;
-use crate::router::Machine;
 use crate::router::answer::{Caller, CommandLookup, CommandQuestion, CommandStatus, InFlight, Waiting};
 
 const ID_REUSED: &str =
     "the id belongs to another command here; this one was not executed and will not be, send it with a new id";
 
-pub async fn get(machine: &Machine, id: &str, uri: &Uri, asked: Asked) -> Result<Response, Problem> {
+pub async fn get(api: &Api, request: HostRequest<'_>) -> Result<Response, Problem> {
+    let machine = api.find_machine(request.machine_name())?;
+    let (id, asked) = (request.segment("id"), request.asked);
     let id: CommandId = id.parse().map_err(|_| Problem::new(Code::BadPath, "a command's id is a hyphenated uuid"))?;
-    let pairs = query_pairs(uri.query().unwrap_or_default())
+    let pairs = query_pairs(request.parts.uri.query().unwrap_or_default())
         .ok_or_else(|| Problem::new(Code::BadParameter, "the query string is not percent-encoded UTF-8"))?;
     let find = |wanted: &str| pairs.iter().find(|(name, _)| name == wanted).map(|(_, value)| value.as_ref());
     if pairs.iter().any(|(name, _)| !["home", "expires", "fingerprint"].contains(&name.as_ref())) {
@@ -59,8 +61,10 @@ pub async fn get(machine: &Machine, id: &str, uri: &Uri, asked: Asked) -> Result
 }
 
 /// `GET /v1/{machine}/commands?state=in_flight`: what is under way, oldest first, as far as this node knows.
-pub fn list(machine: &Machine, uri: &Uri, caller: &Caller) -> Result<Response, Problem> {
-    let pairs = query_pairs(uri.query().unwrap_or_default())
+pub async fn list(api: &Api, request: HostRequest<'_>) -> Result<Response, Problem> {
+    let machine = api.find_machine(request.machine_name())?;
+    let caller = &request.asked.caller;
+    let pairs = query_pairs(request.parts.uri.query().unwrap_or_default())
         .ok_or_else(|| Problem::new(Code::BadParameter, "the query string is not percent-encoded UTF-8"))?;
     if let Some((name, _)) = pairs.iter().find(|(name, _)| name != "state") {
         return Err(Problem::new(Code::UnknownParameter, format!("only `state` is known here, not `{name}`")));

@@ -5,32 +5,25 @@
 
 use std::collections::BTreeMap;
 
-use axum::body::Body;
-use axum::http::request::Parts;
 use axum::response::Response;
 use serde::{Deserialize, Serialize};
 use statehouse_abi::describe::{Field, Schema, TextFormat};
 use statehouse_abi::value::Value;
+use tokio::time::Instant;
 
-use super::asked::Asked;
-use super::body::{check_media_type, read_body, read_large_body};
 use super::handle::Api;
 use super::pages;
 use super::problem::{Code, Problem};
-use super::route::Page;
-use super::shadow::{self, About};
+use super::route::HostRequest;
 use crate::audit::replay::Class;
-use crate::ids::{Micros, ModuleId, NodeId, PartitionId};
-use crate::json::{ObjectShape, read_json};
-use crate::limits::{BODY_BYTES_MAX, MODULE_BYTES_MAX};
+use crate::ids::{Micros, ModuleId, PartitionId};
+use crate::limits::BODY_BYTES_MAX;
 use crate::rehearsal::gate::{Gate, Proof, Signer};
 use crate::rfc3339::print_time;
 use crate::system::key_row::KeyRow;
 use crate::system::lifecycle::{ActiveView, By, ModulesView, Wanting};
 use crate::system::module_row::{ModuleRow, Step, StepRow};
 use crate::system::staging::RefusedModule;
-
-pub const WASM: &str = "application/wasm";
 
 /// The modules of a machine.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -100,58 +93,69 @@ pub struct StepPage {
     pub detail: String,
 }
 
-/// Answers all routes about modules.
-///
+pub async fn list(api: &Api, request: HostRequest<'_>) -> Result<Response, Problem> {
+    page(api, request.machine_name(), request.asked.deadline).await
+}
+
 /// # Errors
 /// 4xx with what is missing and how to get it; see [`ClusterError`](crate::system::ClusterError).
-pub async fn answer(
-    api: &Api,
-    page: Page,
-    captured: &[&str],
-    asked: Asked,
-    parts: &Parts,
-    body: Body,
-) -> Result<Response, Problem> {
-    let Asked { request_id, caller, deadline } = asked;
-    let machine = captured.first().copied().unwrap_or_default();
-    let wanting = Wanting { caller, request_id, deadline };
-    if !matches!(page, Page::Modules | Page::Shadow) {
-        let (caller, request_id) = (&wanting.caller.name, &wanting.request_id);
-        tracing::info!(caller, %request_id, ?page, machine, "a step with a module is requested");
-    }
-    let module = || {
-        let id = captured.get(1).and_then(|id| id.parse::<ModuleId>().ok());
-        id.ok_or_else(|| Problem::new(Code::BadPath, "a module's id is 64 hexadecimal digits"))
+pub async fn stage(api: &Api, mut request: HostRequest<'_>) -> Result<Response, Problem> {
+    let (machine, wanting) = requested(&request);
+    let (wasm, _room) = request.take_wasm(api).await?;
+    api.cluster.stage(machine, wasm, &wanting).await?;
+    page(api, machine, wanting.deadline).await
+}
+
+/// # Errors
+/// As [`stage`].
+pub async fn prepare(api: &Api, request: HostRequest<'_>) -> Result<Response, Problem> {
+    let (machine, wanting) = requested(&request);
+    api.cluster.prepare(machine, module_of(&request)?, &wanting).await?;
+    page(api, machine, wanting.deadline).await
+}
+
+/// # Errors
+/// As [`stage`].
+pub async fn activate(api: &Api, request: HostRequest<'_>) -> Result<Response, Problem> {
+    let (machine, wanting) = requested(&request);
+    let module = module_of(&request)?;
+    let by = match read_proof(request).await? {
+        Some(proof) => check_proof(api, machine, module, &proof, &wanting).await?,
+        None => By::Admin,
     };
-    let cluster = &api.cluster;
-    match page {
-        Page::ModuleStage => {
-            check_media_type(&parts.headers, &[WASM])?;
-            let who = api.who(&wanting.caller, parts);
-            let (wasm, _room) = read_large_body(api, body, MODULE_BYTES_MAX, &who, deadline).await?;
-            cluster.stage(machine, wasm, &wanting).await?;
-        }
-        Page::ModulePrepare => cluster.prepare(machine, module()?, &wanting).await?,
-        Page::ModuleActivate => {
-            let module = module()?;
-            let proof = read_proof(parts, body, &wanting).await?;
-            let by = match proof {
-                Some(proof) => check_proof(api, machine, module, &proof, &wanting).await?,
-                None => By::Admin,
-            };
-            cluster.activate(machine, module, by, &wanting).await?;
-        }
-        Page::Shadow => return shadow::answer(api, machine, module()?, About::Status, &wanting).await,
-        Page::ShadowStop => return shadow::answer(api, machine, module()?, About::Stop, &wanting).await,
-        Page::ShadowStart => {
-            let (module, node) = (module()?, read_node(parts, body, &wanting).await?);
-            return shadow::answer(api, machine, module, About::Start(node), &wanting).await;
-        }
-        Page::ModuleRollback => cluster.activate(machine, module()?, By::Rollback, &wanting).await?,
-        _ => {}
-    }
-    let view = cluster.modules(machine, deadline).await?;
+    api.cluster.activate(machine, module, by, &wanting).await?;
+    page(api, machine, wanting.deadline).await
+}
+
+/// # Errors
+/// As [`stage`].
+pub async fn roll_back(api: &Api, request: HostRequest<'_>) -> Result<Response, Problem> {
+    let (machine, wanting) = requested(&request);
+    api.cluster.activate(machine, module_of(&request)?, By::Rollback, &wanting).await?;
+    page(api, machine, wanting.deadline).await
+}
+
+/// The machine's modules, for who asks for them and for the author of a change.
+async fn page(api: &Api, machine: &str, deadline: Instant) -> Result<Response, Problem> {
+    let view = api.cluster.modules(machine, deadline).await?;
     Ok(pages::json(&ModulesPage::from(view)))
+}
+
+/// The machine of a step with a module, and who asks for the step, which the log says as well.
+pub fn requested<'r>(request: &HostRequest<'r>) -> (&'r str, Wanting) {
+    let (machine, wanting) = (request.machine_name(), request.wanting());
+    let (caller, request_id, page) = (&wanting.caller.name, &wanting.request_id, request.route.name);
+    tracing::info!(caller, %request_id, %page, machine, "a step with a module is requested");
+    (machine, wanting)
+}
+
+/// The module that the path names.
+///
+/// # Errors
+/// 400.
+pub fn module_of(request: &HostRequest<'_>) -> Result<ModuleId, Problem> {
+    let id = request.segment("id").parse();
+    id.map_err(|_| Problem::new(Code::BadPath, "a module's id is 64 hexadecimal digits"))
 }
 
 /// Checks that the certificate proves what the step needs.
@@ -179,24 +183,11 @@ async fn check_proof(
     Ok(By::Proof { current: view.active, proof: proved })
 }
 
-/// Which node is to run a shadow, if the body names one.
-async fn read_node(parts: &Parts, body: Body, wanting: &Wanting) -> Result<Option<NodeId>, Problem> {
-    let json = read_body(body, BODY_BYTES_MAX, wanting.deadline).await?;
-    if json.is_empty() {
-        return Ok(None);
-    }
-    check_media_type(&parts.headers, &["application/json"])?;
-    let read = read_json(&ObjectShape::new(&shadow::schema(), None), &[], &json)?;
-    let body = Value::from_cbor(&read.cbor).expect("the reader writes deterministic CBOR");
-    Ok(body.find("node").and_then(Value::as_int).and_then(|node| u64::try_from(node).ok()).map(NodeId))
-}
-
 /// The proof in the body of an activation; `None` if an admin takes responsibility without one.
-async fn read_proof(parts: &Parts, body: Body, wanting: &Wanting) -> Result<Option<Proof>, Problem> {
-    let json = read_body(body, BODY_BYTES_MAX, wanting.deadline).await?;
-    check_media_type(&parts.headers, &["application/json"])?;
-    let read = read_json(&ObjectShape::new(&activate_schema(), None), &[], &json)?;
-    let body = Value::from_cbor(&read.cbor).expect("the reader writes deterministic CBOR");
+async fn read_proof(mut request: HostRequest<'_>) -> Result<Option<Proof>, Problem> {
+    let json = request.take_json().await?;
+    request.check_media_type()?;
+    let body = request.read(&json)?;
     if matches!(body.find("without_proof"), Some(Value::Bool(true))) {
         return Ok(None);
     }
@@ -222,16 +213,8 @@ fn read_approval(text: &str) -> Result<(Class, u64), Problem> {
     parsed.ok_or_else(|| Problem::new(Code::InvalidChange, detail()))
 }
 
-/// The body of a change; `None` if it has none, or if it is not JSON.
-pub fn schema(page: Page) -> Option<Schema> {
-    match page {
-        Page::ModuleActivate => Some(activate_schema()),
-        Page::ShadowStart => Some(shadow::schema()),
-        _ => None,
-    }
-}
-
-fn activate_schema() -> Schema {
+/// The body of an activation.
+pub fn activate_body() -> Schema {
     let text = |max_chars| Schema::Text { min_chars: 1, max_chars, format: TextFormat::Plain };
     let field = |name: &str, schema, summary: &str| Field {
         name: name.to_owned(),

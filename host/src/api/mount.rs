@@ -12,7 +12,7 @@ use statehouse_abi::describe::{Describe, QuerySource, Schema};
 
 use super::command_roles::LiveCommandRoles;
 use super::problem::{Code, Problem};
-use super::route::{RESERVED, not_found_or_not_allowed};
+use super::route::{is_reserved, not_found_or_not_allowed};
 use super::url::{captures, decode, match_path};
 use crate::ids::ModuleId;
 use crate::json::ObjectShape;
@@ -114,9 +114,9 @@ impl Route {
     ) -> Result<Self, String> {
         let trimmed = path.trim_start_matches('/');
         let captures: Option<Vec<_>> = captures(trimmed).map(|name| shape.find(name)).collect();
-        let is_reserved = RESERVED.contains(&trimmed.split('/').next().unwrap_or(trimmed));
+        let is_hosts = is_reserved(trimmed.split('/').next().unwrap_or(trimmed));
         match (method, captures, schema) {
-            (Some(method), Some(captures), Schema::Object { .. }) if !is_reserved => {
+            (Some(method), Some(captures), Schema::Object { .. }) if !is_hosts => {
                 Ok(Self { method, path: trimmed.to_owned(), target, shape, captures })
             }
             _ => Err(path.to_owned()),

@@ -10,7 +10,7 @@ use axum::response::Response as HttpResponse;
 use statehouse_abi::describe::{CommandDecl, Describe, QueryDecl, QuerySource, Schema as Declared};
 use utoipa::openapi::header::HeaderBuilder;
 use utoipa::openapi::path::{HttpMethod, Operation, OperationBuilder, Parameter, ParameterBuilder, ParameterIn};
-use utoipa::openapi::request_body::RequestBodyBuilder;
+use utoipa::openapi::request_body::{RequestBody, RequestBodyBuilder};
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
 use utoipa::openapi::{
     ComponentsBuilder, ContentBuilder, InfoBuilder, OpenApi, OpenApiBuilder, Paths, Ref, RefOr, Required, Response,
@@ -18,9 +18,10 @@ use utoipa::openapi::{
 };
 
 use super::handle::Api;
-use super::route::{HOST_ROUTES, HostRoute, Page};
+use super::pages;
+use super::problem::Problem;
+use super::route::{HOST_ROUTES, HostRoute, RouteAnswer, RouteBody, RouteParameter};
 use super::url::captures;
-use super::{cluster, modules, orders, pages, replays, webhooks};
 use crate::limits::{DEADLINE_DEFAULT, DEADLINE_MAX};
 
 mod shapes;
@@ -33,46 +34,18 @@ const ABOUT: &str = "A POST must have a `Content-Type`, also without a body, or 
     `Authorization`: no form on a web page can send any of these. A node without tokens answers only requests whose \
     `Host` is a loopback address, `localhost` or one of its configured names, and none whose `Origin` or \
     `Sec-Fetch-Site` names another site.";
-const EVENT_PARAMETERS: [(&str, &str); 4] = [
-    (
-        "after",
-        "Where to begin: `now` (default), `start`, or a cursor: the `id` of an event, which has one position for \
-         each partition",
-    ),
-    ("key", "Only events about this entity; may be given several times"),
-    ("type", "Only events of this type, like `Debited` or `CommandRejected`; may be given several times"),
-    ("partition", "Only events of this partition; may be given several times"),
-];
 
-const OUTCOME_PARAMETERS: [(&str, &str); 3] = [
-    (
-        "home",
-        "The home entity of the command (for a transfer: the payer); `resolve` and `Location` name it. It is needed \
-         if several commands have the id, or if another caller sent the command that has it. Without it the answer \
-         is then 409 `id_ambiguous`, and `homes` lists those that the caller may see",
-    ),
-    (
-        "expires",
-        "When the command expires, as `resolve` or `Location` says. After that time the answer is `recorded`, \
-         `in_flight` or `not_executed`. Without it, or with a time later than any command can have, an id that was \
-         never sent stays `undecided`. The answer then has a `resolve` to ask next, which becomes definite for \
-         everything that was sent before",
-    ),
-    (
-        "fingerprint",
-        "The hash of the command's content, as `resolve` or `Location` says. If the id belongs to another command, \
-         this one is `not_executed` with the reason `id_reused`",
-    ),
-];
-
-pub fn get(api: &Api) -> HttpResponse {
+/// # Errors
+/// 503 while a view is missing that would have routes.
+pub fn get(api: &Api) -> Result<HttpResponse, Problem> {
+    api.check_views().map_err(pages::not_ready)?;
     let machines = api.router.machines();
     let describes = machines.iter().flat_map(|machine| {
         let views = api.cluster.views(machine.name()).into_iter().map(|view| Arc::new(view.logic().describe().clone()));
         // Where a view has the same route as the module, the module's route stands for both.
         views.chain([machine.describe()]).map(|describe| (machine.name().to_owned(), describe))
     });
-    pages::json(&document(describes))
+    Ok(pages::json(&document(describes)))
 }
 
 /// The document for these machines: name and description.
@@ -118,89 +91,62 @@ fn http_method(method: &str) -> HttpMethod {
 }
 
 fn host_operation(route: &HostRoute) -> Operation {
-    let media_type = match route.page {
-        Page::Health | Page::Ready | Page::Metrics => "text/plain",
-        Page::Batch => "application/x-ndjson",
-        Page::Events => "text/event-stream",
-        _ => "application/json",
-    };
     let mut operation = OperationBuilder::new()
         .tag("host")
         .summary(Some(route.summary))
-        .operation_id(Some(format!("{:?}", route.page)))
-        .response(success_status(route.page), success_of_host(route.page, media_type))
-        .response("default", Ref::from_response_name("Problem"));
+        .operation_id(Some(route.name))
+        .response(route.answer.status.as_str(), success_of(&route.answer))
+        .response("default", Ref::from_response_name("Problem"))
+        .request_body(host_body(&route.body));
     for name in captures(route.path.trim_start_matches('/')) {
         operation = operation.parameter(parameter(name, ParameterIn::Path, text(), Required::True, ""));
     }
-    if route.page == Page::CommandStatus {
-        for (name, description) in OUTCOME_PARAMETERS {
-            operation = operation.parameter(parameter(name, ParameterIn::Query, text(), Required::False, description));
-        }
+    for declared in route.parameters {
+        operation = operation.parameter(match *declared {
+            RouteParameter::Query { name, summary } => {
+                parameter(name, ParameterIn::Query, text(), Required::False, summary)
+            }
+            RouteParameter::RequiredQuery { name, summary } => {
+                parameter(name, ParameterIn::Query, text(), Required::True, summary)
+            }
+            RouteParameter::Header { name, summary } => {
+                parameter(name, ParameterIn::Header, text(), Required::False, summary)
+            }
+            RouteParameter::Deadline => deadline_header(route.deadline),
+        });
     }
-    if route.page.is_order() {
-        let home = OUTCOME_PARAMETERS[0].1;
-        operation = operation.parameter(parameter("home", ParameterIn::Query, text(), Required::False, home));
-    }
-    if route.page == Page::Commands {
-        let state = "Must be `in_flight`: commands that have started and are not over";
-        operation = operation.parameter(parameter("state", ParameterIn::Query, text(), Required::True, state));
-    }
-    if route.page == Page::Events {
-        let again = "The `id` of the last event that the client saw, as clients send it when they reconnect; it \
-            takes precedence over `after`";
-        let header = parameter("Last-Event-ID", ParameterIn::Header, text(), Required::False, again);
-        operation = operation.parameter(header).parameter(deadline_header(DEADLINE_DEFAULT));
-        for (name, description) in EVENT_PARAMETERS {
-            operation = operation.parameter(parameter(name, ParameterIn::Query, text(), Required::False, description));
-        }
-    }
-    if route.page == Page::Batch {
-        let line = "One `{\"command\": name, \"body\": object}` per line, or a CBOR sequence of such objects";
-        let body = RequestBodyBuilder::new().description(Some(line)).required(Some(Required::True));
-        let body = body.content("application/x-ndjson", any_content()).content("application/cbor-seq", any_content());
-        operation = operation.request_body(Some(body.build())).parameter(deadline_header(DEADLINE_DEFAULT));
-    }
-    if matches!(route.page, Page::ModuleStage | Page::ViewCreate) {
-        let body = RequestBodyBuilder::new().required(Some(Required::True));
-        let bytes = ContentBuilder::new().build();
-        operation = operation.request_body(Some(body.content("application/wasm", bytes).build()));
-    }
-    if let Some(declared) = declared_body(route.page) {
-        let required = if route.page == Page::WebhookRotate { Required::False } else { Required::True };
-        let body = RequestBodyBuilder::new().required(Some(required));
-        operation = operation.request_body(Some(body.content("application/json", content(&declared)).build()));
-    }
-    if route.page.deadline_default() == DEADLINE_MAX {
-        operation = operation.parameter(deadline_header(route.page.deadline_default()));
-    }
-    if route.roles.is_some() {
+    if route.roles().is_some() {
         operation = operation.security(SecurityRequirement::new(TOKEN, Vec::<String>::new()));
     }
     operation.build()
 }
 
-fn success_status(page: Page) -> &'static str {
-    if page == Page::ReplayStart { "202" } else { "200" }
-}
-
-fn success_of_host(page: Page, media_type: &str) -> ResponseBuilder {
-    let response = ResponseBuilder::new().content(media_type, any_content());
-    match page {
-        Page::ReplayStart => {
-            response.description("The replay has been accepted").header("Location", header("Where to see its progress"))
+fn host_body(body: &RouteBody) -> Option<RequestBody> {
+    let required = if body.is_optional() { Required::False } else { Required::True };
+    let builder = RequestBodyBuilder::new().required(Some(required));
+    let media_types = body.media_types().iter();
+    let builder = match body {
+        RouteBody::Nothing => return None,
+        RouteBody::Json(schema) | RouteBody::JsonOrNothing(schema) => {
+            media_types.fold(builder, |body, media_type| body.content(*media_type, content(&schema())))
         }
-        Page::ReplayReport => response.description("Success").content("text/html", any_content()),
-        _ => response.description("Success"),
-    }
+        RouteBody::Wasm => {
+            media_types.fold(builder, |body, media_type| body.content(*media_type, ContentBuilder::new().build()))
+        }
+        RouteBody::Batch => {
+            let line = "One `{\"command\": name, \"body\": object}` per line, or a CBOR sequence of such objects";
+            media_types
+                .fold(builder.description(Some(line)), |body, media_type| body.content(*media_type, any_content()))
+        }
+    };
+    Some(builder.build())
 }
 
-fn declared_body(page: Page) -> Option<Declared> {
-    cluster::schema(page)
-        .or_else(|| modules::schema(page))
-        .or_else(|| replays::schema(page))
-        .or_else(|| webhooks::schema(page))
-        .or_else(|| orders::schema(page))
+fn success_of(answer: &RouteAnswer) -> ResponseBuilder {
+    let response = ResponseBuilder::new().description(answer.summary);
+    let media_types = answer.media_types.iter();
+    let response = media_types.fold(response, |response, media_type| response.content(*media_type, any_content()));
+    answer.headers.iter().fold(response, |response, (name, summary)| response.header(*name, header(summary)))
 }
 
 /// What the host says of every command's id.

@@ -10,23 +10,28 @@ use axum::http::header::CONTENT_TYPE;
 use axum::response::Response;
 use serde::Serialize;
 
+use super::handle::Api;
 use super::problem::{Code, Problem};
 use super::reply::JSON;
+use super::route::HostRequest;
 use crate::json::print;
 use crate::rfc3339::print_time;
-use crate::router::{Machine, MachineStatus, PartitionStatus, Router};
+use crate::router::{MachineStatus, PartitionStatus};
 
 /// A response with JSON.
 pub fn json(what: &impl Serialize) -> Response {
     with_type(print(what), JSON)
 }
 
-pub fn machines(router: &Router) -> Response {
-    json(&router.machines().iter().map(|machine| MachinePage::from(machine.status())).collect::<Vec<_>>())
+pub async fn machines(api: &Api, _: HostRequest<'_>) -> Result<Response, Problem> {
+    let machines = api.router.machines();
+    Ok(json(&machines.iter().map(|machine| MachinePage::from(machine.status())).collect::<Vec<_>>()))
 }
 
-pub fn machine(machine: &Machine) -> Response {
-    json(&MachinePage::from(machine.status()))
+/// # Errors
+/// 404.
+pub async fn machine(api: &Api, request: HostRequest<'_>) -> Result<Response, Problem> {
+    Ok(json(&MachinePage::from(api.find_machine(request.machine_name())?.status())))
 }
 
 pub fn health() -> Response {
@@ -35,16 +40,22 @@ pub fn health() -> Response {
 
 /// # Errors
 /// 503 with everything that is not ready.
-pub fn ready(checked: Result<(), Vec<String>>, remarks: &[String]) -> Result<Response, Problem> {
-    let retry = Duration::from_secs(1);
-    checked.map_err(|missing| Problem::new(Code::NotReady, missing.join(", ")).with_retry_after(retry))?;
+pub fn ready(api: &Api) -> Result<Response, Problem> {
+    api.check_ready().map_err(not_ready)?;
+    let remarks = api.cluster.remarks();
     let text: String =
         std::iter::once("ok").chain(remarks.iter().map(String::as_str)).map(|line| format!("{line}\n")).collect();
     Ok(with_type(text.into(), HeaderValue::from_static("text/plain")))
 }
 
-pub fn metrics(rendered: String) -> Response {
-    with_type(rendered.into_bytes(), HeaderValue::from_static("text/plain; version=0.0.4"))
+/// The problem of a node that does not serve everything yet.
+pub fn not_ready(missing: Vec<String>) -> Problem {
+    Problem::new(Code::NotReady, missing.join(", ")).with_retry_after(Duration::from_secs(1))
+}
+
+pub async fn metrics(api: &Api, _: HostRequest<'_>) -> Result<Response, Problem> {
+    let rendered = api.metrics.as_ref().map_or_else(String::new, |metrics| metrics.render());
+    Ok(with_type(rendered.into_bytes(), HeaderValue::from_static("text/plain; version=0.0.4")))
 }
 
 fn with_type(body: Vec<u8>, content_type: HeaderValue) -> Response {

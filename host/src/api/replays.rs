@@ -4,29 +4,24 @@
 //! In: what is asked of a replay, in the words of the command line. Out: a [`ReplayPage`], the report as JSON or HTML,
 //! the certificate. Each node knows the replays that it was asked for. It knows nothing of how anything is decided.
 
-use std::sync::Arc;
-
 use axum::body::Body;
 use axum::http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE, LOCATION};
-use axum::http::request::Parts;
-use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::http::{HeaderMap, HeaderValue};
 use axum::response::Response;
 use serde::{Deserialize, Serialize};
 use statehouse_abi::describe::{Field, Schema, TextFormat};
 use statehouse_abi::value::Value;
 
 use super::asked::Asked;
-use super::body::{check_media_type, read_body};
 use super::handle::Api;
 use super::pages;
 use super::problem::{Code, Problem};
 use super::reply::JSON;
-use super::route::Page;
+use super::route::HostRequest;
 use crate::audit::replay::{Class, Mode};
 use crate::clock::SystemClock;
 use crate::ids::ModuleId;
-use crate::json::{ObjectShape, read_json};
-use crate::limits::{BODY_BYTES_MAX, SLOT_COUNT};
+use crate::limits::SLOT_COUNT;
 use crate::rehearsal::jobs::{self, JobError, Progress, Record, Replays, ResultFile};
 use crate::rfc3339::print_time;
 
@@ -77,80 +72,96 @@ pub struct ProgressPage {
     pub seconds_left: Option<u64>,
 }
 
-/// Answers all routes about replays.
-///
+pub async fn list(api: &Api, request: HostRequest<'_>) -> Result<Response, Problem> {
+    let machine = machine_of(api, &request)?;
+    let listed = blocking(api, move |replays| Ok(replays.list(&machine))).await?;
+    Ok(pages::json(&listed.into_iter().map(|(record, progress)| page_of(record, progress)).collect::<Vec<_>>()))
+}
+
 /// # Errors
 /// 4xx with what is wrong or missing.
-pub async fn answer(
-    api: &Api,
-    page: Page,
-    captured: &[&str],
-    asked: Asked,
-    parts: &Parts,
-    body: Body,
-) -> Result<Response, Problem> {
-    let machine = captured.first().copied().unwrap_or_default().to_owned();
-    let id = captured.get(1).copied().unwrap_or_default().to_owned();
-    let replays = api.replays.clone();
-    let caller = asked.caller.name.clone();
-    match page {
-        Page::ReplayStart => {
-            let wanted = read(parts, body, &asked).await?;
-            tracing::info!(caller, request_id = %asked.request_id, machine, ?wanted, "a replay is requested");
-            let start = move |replays: &Replays| replays.start(&machine, wanted, &caller, &SystemClock);
-            let record = blocking(replays, start).await?;
-            let page = page_of(record, Progress::default());
-            let location = format!("/v1/machines/{}/replays/{}", page.machine, page.id);
-            let mut response = pages::json(&page);
-            *response.status_mut() = StatusCode::ACCEPTED;
-            let location = HeaderValue::try_from(location).expect("names of machines and uuids are plain");
-            response.headers_mut().insert(LOCATION, location);
-            Ok(response)
-        }
-        Page::Replay => {
-            let (record, progress) = blocking(replays, move |replays| replays.find(&machine, &id)).await?;
-            Ok(pages::json(&page_of(record, progress)))
-        }
-        Page::ReplayReport => {
-            let (file, content_type) = if prefers_html(&parts.headers) {
-                (ResultFile::Html, HeaderValue::from_static("text/html; charset=utf-8"))
-            } else {
-                (ResultFile::Json, JSON)
-            };
-            give(replays, machine, id, file, content_type).await
-        }
-        Page::ReplayCertificate => give(replays, machine, id, ResultFile::Certificate, JSON).await,
-        Page::ReplayDelete => {
-            tracing::info!(caller, request_id = %asked.request_id, machine, id, "a replay is cancelled");
-            let record = blocking(replays, move |replays| replays.delete(&machine, &id)).await?;
-            Ok(pages::json(&page_of(record, Progress::default())))
-        }
-        _ => {
-            let listed = blocking(replays, move |replays| Ok(replays.list(&machine))).await?;
-            Ok(pages::json(&listed.into_iter().map(|(record, progress)| page_of(record, progress)).collect::<Vec<_>>()))
-        }
+pub async fn start(api: &Api, mut request: HostRequest<'_>) -> Result<Response, Problem> {
+    let machine = machine_of(api, &request)?;
+    request.check_media_type()?;
+    let json = request.take_json().await?;
+    let wanted = wanted(&request.read(&json)?)?;
+    let Asked { request_id, caller, .. } = request.asked;
+    tracing::info!(caller = caller.name, %request_id, machine, ?wanted, "a replay is requested");
+    let start = move |replays: &Replays| replays.start(&machine, wanted, &caller.name, &SystemClock);
+    let page = page_of(blocking(api, start).await?, Progress::default());
+    let location = format!("/v1/machines/{}/replays/{}", page.machine, page.id);
+    let mut response = pages::json(&page);
+    *response.status_mut() = request.route.answer.status;
+    let location = HeaderValue::try_from(location).expect("names of machines and uuids are plain");
+    response.headers_mut().insert(LOCATION, location);
+    Ok(response)
+}
+
+/// # Errors
+/// 404.
+pub async fn show(api: &Api, request: HostRequest<'_>) -> Result<Response, Problem> {
+    let (machine, id) = names_of(api, &request)?;
+    let (record, progress) = blocking(api, move |replays| replays.find(&machine, &id)).await?;
+    Ok(pages::json(&page_of(record, progress)))
+}
+
+/// # Errors
+/// 404; 409 before the replay is done.
+pub async fn report(api: &Api, request: HostRequest<'_>) -> Result<Response, Problem> {
+    if prefers_html(&request.parts.headers) {
+        return file(api, request, ResultFile::Html, HeaderValue::from_static("text/html; charset=utf-8")).await;
     }
+    file(api, request, ResultFile::Json, JSON).await
+}
+
+/// # Errors
+/// As [`report`].
+pub async fn certificate(api: &Api, request: HostRequest<'_>) -> Result<Response, Problem> {
+    file(api, request, ResultFile::Certificate, JSON).await
+}
+
+/// # Errors
+/// 404.
+pub async fn delete(api: &Api, request: HostRequest<'_>) -> Result<Response, Problem> {
+    let (machine, id) = names_of(api, &request)?;
+    let Asked { request_id, caller, .. } = request.asked;
+    tracing::info!(caller = caller.name, %request_id, machine, id, "a replay is cancelled");
+    let record = blocking(api, move |replays| replays.delete(&machine, &id)).await?;
+    Ok(pages::json(&page_of(record, Progress::default())))
+}
+
+/// Replays outlive requests, so their machine is looked for when they are asked for.
+fn machine_of(api: &Api, request: &HostRequest<'_>) -> Result<String, Problem> {
+    let machine = request.machine_name();
+    api.find_machine(machine)?;
+    Ok(machine.to_owned())
+}
+
+/// The machine and the id of the replay.
+fn names_of(api: &Api, request: &HostRequest<'_>) -> Result<(String, String), Problem> {
+    Ok((machine_of(api, request)?, request.segment("id").to_owned()))
 }
 
 /// Reads and writes files on a thread that may wait.
 async fn blocking<T: Send + 'static>(
-    replays: Arc<Replays>,
+    api: &Api,
     work: impl FnOnce(&Replays) -> Result<T, JobError> + Send + 'static,
 ) -> Result<T, Problem> {
+    let replays = api.replays.clone();
     let done = tokio::task::spawn_blocking(move || work(&replays)).await;
     let done =
         done.map_err(|_| Problem::new(Code::Internal, "the host failed on this request; its log has the details"))?;
     done.map_err(Problem::from)
 }
 
-async fn give(
-    replays: Arc<Replays>,
-    machine: String,
-    id: String,
+async fn file(
+    api: &Api,
+    request: HostRequest<'_>,
     file: ResultFile,
     content_type: HeaderValue,
 ) -> Result<Response, Problem> {
-    let bytes = blocking(replays, move |replays| replays.file(&machine, &id, file)).await?;
+    let (machine, id) = names_of(api, &request)?;
+    let bytes = blocking(api, move |replays| replays.file(&machine, &id, file)).await?;
     let mut response = Response::new(Body::from(bytes));
     response.headers_mut().insert(CONTENT_TYPE, content_type);
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
@@ -167,11 +178,8 @@ fn prefers_html(headers: &HeaderMap) -> bool {
     known.is_some_and(|kind| kind.eq_ignore_ascii_case("text/html"))
 }
 
-async fn read(parts: &Parts, body: Body, asked: &Asked) -> Result<jobs::ReplayRequest, Problem> {
-    check_media_type(&parts.headers, &["application/json"])?;
-    let json = read_body(body, BODY_BYTES_MAX, asked.deadline).await?;
-    let read = read_json(&ObjectShape::new(&start_schema(), None), &[], &json)?;
-    let body = Value::from_cbor(&read.cbor).expect("the reader writes deterministic CBOR");
+/// What a body asks for.
+fn wanted(body: &Value) -> Result<jobs::ReplayRequest, Problem> {
     let text = |name: &str| body.find(name).and_then(Value::as_text).map(str::to_owned);
     let texts = |name: &str| match body.find(name) {
         Some(Value::Array(items)) => items.iter().filter_map(Value::as_text).map(str::to_owned).collect(),
@@ -197,12 +205,8 @@ async fn read(parts: &Parts, body: Body, asked: &Asked) -> Result<jobs::ReplayRe
     })
 }
 
-/// The body of a request; `None` if it has none.
-pub fn schema(page: Page) -> Option<Schema> {
-    (page == Page::ReplayStart).then(start_schema)
-}
-
-fn start_schema() -> Schema {
+/// The body of a request.
+pub fn start_body() -> Schema {
     let text = || Schema::Text { min_chars: 1, max_chars: WORD_CHARS_MAX, format: TextFormat::Plain };
     let list = |max_items| Schema::Array { items: Box::new(text()), max_items };
     let field = |name: &str, schema, required, summary: &str| Field {

@@ -7,11 +7,14 @@ use axum::response::Response;
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 use statehouse_abi::describe::{Field, Schema};
+use statehouse_abi::value::Value;
 
 use super::handle::Api;
+use super::modules::{module_of, requested};
 use super::pages;
 use super::problem::{Code, Problem};
-use crate::ids::{ModuleId, NodeId};
+use super::route::HostRequest;
+use crate::ids::NodeId;
 use crate::rfc3339::print_time;
 use crate::system::lifecycle::Wanting;
 use crate::system::shadow::{STARTING, ShadowView};
@@ -57,41 +60,51 @@ impl ShadowPage {
     }
 }
 
-/// What is asked about a shadow.
-pub enum About {
-    Start(Option<NodeId>),
-    Stop,
-    Status,
-}
-
-/// Does what is asked, and answers with the shadow's state afterwards.
-///
 /// # Errors
-/// 4xx with what is missing and how to get it; 404 if the status of a module is asked for that is not shadowed.
-pub async fn answer(
-    api: &Api,
-    machine: &str,
-    module: ModuleId,
-    about: About,
-    wanting: &Wanting,
-) -> Result<Response, Problem> {
-    let cluster = &api.cluster;
-    let is_status = matches!(about, About::Status);
-    match about {
-        About::Start(node) => cluster.shadow(machine, module, node, wanting).await?,
-        About::Stop => cluster.stop_shadow(machine, module, wanting).await?,
-        About::Status => {}
-    }
-    let view = cluster.shadow_view(machine, wanting.deadline).await?;
-    if is_status && view.as_ref().is_none_or(|view| view.wanted.module != module) {
+/// 404 if this module is not shadowed.
+pub async fn show(api: &Api, request: HostRequest<'_>) -> Result<Response, Problem> {
+    let (machine, module) = (request.machine_name(), module_of(&request)?);
+    let view = api.cluster.shadow_view(machine, request.asked.deadline).await?;
+    if view.as_ref().is_none_or(|view| view.wanted.module != module) {
         let detail = "no node shadows this module: start it with `statehouse module shadow start`";
         return Err(Problem::new(Code::UnknownModule, detail));
     }
     Ok(pages::json(&ShadowPage::of(machine, view)))
 }
 
+/// # Errors
+/// 4xx with what is missing and how to get it.
+pub async fn start(api: &Api, mut request: HostRequest<'_>) -> Result<Response, Problem> {
+    let (machine, wanting) = requested(&request);
+    let module = module_of(&request)?;
+    let json = request.take_json().await?;
+    let node = if json.is_empty() {
+        None
+    } else {
+        request.check_media_type()?;
+        let body = request.read(&json)?;
+        body.find("node").and_then(Value::as_int).and_then(|node| u64::try_from(node).ok()).map(NodeId)
+    };
+    api.cluster.shadow(machine, module, node, &wanting).await?;
+    state(api, machine, &wanting).await
+}
+
+/// # Errors
+/// 4xx with what is missing and how to get it.
+pub async fn stop(api: &Api, request: HostRequest<'_>) -> Result<Response, Problem> {
+    let (machine, wanting) = requested(&request);
+    api.cluster.stop_shadow(machine, module_of(&request)?, &wanting).await?;
+    state(api, machine, &wanting).await
+}
+
+/// The machine's shadow after a change.
+async fn state(api: &Api, machine: &str, wanting: &Wanting) -> Result<Response, Problem> {
+    let view = api.cluster.shadow_view(machine, wanting.deadline).await?;
+    Ok(pages::json(&ShadowPage::of(machine, view)))
+}
+
 /// The body of a start.
-pub fn schema() -> Schema {
+pub fn start_body() -> Schema {
     let node = Field {
         name: "node".to_owned(),
         schema: Schema::Int { min: 1, max: i64::MAX },

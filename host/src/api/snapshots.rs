@@ -6,11 +6,10 @@
 use axum::response::Response;
 use serde::{Deserialize, Serialize};
 
-use super::asked::Asked;
 use super::handle::Api;
 use super::pages;
 use super::problem::Problem;
-use super::route::Page;
+use super::route::HostRequest;
 use crate::ids::PartitionId;
 use crate::rfc3339::print_time;
 use crate::snapshot::canonical::{Listed, parse_name};
@@ -90,24 +89,33 @@ impl SnapshotPage {
     }
 }
 
-/// Answers both routes.
+/// `GET`: also what only the archive has.
+///
+/// # Errors
+/// 404 for an unknown machine.
+pub async fn list(api: &Api, request: HostRequest<'_>) -> Result<Response, Problem> {
+    let machine = request.machine_name();
+    let elsewhere = api.cluster.snapshots_elsewhere(machine)?;
+    let elsewhere = elsewhere.into_iter().map(|(partition, file)| SnapshotPage::elsewhere(machine, partition, file));
+    let here = api.cluster.snapshots(machine)?;
+    Ok(page(elsewhere.chain(here.into_iter().map(SnapshotPage::of))))
+}
+
+/// `POST`.
 ///
 /// # Errors
 /// 404 for an unknown machine; 422 if nothing can be made; 503 if too many were asked for already; 504 if it is not
 /// done in time, and continues.
-pub async fn answer(api: &Api, page: Page, machine: &str, asked: Asked) -> Result<Response, Problem> {
-    let mut elsewhere = Vec::new();
-    let listed = if page == Page::SnapshotTake {
-        tracing::info!(caller = asked.caller.name, request_id = %asked.request_id, machine, "a snapshot is requested");
-        api.cluster.take_snapshots(machine, asked.deadline).await?
-    } else {
-        elsewhere = api.cluster.snapshots_elsewhere(machine)?;
-        api.cluster.snapshots(machine)?
-    };
-    let here = listed.into_iter().map(SnapshotPage::of);
-    let elsewhere = elsewhere.into_iter().map(|(partition, file)| SnapshotPage::elsewhere(machine, partition, file));
-    let mut listed: Vec<SnapshotPage> = elsewhere.chain(here).collect();
+pub async fn take(api: &Api, request: HostRequest<'_>) -> Result<Response, Problem> {
+    let (machine, asked) = (request.machine_name(), request.asked);
+    tracing::info!(caller = asked.caller.name, request_id = %asked.request_id, machine, "a snapshot is requested");
+    let taken = api.cluster.take_snapshots(machine, asked.deadline).await?;
+    Ok(page(taken.into_iter().map(SnapshotPage::of)))
+}
+
+fn page(listed: impl Iterator<Item = SnapshotPage>) -> Response {
+    let mut listed: Vec<SnapshotPage> = listed.collect();
     // The names begin with the index.
     listed.sort_by(|a, b| (a.partition, &a.file).cmp(&(b.partition, &b.file)));
-    Ok(pages::json(&listed))
+    pages::json(&listed)
 }

@@ -5,6 +5,7 @@
 mod answers;
 mod cluster;
 mod requests;
+mod routes;
 mod serving;
 
 use std::sync::Arc;

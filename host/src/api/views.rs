@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::header::CONTENT_TYPE;
-use axum::http::request::Parts;
 use axum::http::{HeaderName, HeaderValue, Method, Uri};
 use axum::response::Response;
 use serde::{Deserialize, Serialize};
@@ -19,20 +18,17 @@ use statehouse_abi::value::Value;
 use tokio::time::Instant;
 
 use super::asked::Asked;
-use super::body::{check_media_type, read_large_body};
 use super::handle::Api;
-use super::modules::WASM;
 use super::mount::{Given, Mount, Route, Target};
 use super::pages;
 use super::problem::{Code, Problem};
 use super::query::{Options, read_options};
 use super::reading;
 use super::reply::{JSON, POSITION, position_value};
-use super::route::Page;
+use super::route::HostRequest;
 use super::url::query_pairs;
 use crate::ids::{Micros, NodeId, PartitionId, Position};
 use crate::json::{Json, print};
-use crate::limits::MODULE_BYTES_MAX;
 use crate::machine::journal::Moment;
 use crate::rfc3339::print_time;
 use crate::router::answer::Consistency;
@@ -260,54 +256,82 @@ fn history_params(options: &Options) -> Value {
     Value::map(params.into_iter().chain(cursor).chain([limit]))
 }
 
-/// Answers the routes about views as such.
-///
+/// The views of a machine, as routes about them show them.
+struct ViewsOfMachine<'r> {
+    api: &'r Api,
+    machine: &'r str,
+}
+
+impl<'r> ViewsOfMachine<'r> {
+    /// # Errors
+    /// There is no such machine.
+    fn of(api: &'r Api, request: &HostRequest<'r>) -> Result<Self, Problem> {
+        let machine = request.machine_name();
+        api.find_machine(machine)?;
+        Ok(Self { api, machine })
+    }
+
+    /// Also notes in the log who asks for the change.
+    ///
+    /// # Errors
+    /// There is no such machine.
+    fn requested(api: &'r Api, request: &HostRequest<'r>) -> Result<(Self, Wanting), Problem> {
+        let (views, wanting) = (Self::of(api, request)?, request.wanting());
+        let (caller, request_id, page) = (&wanting.caller.name, &wanting.request_id, request.route.name);
+        tracing::info!(caller, %request_id, %page, machine = views.machine, "a change of a view is requested");
+        Ok((views, wanting))
+    }
+
+    fn all(&self) -> Response {
+        let running = self.api.cluster.views(self.machine);
+        let wanted = self.api.cluster.views_wanted(self.machine);
+        let views = wanted.values().map(|row| ViewPage::of(row, find_view(&running, row))).collect();
+        pages::json(&ViewsPage { machine: self.machine.to_owned(), node: self.api.cluster.node(), views })
+    }
+
+    fn one(&self, name: &str) -> Result<Response, Problem> {
+        let wanted = self.api.cluster.views_wanted(self.machine);
+        let unknown = || Problem::new(Code::UnknownView, format!("there is no view `{name}` of {}", self.machine));
+        let row = wanted.get(name).ok_or_else(unknown)?;
+        Ok(pages::json(&ViewPage::of(row, find_view(&self.api.cluster.views(self.machine), row))))
+    }
+}
+
+fn find_view<'v>(views: &'v [Arc<View>], row: &ViewRow) -> Option<&'v Arc<View>> {
+    views.iter().find(|view| view.name() == row.name)
+}
+
+pub async fn list(api: &Api, request: HostRequest<'_>) -> Result<Response, Problem> {
+    Ok(ViewsOfMachine::of(api, &request)?.all())
+}
+
+pub async fn show(api: &Api, request: HostRequest<'_>) -> Result<Response, Problem> {
+    ViewsOfMachine::of(api, &request)?.one(request.segment("view"))
+}
+
 /// # Errors
 /// 4xx with what is missing and how to get it; see [`ClusterError`](crate::system::ClusterError).
-pub async fn answer(
-    api: &Api,
-    page: Page,
-    captured: &[&str],
-    asked: Asked,
-    parts: &Parts,
-    body: Body,
-) -> Result<Response, Problem> {
-    let Asked { request_id, caller, deadline } = asked;
-    let machine = captured.first().copied().unwrap_or_default();
-    let mut named = captured.get(1).map(|name| (*name).to_owned());
-    let wanting = Wanting { caller, request_id, deadline };
-    if !matches!(page, Page::Views | Page::View) {
-        let (caller, request_id) = (&wanting.caller.name, &wanting.request_id);
-        tracing::info!(caller, %request_id, ?page, machine, "a change of a view is requested");
-    }
-    let view = || captured.get(1).copied().unwrap_or_default();
-    match page {
-        Page::ViewCreate => {
-            check_media_type(&parts.headers, &[WASM])?;
-            let who = api.who(&wanting.caller, parts);
-            let (wasm, _room) = read_large_body(api, body, MODULE_BYTES_MAX, &who, deadline).await?;
-            named = Some(api.cluster.create_view(machine, wasm, &wanting).await?);
-        }
-        Page::ViewRebuild => api.cluster.rebuild_view(machine, view(), &wanting).await?,
-        Page::ViewDrop => {
-            api.cluster.drop_view(machine, view(), &wanting).await?;
-            named = None;
-        }
-        _ => {}
-    }
-    let rows = api.cluster.views_wanted(machine);
-    let views = api.cluster.views(machine);
-    let shown = |row: &ViewRow| ViewPage::of(row, views.iter().find(|view| view.name() == row.name));
-    match named {
-        Some(name) => {
-            let unknown = || Problem::new(Code::UnknownView, format!("there is no view `{name}` of {machine}"));
-            Ok(pages::json(&shown(rows.get(&name).ok_or_else(unknown)?)))
-        }
-        None => {
-            let (machine, node) = (machine.to_owned(), api.cluster.node());
-            Ok(pages::json(&ViewsPage { machine, node, views: rows.values().map(shown).collect() }))
-        }
-    }
+pub async fn create(api: &Api, mut request: HostRequest<'_>) -> Result<Response, Problem> {
+    let (views, wanting) = ViewsOfMachine::requested(api, &request)?;
+    let (wasm, _room) = request.take_wasm(api).await?;
+    views.one(&api.cluster.create_view(views.machine, wasm, &wanting).await?)
+}
+
+/// # Errors
+/// As [`create`].
+pub async fn rebuild(api: &Api, request: HostRequest<'_>) -> Result<Response, Problem> {
+    let (views, wanting) = ViewsOfMachine::requested(api, &request)?;
+    let view = request.segment("view");
+    api.cluster.rebuild_view(views.machine, view, &wanting).await?;
+    views.one(view)
+}
+
+/// # Errors
+/// As [`create`].
+pub async fn delete(api: &Api, request: HostRequest<'_>) -> Result<Response, Problem> {
+    let (views, wanting) = ViewsOfMachine::requested(api, &request)?;
+    api.cluster.drop_view(views.machine, request.segment("view"), &wanting).await?;
+    Ok(views.all())
 }
 
 impl ViewPage {

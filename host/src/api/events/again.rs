@@ -16,7 +16,7 @@ use axum::response::Response;
 
 use super::{reader, stream_of};
 use crate::api::problem::Problem;
-use crate::api::route::{Page, find_host_route};
+use crate::api::route::find_host_route;
 
 const TEMPORARY: [u16; 3] = [429, 503, 504];
 
@@ -24,7 +24,7 @@ const TEMPORARY: [u16; 3] = [429, 503, 504];
 pub fn is_from_event_source(method: &Method, uri: &Uri, headers: &HeaderMap) -> bool {
     let accepted = headers.get(ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let is_stream = accepted.trim().eq_ignore_ascii_case("text/event-stream");
-    is_stream && find_host_route(method, uri.path()).is_ok_and(|(route, _)| route.page == Page::Events)
+    is_stream && find_host_route(method, uri.path()).is_ok_and(|(route, _)| route.is_stream())
 }
 
 /// The answer to such a request in place of the problem; the problem itself if a retry is of no use.

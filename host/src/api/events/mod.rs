@@ -16,7 +16,6 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
-use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use axum::response::Response;
 use bytes::Bytes;
@@ -27,12 +26,12 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use self::reader::{Lane, LastWord, Pace, Reader, Stops};
-use super::asked::Asked;
 use super::handle::Api;
 use super::live::LiveLimits;
 use super::problem::{Code, Problem};
 use super::reading;
 use super::roles::WATCH_ROLES;
+use super::route::HostRequest;
 use super::serve::Connected;
 use super::share::{Kind, Share};
 use super::url::query_pairs;
@@ -85,7 +84,9 @@ struct EventsQuery {
     partitions: Vec<PartitionId>,
 }
 
-pub async fn get(api: &Api, machine: Arc<Machine>, asked: Asked, parts: &Parts) -> Result<Response, Problem> {
+pub async fn get(api: &Api, request: HostRequest<'_>) -> Result<Response, Problem> {
+    let machine = api.find_machine(request.machine_name())?;
+    let HostRequest { asked, parts, .. } = request;
     let events = &api.events;
     let wanted = read_wanted(&machine, parts.uri.query().unwrap_or_default(), &parts.headers)?;
     reading::check_keys(&wanted.filter.keys, &asked.caller)?;

@@ -4,6 +4,7 @@ use statehouse_abi::role;
 
 use super::*;
 use crate::api::caller::role_names;
+use crate::api::roles::QUERY_ROLES;
 use crate::config::{EVERY_ROLE, MONITOR};
 
 #[test]
@@ -22,15 +23,15 @@ fn a_path_is_the_modules_or_the_hosts() {
 fn host_routes_are_found_by_method_and_path() {
     let find = |method, path| {
         find_host_route(&method, path)
-            .map(|(route, captured)| (route.page, captured))
+            .map(|(route, captured)| (route.name, captured))
             .map_err(|problem| (problem.status(), problem.detail().to_owned()))
     };
-    assert_eq!(find(Method::POST, "/v1/m/batch"), Ok((Page::Batch, vec!["m"])));
-    assert_eq!(find(Method::GET, "/v1/m/commands/7"), Ok((Page::CommandStatus, vec!["m", "7"])));
-    assert_eq!(find(Method::HEAD, "/healthz"), Ok((Page::Health, vec![])));
+    assert_eq!(find(Method::POST, "/v1/m/batch"), Ok(("Batch", vec!["m"])));
+    assert_eq!(find(Method::GET, "/v1/m/commands/7"), Ok(("CommandStatus", vec!["m", "7"])));
+    assert_eq!(find(Method::HEAD, "/healthz"), Ok(("Health", vec![])));
     assert_eq!(find(Method::GET, "/v1/m/batch"), Err((405, "use POST".into())));
     assert_eq!(find(Method::DELETE, "/readyz"), Err((405, "use GET, HEAD".into())));
-    assert_eq!(find(Method::DELETE, "/v1/cluster/nodes/4"), Ok((Page::NodeRemove, vec!["4"])));
+    assert_eq!(find(Method::DELETE, "/v1/cluster/nodes/4"), Ok(("NodeRemove", vec!["4"])));
     assert_eq!(find(Method::GET, "/v1/cluster/init"), Err((405, "use POST".into())));
     assert_eq!(find(Method::GET, "/v1/m").map_err(|(status, _)| status), Err(404));
 }
@@ -82,12 +83,13 @@ fn the_page_about_roles_is_what_the_table_says() {
     }
     text += ROUTES_OPENING;
     text += "| route | roles | what it does |\n|---|---|---|\n";
-    for HostRoute { method, path, roles, summary, .. } in HOST_ROUTES {
-        let roles = match roles {
+    for route in HOST_ROUTES {
+        let roles = match route.roles() {
             None => "none, and no token".to_owned(),
-            Some(roles) if *roles == QUERY_ROLES => "all but `monitor`".to_owned(),
-            Some(roles) => format!("`{}`", role_names(*roles).replace(", ", "` `")),
+            Some(QUERY_ROLES) => "all but `monitor`".to_owned(),
+            Some(roles) => format!("`{}`", role_names(roles).replace(", ", "` `")),
         };
+        let HostRoute { method, path, summary, .. } = route;
         text += &format!("| `{method} {path}` | {roles} | {summary} |\n");
     }
     expect_test::expect_file!["../../../book/src/reference/roles.md"].assert_eq(&text);

@@ -5,9 +5,9 @@ use axum::http::Request;
 use expect_test::expect;
 
 use super::*;
-use crate::api::cluster::{Change, ClusterPage, read};
+use crate::api::cluster::{Change, ClusterPage};
 use crate::api::problem::Problem;
-use crate::api::route::find_host_route;
+use crate::api::route::{HostRequest, find_host_route};
 use crate::ids::{FeatureLevel, Head, JournalIndex, Micros, NodeId, PartitionId, Position, Term};
 use crate::system::ClusterError;
 use crate::system::cluster::{ClusterView, MachineView, NodeView, ReplicaView};
@@ -115,9 +115,18 @@ fn a_view_is_a_page_of_fixed_names() {
 async fn sent(method: &str, path: &str, body: &'static str) -> Result<Change, String> {
     let request = Request::builder().method(method).uri(path).header("content-type", "application/json");
     let (parts, body) = request.body(Body::from(body)).expect("a request").into_parts();
-    let (route, captured) = find_host_route(&parts.method, path).map_err(shown)?;
-    assert!(route.page.changes_cluster(), "{path}");
-    read(route.page, captured.first().copied(), &parts, body, asked().deadline).await.map_err(shown)
+    let (route, captured) = find_host_route(&parts.method, parts.uri.path()).map_err(shown)?;
+    let request = HostRequest { route, captured, asked: asked(), parts: &parts, body };
+    let read = match route.name {
+        "ClusterInit" => Change::init(request).await,
+        "NodeAdd" => Change::add(request).await,
+        "NodeRemove" => Change::remove(request).await,
+        "LeaderTransfer" => Change::transfer(request).await,
+        "ClockAccept" => Change::accept_clock(request).await,
+        "LossAccept" => Change::accept_loss(request).await,
+        other => panic!("{other} does not change the cluster"),
+    };
+    read.map_err(shown)
 }
 
 fn shown(problem: Problem) -> String {
@@ -157,6 +166,8 @@ async fn changes_that_make_no_sense_name_the_place() {
     check("POST", nodes, r#"{"id":4,"peer":"n4:1","voter":true}"#, "400 unknown_field `/voter`").await;
     check("DELETE", "/v1/cluster/nodes/four", "", "400 bad_path").await;
     check("POST", transfer, r#"{"machine":"m","partition":-1,"to":2}"#, "400 out_of_range `/partition`").await;
+    check("POST", "/v1/cluster/accept-clock", "{}", "422 invalid_change accepting this node's clock needs no").await;
+    check("POST", "/v1/cluster/nodes?dry=1", "", "400 unknown_parameter a change takes no query parameters").await;
     let losses = "/v1/cluster/losses";
     check("POST", losses, r#"{"machine":"m","partition":1}"#, "400 missing_field `/why`").await;
     check("GET", init, "", "405 method_not_allowed use POST").await;

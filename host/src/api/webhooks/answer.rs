@@ -7,28 +7,23 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::body::Body;
-use axum::http::request::Parts;
 use axum::response::Response;
 use statehouse_abi::describe::{Field, Schema, TextFormat};
 use statehouse_abi::value::Value;
 use tokio::time::Instant;
 
 use super::page::{WebhookPage, WebhookSentPage, WebhooksPage};
-use crate::api::asked::Asked;
-use crate::api::body::{check_media_type, read_body};
 use crate::api::events::{read_kind, refused};
 use crate::api::handle::Api;
 use crate::api::pages;
 use crate::api::problem::{Code, Problem};
-use crate::api::route::Page;
+use crate::api::route::HostRequest;
 use crate::feed::cursor::{CURSOR_IS, Cursor};
 use crate::feed::newest;
 use crate::ids::{PartitionId, Position};
-use crate::json::{ObjectShape, read_json};
 use crate::limits::{
-    BODY_BYTES_MAX, ENTITY_BYTES_MAX, SLOT_COUNT, WEBHOOK_BATCH_MAX, WEBHOOK_KEYS_MAX, WEBHOOK_KINDS_MAX,
-    WEBHOOK_PARTITIONS_MAX, WEBHOOK_URL_CHARS_MAX,
+    ENTITY_BYTES_MAX, SLOT_COUNT, WEBHOOK_BATCH_MAX, WEBHOOK_KEYS_MAX, WEBHOOK_KINDS_MAX, WEBHOOK_PARTITIONS_MAX,
+    WEBHOOK_URL_CHARS_MAX,
 };
 use crate::router::Machine;
 use crate::system::lifecycle::Wanting;
@@ -45,77 +40,100 @@ const ANSWER_MARGIN: Duration = Duration::from_secs(2);
 /// How long it may take to record that a dead letter was taken.
 const STRIKE_PATIENCE: Duration = Duration::from_secs(5);
 
-/// Answers the routes about webhooks.
-///
 /// # Errors
 /// 4xx with what is wrong and what to do; see [`ClusterError`](crate::system::ClusterError).
-pub async fn answer(
-    api: &Api,
-    page: Page,
-    captured: &[&str],
-    machine: Arc<Machine>,
-    asked: Asked,
-    (parts, body): (&Parts, Body),
-) -> Result<Response, Problem> {
-    let name = machine.name().to_owned();
-    let webhook = captured.get(1).copied().unwrap_or_default().to_owned();
-    let given = Given::read(page, parts, body, asked.deadline).await?;
-    let Asked { request_id, caller, deadline } = asked;
-    let wanting = Wanting { caller, request_id, deadline };
-    if !matches!(page, Page::Webhooks | Page::Webhook) {
-        let (caller, request_id) = (&wanting.caller.name, &wanting.request_id);
-        tracing::info!(caller, %request_id, ?page, machine = name, webhook, "a change of a webhook is requested");
-    }
-    let cluster = &api.cluster;
-    let webhooks = MachineWebhooks { sender: &api.webhooks, cluster, machine };
-    let shown =
-        |webhook: &str, row: &WebhookRow| WebhookPage::new(&name, webhook, row, cluster.webhook_lag(&name, row));
-    let step = match page {
-        Page::WebhookCreate => {
-            let (webhook, secret) = (given.text("webhook").unwrap_or_default().to_owned(), given.secret()?);
-            let settings = webhooks.settings(&given, &secret.secret, deadline).await?;
-            let row = cluster.create_webhook(&name, &webhook, settings, &wanting).await?;
-            return Ok(pages::json(&shown(&webhook, &row).with_secret(secret.made())));
-        }
-        Page::WebhookTest => return Ok(pages::json(&webhooks.test(&webhook, deadline).await?)),
-        Page::WebhookRedeliver => {
-            return Ok(pages::json(&webhooks.redeliver(&webhook, &given, &wanting).await?));
-        }
-        Page::WebhookRotate if given.is_set("finish") => WebhookStep::Settle,
-        Page::WebhookRotate => {
-            let secret = given.secret()?;
-            let step = WebhookStep::Rotate(secret.secret.bytes().to_vec());
-            let row = cluster.change_webhook(&name, &webhook, step, &wanting).await?;
-            return Ok(pages::json(&row.map(|row| shown(&webhook, &row).with_secret(secret.made()))));
-        }
-        Page::WebhookReplay => {
-            let row = cluster.webhook_now(&name, &webhook, deadline).await?;
-            let partitions: Vec<PartitionId> = row.lanes.iter().map(|lane| PartitionId(lane.at.partition)).collect();
-            let from = From::read(given.text("from"))?;
-            WebhookStep::Replay(webhooks.begin(&partitions, &from, deadline).await?)
-        }
-        Page::WebhookPause => WebhookStep::Pause,
-        Page::WebhookResume => WebhookStep::Resume,
-        Page::WebhookDrop => WebhookStep::Drop,
-        Page::Webhook => {
-            let row = cluster.webhook_now(&name, &webhook, deadline).await?;
-            return Ok(pages::json(&shown(&webhook, &row)));
-        }
-        _ => return list(cluster, &name, deadline).await,
-    };
-    match cluster.change_webhook(&name, &webhook, step, &wanting).await? {
-        Some(row) => Ok(pages::json(&shown(&webhook, &row))),
-        None => list(cluster, &name, deadline).await,
-    }
+pub async fn list(api: &Api, request: HostRequest<'_>) -> Result<Response, Problem> {
+    MachineWebhooks::of(api, &request)?.all(request.asked.deadline).await
 }
 
-async fn list(cluster: &Cluster, machine: &str, deadline: Instant) -> Result<Response, Problem> {
-    let rows = cluster.webhooks_now(deadline).await?;
-    let shown = rows
-        .iter()
-        .filter(|((of, _), _)| of == machine)
-        .map(|((_, webhook), row)| WebhookPage::new(machine, webhook, row, cluster.webhook_lag(machine, row)));
-    Ok(pages::json(&WebhooksPage { machine: machine.to_owned(), webhooks: shown.collect() }))
+/// # Errors
+/// As [`list`].
+pub async fn show(api: &Api, request: HostRequest<'_>) -> Result<Response, Problem> {
+    let (webhooks, webhook) = (MachineWebhooks::of(api, &request)?, request.segment("webhook"));
+    let row = api.cluster.webhook_now(webhooks.name(), webhook, request.asked.deadline).await?;
+    Ok(pages::json(&webhooks.page(webhook, &row)))
+}
+
+/// # Errors
+/// As [`list`].
+pub async fn create(api: &Api, mut request: HostRequest<'_>) -> Result<Response, Problem> {
+    let webhooks = MachineWebhooks::of(api, &request)?;
+    let given = Given::read(&mut request).await?;
+    let wanting = webhooks.requested(&request, "");
+    let (webhook, secret) = (given.text("webhook").unwrap_or_default(), given.secret()?);
+    let settings = webhooks.settings(&given, &secret.secret, wanting.deadline).await?;
+    let row = api.cluster.create_webhook(webhooks.name(), webhook, settings, &wanting).await?;
+    Ok(pages::json(&webhooks.page(webhook, &row).with_secret(secret.made())))
+}
+
+/// # Errors
+/// As [`list`].
+pub async fn rotate(api: &Api, mut request: HostRequest<'_>) -> Result<Response, Problem> {
+    let (webhooks, webhook) = (MachineWebhooks::of(api, &request)?, request.segment("webhook"));
+    let given = Given::read(&mut request).await?;
+    let wanting = webhooks.requested(&request, webhook);
+    if given.is_set("finish") {
+        return webhooks.take_step(webhook, WebhookStep::Settle, &wanting).await;
+    }
+    let secret = given.secret()?;
+    let step = WebhookStep::Rotate(secret.secret.bytes().to_vec());
+    let row = api.cluster.change_webhook(webhooks.name(), webhook, step, &wanting).await?;
+    Ok(pages::json(&row.map(|row| webhooks.page(webhook, &row).with_secret(secret.made()))))
+}
+
+/// # Errors
+/// As [`list`].
+pub async fn replay(api: &Api, mut request: HostRequest<'_>) -> Result<Response, Problem> {
+    let (webhooks, webhook) = (MachineWebhooks::of(api, &request)?, request.segment("webhook"));
+    let given = Given::read(&mut request).await?;
+    let wanting = webhooks.requested(&request, webhook);
+    let row = api.cluster.webhook_now(webhooks.name(), webhook, wanting.deadline).await?;
+    let partitions: Vec<PartitionId> = row.lanes.iter().map(|lane| PartitionId(lane.at.partition)).collect();
+    let from = From::read(given.text("from"))?;
+    let begin = webhooks.begin(&partitions, &from, wanting.deadline).await?;
+    webhooks.take_step(webhook, WebhookStep::Replay(begin), &wanting).await
+}
+
+/// # Errors
+/// As [`list`].
+pub async fn redeliver(api: &Api, mut request: HostRequest<'_>) -> Result<Response, Problem> {
+    let (webhooks, webhook) = (MachineWebhooks::of(api, &request)?, request.segment("webhook"));
+    let given = Given::read(&mut request).await?;
+    let wanting = webhooks.requested(&request, webhook);
+    Ok(pages::json(&webhooks.redeliver(webhook, &given, &wanting).await?))
+}
+
+/// # Errors
+/// As [`list`].
+pub async fn test(api: &Api, request: HostRequest<'_>) -> Result<Response, Problem> {
+    let (webhooks, webhook) = (MachineWebhooks::of(api, &request)?, request.segment("webhook"));
+    let wanting = webhooks.requested(&request, webhook);
+    Ok(pages::json(&webhooks.test(webhook, wanting.deadline).await?))
+}
+
+/// # Errors
+/// As [`list`].
+pub async fn pause(api: &Api, request: HostRequest<'_>) -> Result<Response, Problem> {
+    change(api, request, WebhookStep::Pause).await
+}
+
+/// # Errors
+/// As [`list`].
+pub async fn resume(api: &Api, request: HostRequest<'_>) -> Result<Response, Problem> {
+    change(api, request, WebhookStep::Resume).await
+}
+
+/// # Errors
+/// As [`list`].
+pub async fn delete(api: &Api, request: HostRequest<'_>) -> Result<Response, Problem> {
+    change(api, request, WebhookStep::Drop).await
+}
+
+/// A change that needs no body.
+async fn change(api: &Api, request: HostRequest<'_>, step: WebhookStep) -> Result<Response, Problem> {
+    let (webhooks, webhook) = (MachineWebhooks::of(api, &request)?, request.segment("webhook"));
+    let wanting = webhooks.requested(&request, webhook);
+    webhooks.take_step(webhook, step, &wanting).await
 }
 
 /// Where a webhook begins or continues.
@@ -154,15 +172,13 @@ impl GivenSecret {
 }
 
 impl Given {
-    async fn read(page: Page, parts: &Parts, body: Body, deadline: Instant) -> Result<Self, Problem> {
-        let Some(schema) = schema(page) else { return Ok(Self(Value::Null)) };
-        let json = read_body(body, BODY_BYTES_MAX, deadline).await?;
-        if json.is_empty() && page == Page::WebhookRotate {
+    async fn read(request: &mut HostRequest<'_>) -> Result<Self, Problem> {
+        let json = request.take_json().await?;
+        if json.is_empty() && request.route.body.is_optional() {
             return Ok(Self(Value::Null));
         }
-        check_media_type(&parts.headers, &["application/json"])?;
-        let read = read_json(&ObjectShape::new(&schema, None), &[], &json)?;
-        Ok(Self(Value::from_cbor(&read.cbor).expect("the reader writes deterministic CBOR")))
+        request.check_media_type()?;
+        Ok(Self(request.read(&json)?))
     }
 
     fn text(&self, name: &str) -> Option<&str> {
@@ -232,7 +248,46 @@ struct MachineWebhooks<'a> {
     machine: Arc<Machine>,
 }
 
-impl MachineWebhooks<'_> {
+impl<'a> MachineWebhooks<'a> {
+    /// # Errors
+    /// There is no such machine.
+    fn of(api: &'a Api, request: &HostRequest<'_>) -> Result<Self, Problem> {
+        let machine = api.find_machine(request.machine_name())?;
+        Ok(Self { sender: &api.webhooks, cluster: &api.cluster, machine })
+    }
+
+    fn name(&self) -> &str {
+        self.machine.name()
+    }
+
+    /// Notes in the log who asks for a change.
+    fn requested(&self, request: &HostRequest<'_>, webhook: &str) -> Wanting {
+        let wanting = request.wanting();
+        let (caller, request_id, page) = (&wanting.caller.name, &wanting.request_id, request.route.name);
+        let machine = self.name();
+        tracing::info!(caller, %request_id, %page, machine, webhook, "a change of a webhook is requested");
+        wanting
+    }
+
+    fn page(&self, webhook: &str, row: &WebhookRow) -> WebhookPage {
+        WebhookPage::new(self.name(), webhook, row, self.cluster.webhook_lag(self.name(), row))
+    }
+
+    async fn all(&self, deadline: Instant) -> Result<Response, Problem> {
+        let rows = self.cluster.webhooks_now(deadline).await?;
+        let shown = rows.iter().filter(|((of, _), _)| of == self.name());
+        let webhooks = shown.map(|((_, webhook), row)| self.page(webhook, row)).collect();
+        Ok(pages::json(&WebhooksPage { machine: self.name().to_owned(), webhooks }))
+    }
+
+    /// Changes a webhook. The answer is the webhook as it is then, or all others if it is gone.
+    async fn take_step(&self, webhook: &str, step: WebhookStep, wanting: &Wanting) -> Result<Response, Problem> {
+        match self.cluster.change_webhook(self.name(), webhook, step, wanting).await? {
+            Some(row) => Ok(pages::json(&self.page(webhook, &row))),
+            None => self.all(wanting.deadline).await,
+        }
+    }
+
     async fn settings(&self, given: &Given, secret: &Secret, deadline: Instant) -> Result<WebhookSettings, Problem> {
         let machine = self.machine.as_ref();
         let url = self.sender.read_url(given.text("url").unwrap_or_default())?;
@@ -345,64 +400,71 @@ fn until(deadline: Instant) -> Instant {
     deadline.checked_sub(ANSWER_MARGIN.min(left / 2)).unwrap_or(deadline)
 }
 
-/// The body of a request; `None` if it has none.
-pub fn schema(page: Page) -> Option<Schema> {
-    let text = |max_chars| Schema::Text { min_chars: 1, max_chars, format: TextFormat::Plain };
-    let list = |items, max_items| Schema::Array { items: Box::new(items), max_items };
-    let field = |name: &str, schema, required, summary: &str| Field {
-        name: name.to_owned(),
-        schema,
-        required,
-        summary: summary.to_owned(),
-    };
-    let secret = || {
-        let summary = "`whsec_` and the base64 of 24 to 64 bytes; without it the node makes one, and shows it only \
-            in the answer to this request";
-        field("secret", text(SECRET_CHARS_MAX), false, summary)
-    };
-    let fields = match page {
-        Page::WebhookCreate => {
-            let partition = Schema::Int { min: 0, max: i64::from(SLOT_COUNT) - 1 };
-            let batch = Schema::Int { min: 1, max: i64::from(WEBHOOK_BATCH_MAX) };
-            vec![
-                field("webhook", text(32), true, "The name of the webhook: lower-case letters, digits, `_` and `-`"),
-                field(
-                    "url",
-                    text(WEBHOOK_URL_CHARS_MAX),
-                    true,
-                    "The URL that requests go to: https, or http on the node's own machine; an address that is not \
-                     public must be in `webhooks.allow`",
-                ),
-                field(
-                    "from",
-                    text(CURSOR_CHARS_MAX),
-                    false,
-                    "Where to begin: `now` (default), `start`, or a cursor of an event stream",
-                ),
-                field(
-                    "keys",
-                    list(text(ENTITY_BYTES_MAX as u32), WEBHOOK_KEYS_MAX),
-                    false,
-                    "Only events about these entities",
-                ),
-                field("types", list(text(128), WEBHOOK_KINDS_MAX), false, "Only events of these types, like `Debited`"),
-                field("partitions", list(partition, WEBHOOK_PARTITIONS_MAX), false, "Only events of these partitions"),
-                field("batch", batch, false, "The most events in one request; 1 (default) sends no arrays"),
-                secret(),
-            ]
-        }
-        Page::WebhookRotate => vec![
-            secret(),
-            field("finish", Schema::Bool, false, "Make no new secret, and sign with the newest secret only"),
-        ],
-        Page::WebhookReplay => {
-            let from = "The position: `start`, `now`, or a cursor; what follows it is sent, even if it was sent before";
-            vec![field("from", text(CURSOR_CHARS_MAX), true, from)]
-        }
-        Page::WebhookRedeliver => {
-            vec![field("letter", text(64), true, "The position of its first event, as the list shows it")]
-        }
-        _ => return None,
-    };
-    Some(Schema::Object { fields })
+/// The body of a creation.
+pub fn create_body() -> Schema {
+    let partition = Schema::Int { min: 0, max: i64::from(SLOT_COUNT) - 1 };
+    let batch = Schema::Int { min: 1, max: i64::from(WEBHOOK_BATCH_MAX) };
+    let fields = vec![
+        field("webhook", text(32), true, "The name of the webhook: lower-case letters, digits, `_` and `-`"),
+        field(
+            "url",
+            text(WEBHOOK_URL_CHARS_MAX),
+            true,
+            "The URL that requests go to: https, or http on the node's own machine; an address that is not public \
+             must be in `webhooks.allow`",
+        ),
+        field(
+            "from",
+            text(CURSOR_CHARS_MAX),
+            false,
+            "Where to begin: `now` (default), `start`, or a cursor of an event stream",
+        ),
+        field(
+            "keys",
+            list_of(text(ENTITY_BYTES_MAX as u32), WEBHOOK_KEYS_MAX),
+            false,
+            "Only events about these entities",
+        ),
+        field("types", list_of(text(128), WEBHOOK_KINDS_MAX), false, "Only events of these types, like `Debited`"),
+        field("partitions", list_of(partition, WEBHOOK_PARTITIONS_MAX), false, "Only events of these partitions"),
+        field("batch", batch, false, "The most events in one request; 1 (default) sends no arrays"),
+        secret_field(),
+    ];
+    Schema::Object { fields }
+}
+
+/// The body of a rotation.
+pub fn rotate_body() -> Schema {
+    let finish = "Make no new secret, and sign with the newest secret only";
+    Schema::Object { fields: vec![secret_field(), field("finish", Schema::Bool, false, finish)] }
+}
+
+/// The body of a replay.
+pub fn replay_body() -> Schema {
+    let from = "The position: `start`, `now`, or a cursor; what follows it is sent, even if it was sent before";
+    Schema::Object { fields: vec![field("from", text(CURSOR_CHARS_MAX), true, from)] }
+}
+
+/// The body of a redelivery.
+pub fn redeliver_body() -> Schema {
+    let letter = "The position of its first event, as the list shows it";
+    Schema::Object { fields: vec![field("letter", text(64), true, letter)] }
+}
+
+fn secret_field() -> Field {
+    let summary = "`whsec_` and the base64 of 24 to 64 bytes; without it the node makes one, and shows it only in the \
+        answer to this request";
+    field("secret", text(SECRET_CHARS_MAX), false, summary)
+}
+
+fn text(max_chars: u32) -> Schema {
+    Schema::Text { min_chars: 1, max_chars, format: TextFormat::Plain }
+}
+
+fn list_of(items: Schema, max_items: u32) -> Schema {
+    Schema::Array { items: Box::new(items), max_items }
+}
+
+fn field(name: &str, schema: Schema, required: bool, summary: &str) -> Field {
+    Field { name: name.to_owned(), schema, required, summary: summary.to_owned() }
 }

@@ -6,5 +6,8 @@
 mod answer;
 mod page;
 
-pub use answer::{answer, schema};
+pub use answer::{
+    create, create_body, delete, list, pause, redeliver, redeliver_body, replay, replay_body, resume, rotate,
+    rotate_body, show, test,
+};
 pub use page::{DeadPage, WebhookPage, WebhookSentPage, WebhooksPage};
