@@ -36,7 +36,7 @@ use statehouse_abi::value::Value;
 
 use crate::json::{BodyError, Fault, Json, print};
 use crate::limits::PROBLEM_DETAIL_CHARS_MAX;
-use crate::router::answer::{Unavailable, UnavailableReason};
+use crate::router::answer::{Obstacle, Unavailable, UnavailableReason};
 
 /// The codes of the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -411,6 +411,7 @@ impl From<Unavailable> for Problem {
             UnavailableReason::NoLeader => {
                 (Code::NoLeader, "not accepted, the partition has no leader that can take it now; send it again")
             }
+            UnavailableReason::NotNow(obstacle) => (Code::NoLeader, detail_of(obstacle)),
             UnavailableReason::Halted => {
                 (Code::Halted, "not accepted, the partition is halted on this node; an operator must look at its log")
             }
@@ -440,5 +441,28 @@ impl From<Unavailable> for Problem {
         // A retry does not help if the outcome is gone.
         let may_retry = unavailable.reason != UnavailableReason::OutcomeReleased;
         if may_retry { problem.with_retry_after(unavailable.retry_after) } else { problem }
+    }
+}
+
+/// What keeps a partition that has a leader from accepting something, and what to do.
+const fn detail_of(obstacle: Obstacle) -> &'static str {
+    match obstacle {
+        Obstacle::LeaderSilent => {
+            "not accepted, the node that leads does not answer this one; send it again, or to another node"
+        }
+        Obstacle::NoMajority => {
+            "not accepted, a majority of the partition's nodes does not answer its leader; send it again"
+        }
+        Obstacle::LeadershipMoving => "not accepted, the leadership of the partition is moving; send it again",
+        Obstacle::ModuleChanging => "not accepted, another module is becoming active; send it again",
+        Obstacle::OtherCopy => "not accepted, another request with the same id is under way; send it again",
+        Obstacle::OtherBranches => {
+            "not accepted, the nodes do not agree on the number of partitions; an operator must look at their logs"
+        }
+        Obstacle::Closed => "not accepted, the partition is closed on this node; send it again, or to another node",
+        Obstacle::NotHere => "not accepted, this node has no replica of the partition; send it to another node",
+        Obstacle::Behind => {
+            "not accepted, the replica on this node has not caught up in time; send it again, or to another node"
+        }
     }
 }

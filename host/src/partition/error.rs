@@ -47,9 +47,15 @@ pub enum PartitionError {
     NotLeading,
     #[error("this node has no replica of partition {0}")]
     NotHere(PartitionId),
-    /// No leader of the partition answered in time.
-    #[error("no leader answered before the deadline")]
+    /// No node that this one knows of led the partition before the deadline.
+    #[error("no node was known to lead the partition before the deadline")]
     NoLeader,
+    /// The node that leads, as far as this one knows, did not say in time up to where to read.
+    #[error("node {0}, which leads, did not answer before the deadline")]
+    LeaderSilent(NodeId),
+    /// This node leads, but no majority of the voters confirmed that in time.
+    #[error("no majority confirmed before the deadline that this node leads")]
+    NoMajority,
     /// Nothing was read in time.
     #[error("the deadline passed")]
     Deadline,

@@ -10,7 +10,7 @@ use crate::ids::{CommandId, Micros};
 use crate::limits;
 use crate::partition::error::HaltReason;
 use crate::partition::run::{Executor, store_failed};
-use crate::sequencer::submission::{Refusal, Reply, Submission, Ticket};
+use crate::sequencer::submission::{NotNow, Refusal, Reply, Submission, Ticket};
 
 /// Submissions whose clients are to be told. They are dropped when their clients stop waiting.
 #[derive(Default)]
@@ -56,7 +56,7 @@ impl Executor {
         let Submission { id, expires, ticket, .. } = submission;
         for follower in self.in_flight.take(id) {
             // The follower was sent later, so it may still be in time: its node asks again.
-            follower.reply(Reply::Refused(Refusal::NoLeader));
+            follower.reply(Reply::Refused(Refusal::NotNow(NotNow::OtherCopy)));
         }
         self.expired.push(Late { id, expires, ticket });
         if self.journal.time <= expires {
@@ -75,7 +75,8 @@ impl Executor {
             // Another copy of it may have been sent in time.
             let is_known =
                 self.in_flight.is_held(late.id) || self.ids.lookup(&late.id).map_err(store_failed)?.is_some();
-            late.ticket.reply(if is_known { Reply::Refused(Refusal::NoLeader) } else { Reply::Expired });
+            let not_now = Reply::Refused(Refusal::NotNow(NotNow::OtherCopy));
+            late.ticket.reply(if is_known { not_now } else { Reply::Expired });
         }
         Ok(())
     }

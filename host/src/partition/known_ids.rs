@@ -19,7 +19,7 @@ use crate::limits;
 use crate::partition::coordinate::end_of;
 use crate::partition::error::{HaltReason, PartitionError};
 use crate::partition::run::{Executor, Message, panic_text, store_failed};
-use crate::sequencer::submission::{Recorded, Refusal, Reply, Submission, Ticket};
+use crate::sequencer::submission::{NotNow, Recorded, Refusal, Reply, Submission, Ticket};
 use crate::store::IdRecord;
 
 /// A client or coordinator that sends an id that is recorded.
@@ -175,7 +175,7 @@ impl Executor {
     /// Starts to read the wanted entries, unless a reading is under way.
     pub(super) fn read_wanted(&mut self) {
         let (next, abandoned) = self.recalls.next(limits::RECALL_ENTRIES);
-        abandoned.into_iter().for_each(|purpose| self.give_up(purpose, Refusal::NoLeader));
+        abandoned.into_iter().for_each(|purpose| self.give_up(purpose, Refusal::NotNow(NotNow::NobodyWaits)));
         if next.is_empty() {
             return;
         }

@@ -81,14 +81,16 @@ impl Partition {
     /// Reads everything that was acknowledged before the call, whichever node leads.
     ///
     /// # Errors
-    /// No leader answers before the deadline, or this replica's history differs from its leader's:
+    /// No leader answers before the deadline: [`PartitionError::NoLeader`], [`PartitionError::LeaderSilent`] or
+    /// [`PartitionError::NoMajority`]. This replica's history differs from its leader's:
     /// [`PartitionError::TwoHistories`].
     pub async fn read_linearizable(&self, deadline: Instant) -> Result<ReadPoint, PartitionError> {
         if is_planted(Bug::BarrierSkipped) {
             return self.read_stale();
         }
-        let found = tokio::time::timeout_at(deadline, self.find_up_to()).await;
-        let (up_to, leader) = found.map_err(|_| PartitionError::NoLeader)??;
+        let mut missing = PartitionError::NoLeader;
+        let found = tokio::time::timeout_at(deadline, self.find_up_to(&mut missing)).await;
+        let (up_to, leader) = found.map_err(|_| missing)??;
         self.wait_applied(deadline, |progress| up_to.index <= progress.log_index).await?;
         if !up_to.is_in(&self.parts.log)? {
             return Err(PartitionError::TwoHistories { index: up_to.index, leader });
@@ -96,17 +98,19 @@ impl Partition {
         self.read_stale()
     }
 
-    /// Asks the leader, repeatedly while there is none.
-    async fn find_up_to(&self) -> Result<(UpTo, NodeId), PartitionError> {
+    /// Asks the leader, repeatedly while there is none. `missing` becomes what is missing so far.
+    async fn find_up_to(&self, missing: &mut PartitionError) -> Result<(UpTo, NodeId), PartitionError> {
         loop {
             match self.parts.group.read_barrier().await {
                 Ok(index) => return Ok((UpTo { index, entry: None }, self.parts.group.node())),
                 Err(ConsensusError::NotLeader { leader: Some(leader), .. }) => {
+                    *missing = PartitionError::LeaderSilent(leader);
                     if let Some(up_to) = self.ask_up_to(leader).await {
                         return Ok((up_to, leader));
                     }
                 }
-                Err(ConsensusError::NotLeader { .. } | ConsensusError::NoQuorum) => {}
+                Err(ConsensusError::NotLeader { leader: None, .. }) => *missing = PartitionError::NoLeader,
+                Err(ConsensusError::NoQuorum) => *missing = PartitionError::NoMajority,
                 Err(error) => return Err(error.into()),
             }
             self.wait_for_change().await;

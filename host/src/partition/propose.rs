@@ -28,7 +28,7 @@ use crate::partition::known_ids::Repeat;
 use crate::partition::run::{Executor, Message, store_failed};
 use crate::saga::{Derivation, Origin, Records, Start};
 use crate::sequencer::speculation::Speculative;
-use crate::sequencer::submission::{Refusal, Reply, Submission};
+use crate::sequencer::submission::{NotNow, Refusal, Reply, Submission};
 use crate::store::{IdRecord, StoreError};
 
 impl Executor {
@@ -198,7 +198,7 @@ impl Executor {
             } else if submission.called.is_none() && submission.planner != logic.id() {
                 // It was planned by a module that is no longer active; the router plans it again.
                 self.board.release(submission.size);
-                self.in_flight.refuse(&submission, &Reply::Refused(Refusal::NoLeader));
+                self.in_flight.refuse(&submission, &Reply::Refused(Refusal::NotNow(NotNow::PlannedByAnother)));
             } else {
                 batch.push(submission);
             }
@@ -324,10 +324,10 @@ impl Executor {
         self.call_again_later(unheard);
         for submission in lost.iter().flat_map(|batch| &batch.submissions) {
             // Its bytes were released when it was proposed.
-            self.in_flight.refuse(submission, &Reply::Refused(Refusal::NoLeader));
+            self.in_flight.refuse(submission, &Reply::Refused(Refusal::NotNow(NotNow::NotAppended)));
         }
         self.times_wanted.clear();
-        self.refuse_queue(Refusal::NoLeader);
+        self.refuse_queue(Refusal::NotNow(NotNow::NotAppended));
     }
 
     pub(super) fn requeue_speculation(&mut self) {
@@ -352,7 +352,7 @@ impl Executor {
                 if submission.called.as_ref().is_some_and(|called| called.needs_claim) {
                     // The owner of the client's id must be looked up anew: its coordinator asks again.
                     self.board.release(submission.size);
-                    self.in_flight.refuse(&submission, &Reply::Refused(Refusal::NoLeader));
+                    self.in_flight.refuse(&submission, &Reply::Refused(Refusal::NotNow(NotNow::ClaimUnknown)));
                     continue;
                 }
                 self.requeued.insert(submission.id);

@@ -43,7 +43,7 @@ use crate::partition::timeline::Timeline;
 use crate::partition::times::WantedTimes;
 use crate::sequencer::admission::{Admitted, InFlight, RejectionMeter};
 use crate::sequencer::speculation::Speculation;
-use crate::sequencer::submission::{Refusal, Reply, Submission, Ticket};
+use crate::sequencer::submission::{NotNow, Refusal, Reply, Submission, Ticket};
 use crate::store::{IdIndex, IdRecord, Meta, Store, StoreError};
 
 /// What the executor is told.
@@ -192,7 +192,7 @@ impl Executor {
                 self.propose_all()?;
             }
             if !self.queue.is_empty() && !self.is_heard() {
-                self.refuse_queue(Refusal::NoLeader);
+                self.refuse_queue(Refusal::NotNow(NotNow::NoMajority));
             }
             self.board.in_flight.store(self.in_flight.len(), std::sync::atomic::Ordering::Relaxed);
         }
@@ -357,8 +357,14 @@ impl Executor {
     }
 
     fn check_admittable(&mut self, submission: &Submission, now: Micros) -> Result<(), Refusal> {
-        if self.term.is_none() || self.logic.is_none() || !self.is_heard() {
-            return Err(Refusal::NoLeader);
+        if self.term.is_none() {
+            return Err(Refusal::NotNow(NotNow::NotLeading));
+        }
+        if self.logic.is_none() {
+            return Err(Refusal::NotNow(NotNow::NoModule));
+        }
+        if !self.is_heard() {
+            return Err(Refusal::NotNow(NotNow::NoMajority));
         }
         if !matches!(self.log.health(), crate::log::LogHealth::Ok) {
             return Err(Refusal::StorageFull);
@@ -406,7 +412,7 @@ impl Executor {
         }
         if self.term.is_none_or(|term| term == blank.term) {
             for (_, ticket) in self.orphans.drain() {
-                ticket.reply(Reply::Refused(Refusal::NoLeader));
+                ticket.reply(Reply::Refused(Refusal::NotNow(NotNow::LeftOut)));
             }
         }
     }
@@ -422,7 +428,7 @@ impl Executor {
                 self.orphans.insert(submission.id, submission.ticket);
             }
         }
-        self.refuse_queue(Refusal::NoLeader);
+        self.refuse_queue(Refusal::NotNow(NotNow::NotLeading));
     }
 
     /// Refuses everything that is not proposed yet.

@@ -49,7 +49,8 @@ impl Machine {
         }
         let mut routed = routed.into_iter().next().expect("it is planned or answered");
         if !self.time_one(&mut routed, deadline).await {
-            let reason = self.find_closed(routed.partition).unwrap_or(UnavailableReason::NoLeader);
+            let reason = self.find_closed(routed.partition);
+            let reason = reason.unwrap_or_else(|| self.why_untaken(routed.partition, None));
             return Err(Answer::Unavailable(unavailable(reason)));
         }
         let is_recorded = self.is_recorded(&routed, deadline).await?;

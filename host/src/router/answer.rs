@@ -116,8 +116,10 @@ pub enum UnavailableReason {
     RejectionLimit,
     /// The disk is full: 507.
     StorageFull,
-    /// No leader is known, or this one has just been deposed.
+    /// Nobody leads the partition, as far as this node knows.
     NoLeader,
+    /// Somebody leads it or soon will, and yet nothing was accepted.
+    NotNow(Obstacle),
     /// The partition was halted on this node: its log, its state or its module failed.
     Halted,
     /// This node was removed from its cluster for good, and nobody there answers it.
@@ -131,6 +133,29 @@ pub enum UnavailableReason {
     Draining,
     /// The partition cannot activate the machine's module: 503 until an operator has chosen another one.
     NotActivated,
+}
+
+/// Why a partition that has a leader accepts nothing now. Clients are told in words; the code of all is `no_leader`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Obstacle {
+    /// The node that leads, as far as this one knows, does not answer it.
+    LeaderSilent,
+    /// The leader is heard by no majority.
+    NoMajority,
+    /// The node that was believed to lead did not, or lost the leadership before the command was in the log.
+    LeadershipMoving,
+    /// Another module is becoming active, and not all partitions and nodes have it yet.
+    ModuleChanging,
+    /// Another request with the same id is under way, or came too late.
+    OtherCopy,
+    /// The plan's branches are not those that the leader would make: another node has another partition count.
+    OtherBranches,
+    /// The replica on this node is not open: it is opened anew, or the node stops.
+    Closed,
+    /// This node has no replica, or none yet.
+    NotHere,
+    /// The replica on this node has not caught up with the leader in time.
+    Behind,
 }
 
 /// How fresh a read must be.

@@ -18,10 +18,10 @@ use crate::features;
 use crate::ids::{NodeId, PartitionId};
 use crate::partition::Partition;
 use crate::peer::{Call, GroupName, Topic};
-use crate::router::answer::{Answer, UnavailableReason};
+use crate::router::answer::{Answer, Obstacle, UnavailableReason};
 use crate::router::machine::{Machine, unavailable};
 use crate::router::plan::{Open, Routed, divide};
-use crate::router::reply::unknown;
+use crate::router::reply::{obstacle_of, unknown};
 use crate::router::wire::{Told, WireError, decode_submissions, decode_told, encode_submissions, encode_told};
 use crate::saga::PlanFault;
 use crate::sequencer::submission::{Refusal, Replies, Reply, Unticketed};
@@ -48,7 +48,7 @@ impl Machine {
             } else if self.time_all(partition, &mut pending, hint, deadline).await {
                 self.attempt(partition, &pending, hint, deadline).await
             } else {
-                vec![Told::NotLed(None); pending.len()]
+                vec![Told::NotNow { leader: None, why: self.why_untaken(partition, hint) }; pending.len()]
             };
             let mut rest = Vec::new();
             hint = None;
@@ -59,8 +59,8 @@ impl Machine {
                         rest.push(pending);
                     }
                     Told::Answer(answer) => answers.push((pending.open.slot, answer)),
-                    Told::NotLed(leader) => {
-                        hint = leader;
+                    Told::NotNow { leader, why } => {
+                        (hint, pending.open.untaken) = (leader, why);
                         rest.push(pending);
                     }
                     Told::Unknown => {
@@ -84,12 +84,9 @@ impl Machine {
             }
             let reason = self.not_activated(partition).map(|_| UnavailableReason::NotActivated);
             if reason.is_some() || deadline <= Instant::now() {
-                let reason = reason.unwrap_or(if self.is_draining() {
-                    UnavailableReason::Draining
-                } else {
-                    UnavailableReason::NoLeader
-                });
-                answers.extend(pending.iter().map(|pending| (pending.open.slot, in_vain(pending, reason))));
+                let reason = reason.or_else(|| self.is_draining().then_some(UnavailableReason::Draining));
+                let told = |pending: &Routed| in_vain(pending, reason.unwrap_or(pending.open.untaken));
+                answers.extend(pending.iter().map(|pending| (pending.open.slot, told(pending))));
                 return (answers, outdated);
             }
         }
@@ -121,12 +118,10 @@ impl Machine {
         if let Some(local) = local.as_ref().filter(|local| local.is_leader()) {
             return self.submit_here(local, submissions(), deadline).await;
         }
-        let Some(leader) = self.believed_leader(local.as_ref(), hint) else {
-            return vec![Told::NotLed(None); pending.len()];
+        let leader = self.believed_leader(local.as_ref(), hint).filter(|leader| self.is_answering(*leader));
+        let Some(leader) = leader else {
+            return vec![Told::NotNow { leader: None, why: self.why_untaken(partition, hint) }; pending.len()];
         };
-        if !self.is_answering(leader) {
-            return vec![Told::NotLed(None); pending.len()];
-        }
         let told = self.submit_there(leader, partition, submissions(), deadline);
         let Some(local) = local else { return told.await };
         tokio::select! {
@@ -141,6 +136,16 @@ impl Machine {
     pub(super) fn believed_leader(&self, local: Option<&Arc<Partition>>, hint: Option<NodeId>) -> Option<NodeId> {
         let believed = hint.or_else(|| local.and_then(|local| local.leader())).filter(|node| *node != self.node);
         believed.or_else(|| local.is_none().then(|| self.any_other_node()).flatten())
+    }
+
+    /// Why a partition that is not led here takes nothing, as far as this node knows.
+    pub(super) fn why_untaken(&self, partition: PartitionId, hint: Option<NodeId>) -> UnavailableReason {
+        let local = self.find_partition(partition).filter(|local| local.is_running());
+        match self.believed_leader(local.as_ref(), hint) {
+            None => UnavailableReason::NoLeader,
+            Some(leader) if !self.is_answering(leader) => UnavailableReason::NotNow(Obstacle::LeaderSilent),
+            Some(_) => UnavailableReason::NotNow(Obstacle::LeadershipMoving),
+        }
     }
 
     /// Runs the stages *admit* to *answer* on this node.
@@ -159,7 +164,8 @@ impl Machine {
             Err(fault) => {
                 // It was planned by a node with another partition count; nothing was accepted.
                 tracing::error!(%fault, "a plan cannot be coordinated here");
-                return vec![Told::NotLed(None); count];
+                let why = UnavailableReason::NotNow(Obstacle::OtherBranches);
+                return vec![Told::NotNow { leader: None, why }; count];
             }
         };
         let ticketed = submissions.iter().enumerate();
@@ -170,10 +176,16 @@ impl Machine {
         let mut recorded = Vec::with_capacity(submissions.len());
         for (submission, reply) in submissions.into_iter().zip(replies.take()) {
             told.push(match reply {
-                Some(Reply::Refused(Refusal::NoLeader)) => Some(Told::NotLed(partition.leader())),
-                Some(Reply::Refused(Refusal::Draining)) => Some(Told::NotLed(Some(self.node))),
+                Some(Reply::Refused(Refusal::NotNow(why))) => {
+                    let why = UnavailableReason::NotNow(obstacle_of(why));
+                    Some(Told::NotNow { leader: partition.leader(), why })
+                }
+                Some(Reply::Refused(Refusal::Draining)) => {
+                    Some(Told::NotNow { leader: Some(self.node), why: UnavailableReason::Draining })
+                }
+                // Another node takes the leadership over.
                 Some(Reply::Refused(Refusal::Halted | Refusal::ShuttingDown)) if !self.is_alone() => {
-                    Some(Told::NotLed(None))
+                    Some(Told::NotNow { leader: None, why: UnavailableReason::NotNow(Obstacle::LeadershipMoving) })
                 }
                 Some(Reply::Unknown) | None => Some(Told::Unknown),
                 Some(reply) => {
@@ -211,7 +223,10 @@ impl Machine {
                     vec![Told::Unknown; count]
                 }
             },
-            Err(PeerError::NoRoute(_) | PeerError::Refused { .. }) => vec![Told::NotLed(None); count],
+            Err(PeerError::NoRoute(_) | PeerError::Refused { .. }) => {
+                let why = UnavailableReason::NotNow(Obstacle::LeaderSilent);
+                vec![Told::NotNow { leader: None, why }; count]
+            }
             Err(error) => {
                 tracing::debug!(%leader, %error, "a leader did not answer");
                 vec![Told::Unknown; count]
@@ -235,7 +250,7 @@ impl Machine {
         let local = self.find_partition(partition);
         let told = match &local {
             Some(local) if local.is_leader() => self.submit_here(local, submissions.iter(), deadline).await,
-            local => vec![Told::NotLed(local.as_ref().and_then(|local| local.leader())); submissions.len()],
+            local => vec![Told::not_led(local.as_ref().and_then(|local| local.leader())); submissions.len()],
         };
         // Look again whether this node leads: that may have changed meanwhile.
         Ok(encode_told(told, local.and_then(|local| self.journal_time_led(&local))))

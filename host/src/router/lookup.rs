@@ -20,7 +20,8 @@ use crate::machine::plan::Plan;
 use crate::partition::{Partition, PartitionError, end_of};
 use crate::peer::{Call, GroupName, Topic};
 use crate::router::answer::{
-    Ambiguity, Caller, CommandLookup, CommandQuestion, CommandStatus, InFlight, Unavailable, UnavailableReason, Waiting,
+    Ambiguity, Caller, CommandLookup, CommandQuestion, CommandStatus, InFlight, Obstacle, Unavailable,
+    UnavailableReason, Waiting,
 };
 use crate::router::machine::{Machine, position_text, unavailable};
 use crate::router::reply::{facts_of, phase_of, render_items};
@@ -347,10 +348,12 @@ fn phases(partition: &Partition, id: CommandId, marks: &[Mark]) -> Vec<Phase> {
 
 pub(super) fn read_failed(error: PartitionError) -> Unavailable {
     let reason = match error {
-        PartitionError::Deadline
-        | PartitionError::Consensus(_)
-        | PartitionError::NotLeading
-        | PartitionError::NoLeader => UnavailableReason::NoLeader,
+        PartitionError::NoLeader => UnavailableReason::NoLeader,
+        PartitionError::LeaderSilent(_) => UnavailableReason::NotNow(Obstacle::LeaderSilent),
+        PartitionError::NoMajority => UnavailableReason::NotNow(Obstacle::NoMajority),
+        PartitionError::NotLeading => UnavailableReason::NotNow(Obstacle::LeadershipMoving),
+        PartitionError::Consensus(_) => UnavailableReason::NotNow(Obstacle::Closed),
+        PartitionError::Deadline => UnavailableReason::NotNow(Obstacle::Behind),
         PartitionError::Released { .. } => UnavailableReason::OutcomeReleased,
         _ => {
             tracing::error!(%error, "a command cannot be looked up");

@@ -387,9 +387,10 @@ impl Machine {
 
 pub(super) fn unavailable(reason: UnavailableReason) -> Unavailable {
     let retry_after = match reason {
-        UnavailableReason::Overloaded | UnavailableReason::Expired | UnavailableReason::NoLeader => {
-            Duration::from_secs(1)
-        }
+        UnavailableReason::Overloaded
+        | UnavailableReason::Expired
+        | UnavailableReason::NoLeader
+        | UnavailableReason::NotNow(_) => Duration::from_secs(1),
         UnavailableReason::Draining => Duration::from_secs(1),
         UnavailableReason::NotActivated => Duration::from_secs(10),
         UnavailableReason::RejectionLimit => Duration::from_secs(1),

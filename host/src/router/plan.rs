@@ -26,6 +26,8 @@ pub struct Open {
     pub request: CommandRequest,
     /// An attempt may have been accepted, so the answer can no longer be *not accepted*.
     pub may_be_accepted: bool,
+    /// Why the last attempt was certainly not accepted.
+    pub untaken: UnavailableReason,
     /// When it expires, by the time of its partition's journal, once that is known. Sending or planning it again does
     /// not change it.
     pub expires: Option<Micros>,
@@ -35,7 +37,8 @@ pub struct Open {
 
 impl Open {
     pub fn new(slot: usize, request: CommandRequest) -> Self {
-        Self { slot, request, may_be_accepted: false, expires: None, is_expiry_told: false }
+        let untaken = UnavailableReason::NoLeader;
+        Self { slot, request, may_be_accepted: false, untaken, expires: None, is_expiry_told: false }
     }
 }
 

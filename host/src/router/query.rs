@@ -25,7 +25,7 @@ use crate::machine::logic::{Fault, Logic};
 use crate::machine::replay::Rows;
 use crate::partition::{Partition, PartitionError, ReadPoint};
 use crate::router::answer::{
-    CommandLookup, CommandQuestion, CommandStatus, Consistency, QueryAnswer, QueryError, QueryRequest,
+    CommandLookup, CommandQuestion, CommandStatus, Consistency, Obstacle, QueryAnswer, QueryError, QueryRequest,
     UnavailableReason,
 };
 use crate::router::machine::{Machine, position_text, unavailable};
@@ -149,7 +149,8 @@ impl Machine {
             let other = self.read_point(other, &QueryRequest { consistency, ..request.clone() }).await?;
             if other.journal.schema != point.journal.schema {
                 // Another module is becoming active, and some partitions have not switched yet.
-                return Err(QueryError::Unavailable(unavailable(UnavailableReason::NoLeader)).into());
+                let reason = UnavailableReason::NotNow(Obstacle::ModuleChanging);
+                return Err(QueryError::Unavailable(unavailable(reason)).into());
             }
             rows.push(other.view);
         }

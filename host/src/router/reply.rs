@@ -11,11 +11,11 @@ use statehouse_abi::value::Value;
 
 use crate::ids::{Micros, ModuleId, PartitionId};
 use crate::machine::logic::Logic;
-use crate::router::answer::{Answer, Recorded, UnavailableReason};
+use crate::router::answer::{Answer, Obstacle, Recorded, UnavailableReason};
 use crate::router::machine::{Machine, position_text, unavailable};
 use crate::saga::Mark;
 use crate::saga::claim::{different_fields, fields_of};
-use crate::sequencer::submission::{Recorded as RecordedEntry, Refusal, Reply, Unticketed};
+use crate::sequencer::submission::{NotNow, Recorded as RecordedEntry, Refusal, Reply, Unticketed};
 
 /// Status of a rejection that the host records itself.
 const HOST_REJECTION_STATUS: u16 = 422;
@@ -232,12 +232,24 @@ pub fn rejection_status(describe: &Describe, code: &str) -> u16 {
     declared.map_or(HOST_REJECTION_STATUS, |declared| declared.status)
 }
 
+/// What keeps a leader from accepting a submission this time.
+pub(super) const fn obstacle_of(why: NotNow) -> Obstacle {
+    match why {
+        NotNow::NoMajority => Obstacle::NoMajority,
+        NotNow::NoModule | NotNow::PlannedByAnother => Obstacle::ModuleChanging,
+        NotNow::OtherCopy => Obstacle::OtherCopy,
+        NotNow::NotLeading | NotNow::NotAppended | NotNow::LeftOut | NotNow::ClaimUnknown | NotNow::NobodyWaits => {
+            Obstacle::LeadershipMoving
+        }
+    }
+}
+
 fn reason_of(refusal: Refusal) -> UnavailableReason {
     match refusal {
         Refusal::Overloaded => UnavailableReason::Overloaded,
         Refusal::RejectionLimit => UnavailableReason::RejectionLimit,
         Refusal::StorageFull => UnavailableReason::StorageFull,
-        Refusal::NoLeader => UnavailableReason::NoLeader,
+        Refusal::NotNow(why) => UnavailableReason::NotNow(obstacle_of(why)),
         Refusal::Halted => UnavailableReason::Halted,
         Refusal::ShuttingDown => UnavailableReason::ShuttingDown,
         Refusal::OutcomeReleased => UnavailableReason::OutcomeReleased,

@@ -19,7 +19,7 @@ use crate::ids::{CommandId, Fingerprint, Micros, ModuleId, NodeId, PartitionId};
 use crate::limits::DEADLINE_MAX;
 use crate::machine::plan::{Plan, is_plan_in_limits};
 use crate::partition::Answered;
-use crate::router::answer::{Answer, Recorded, Unavailable, UnavailableReason};
+use crate::router::answer::{Answer, Obstacle, Recorded, Unavailable, UnavailableReason};
 use crate::router::plan::size_of;
 use crate::saga::{CallKey, Derivation};
 use crate::sequencer::submission::{Called, Unticketed};
@@ -148,11 +148,26 @@ enum Outcome {
 /// What a node says of one submission.
 #[derive(Clone, Debug)]
 pub enum Told {
-    /// Certainly not accepted: ask this node, if one is named.
-    NotLed(Option<NodeId>),
+    /// Certainly not accepted this time: ask again, this node if one is named. Only the node is sent to another node,
+    /// and not why.
+    NotNow {
+        leader: Option<NodeId>,
+        why: UnavailableReason,
+    },
     /// Accepted there, with an outcome that is not known.
     Unknown,
     Answer(Answer),
+}
+
+impl Told {
+    /// A node that does not lead names the one that does, as far as it knows.
+    pub const fn not_led(leader: Option<NodeId>) -> Self {
+        let why = match leader {
+            None => UnavailableReason::NoLeader,
+            Some(_) => UnavailableReason::NotNow(Obstacle::LeadershipMoving),
+        };
+        Self::NotNow { leader, why }
+    }
 }
 
 /// Why bytes are not a message of this kind.
@@ -164,6 +179,7 @@ pub enum WireError {
     Format { found: u8 },
 }
 
+/// By their numbers in messages.
 const REASONS: [UnavailableReason; 11] = [
     UnavailableReason::Overloaded,
     UnavailableReason::Expired,
@@ -331,14 +347,14 @@ fn outcome_of(told: Told) -> Outcome {
         rejection,
     };
     match told {
-        Told::NotLed(leader) => Outcome::NotLed { leader: leader.map(|leader| leader.0) },
+        Told::NotNow { leader, .. } => Outcome::NotLed { leader: leader.map(|leader| leader.0) },
         Told::Answer(Answer::Done(done)) => recorded(done, None),
         Told::Answer(Answer::Rejected(done, rejection)) => recorded(done, Some(rejection)),
         Told::Answer(Answer::Conflict { fields, position }) => {
             Outcome::Conflict { fields, position: position.to_string() }
         }
         Told::Answer(Answer::Unavailable(Unavailable { reason, retry_after })) => Outcome::Unavailable {
-            reason: REASONS.iter().position(|known| *known == reason).expect("the table is complete") as u8,
+            reason: number_of(reason),
             retry_after_ms: u64::try_from(retry_after.as_millis()).expect("a retry comes within an age"),
         },
         // Requests are planned before they are sent, so none is refused here.
@@ -346,11 +362,20 @@ fn outcome_of(told: Told) -> Outcome {
     }
 }
 
+fn number_of(reason: UnavailableReason) -> u8 {
+    let reason = match reason {
+        // Messages do not tell these apart.
+        UnavailableReason::NotNow(_) => UnavailableReason::NoLeader,
+        other => other,
+    };
+    REASONS.iter().position(|known| *known == reason).expect("the table is complete") as u8
+}
+
 fn told_of(outcome: Outcome) -> Result<Told, WireError> {
     let malformed = |what: &str| WireError::Malformed(what.to_owned());
     let position = |text: String| text.parse().map_err(|_| malformed("a position is none"));
     Ok(Told::Answer(match outcome {
-        Outcome::NotLed { leader } => return Ok(Told::NotLed(leader.map(NodeId))),
+        Outcome::NotLed { leader } => return Ok(Told::not_led(leader.map(NodeId))),
         Outcome::Unknown => return Ok(Told::Unknown),
         Outcome::Recorded { position: at, time, is_replayed, status, body, rejection } => {
             let body = Value::from_cbor(&body).map_err(|_| malformed("a body is no value"))?;

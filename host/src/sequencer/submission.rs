@@ -172,13 +172,37 @@ pub enum Refusal {
     Overloaded,
     RejectionLimit,
     StorageFull,
-    NoLeader,
+    /// Nothing is wrong with the submission: the caller sends it again, perhaps to another node.
+    NotNow(NotNow),
     Halted,
     ShuttingDown,
     /// The id was decided before, and the entry that says how was released.
     OutcomeReleased,
     /// No command on several partitions begins for a while.
     Draining,
+}
+
+/// Why a submission was certainly not accepted this time, although another time it may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotNow {
+    /// This replica does not lead the partition, or not any more.
+    NotLeading,
+    /// It leads, but no majority of the voters answers it.
+    NoMajority,
+    /// It leads, but the module that decides is not on this node yet.
+    NoModule,
+    /// The module that planned it is not active any more: another one must plan it.
+    PlannedByAnother,
+    /// The entry that had it was not appended.
+    NotAppended,
+    /// It was proposed in an earlier term, and no log will ever have it.
+    LeftOut,
+    /// It is a call, and who owns the client's id must be asked anew.
+    ClaimUnknown,
+    /// A submission with the same id came too late, or is under way; this one may be in time.
+    OtherCopy,
+    /// Nobody waits for the answer.
+    NobodyWaits,
 }
 
 /// The answers of one request, collected until all are there.

@@ -14,7 +14,7 @@ use crate::api::problem::{Code, Problem};
 use crate::api::reply::Reply;
 use crate::ids::{CommandId, Fingerprint, Micros, Position};
 use crate::json::read_json;
-use crate::router::answer::{Answer, Recorded, Unavailable, UnavailableReason};
+use crate::router::answer::{Answer, Obstacle, Recorded, Unavailable, UnavailableReason};
 
 fn id() -> CommandId {
     ID.parse().expect("a uuid")
@@ -125,6 +125,23 @@ fn every_reason_has_its_status() {
     assert_eq!(status(UnavailableReason::RejectionLimit), 429);
     assert_eq!(status(UnavailableReason::StorageFull), 507);
     assert_eq!(status(UnavailableReason::NoLeader), 503);
+    let obstacles = [
+        Obstacle::LeaderSilent,
+        Obstacle::NoMajority,
+        Obstacle::LeadershipMoving,
+        Obstacle::ModuleChanging,
+        Obstacle::OtherCopy,
+        Obstacle::OtherBranches,
+        Obstacle::Closed,
+        Obstacle::NotHere,
+        Obstacle::Behind,
+    ];
+    let mut details = std::collections::BTreeSet::new();
+    for reason in obstacles.map(UnavailableReason::NotNow).into_iter().chain([UnavailableReason::NoLeader]) {
+        let problem = Problem::from(Unavailable { reason, retry_after: Duration::from_secs(1) });
+        assert_eq!((problem.status(), problem.code()), (503, "no_leader"), "{reason:?}");
+        assert!(details.insert(problem.detail().to_owned()), "{reason:?} has words of its own");
+    }
     assert_eq!(status(UnavailableReason::Halted), 503);
     assert_eq!(status(UnavailableReason::Removed), 503);
     assert_eq!(status(UnavailableReason::ShuttingDown), 503);

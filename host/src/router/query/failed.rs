@@ -4,7 +4,7 @@
 //! nothing.
 
 use crate::partition::PartitionError;
-use crate::router::answer::{QueryError, UnavailableReason};
+use crate::router::answer::{Obstacle, QueryError, UnavailableReason};
 use crate::router::machine::unavailable;
 
 /// The answer that a reader gets for a partition's error.
@@ -28,11 +28,12 @@ pub fn partition_error(error: PartitionError) -> QueryError {
             tracing::error!(%error, "a read failed");
             UnavailableReason::Halted
         }
-        PartitionError::Consensus(_)
-        | PartitionError::NotLeading
-        | PartitionError::NoLeader
-        | PartitionError::NotHere(_) => UnavailableReason::NoLeader,
-
+        PartitionError::NoLeader => UnavailableReason::NoLeader,
+        PartitionError::LeaderSilent(_) => UnavailableReason::NotNow(Obstacle::LeaderSilent),
+        PartitionError::NoMajority => UnavailableReason::NotNow(Obstacle::NoMajority),
+        PartitionError::NotLeading => UnavailableReason::NotNow(Obstacle::LeadershipMoving),
+        PartitionError::Consensus(_) => UnavailableReason::NotNow(Obstacle::Closed),
+        PartitionError::NotHere(_) => UnavailableReason::NotNow(Obstacle::NotHere),
         // A running partition meets none of these.
         PartitionError::Folder { .. }
         | PartitionError::Thread(_)

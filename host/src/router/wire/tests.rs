@@ -75,8 +75,8 @@ fn outcomes_arrive_as_they_were_told() {
     let retry_after = Duration::from_millis(1500);
     let unavailable = |reason| Told::Answer(Answer::Unavailable(Unavailable { reason, retry_after }));
     let mut told = vec![
-        Told::NotLed(None),
-        Told::NotLed(Some(NodeId(2))),
+        Told::not_led(None),
+        Told::not_led(Some(NodeId(2))),
         Told::Unknown,
         Told::Answer(Answer::Done(recorded.clone())),
         Told::Answer(Answer::Rejected(recorded, rejection)),
@@ -87,6 +87,20 @@ fn outcomes_arrive_as_they_were_told() {
         let arrived = decode_told(&encode_told(told.clone(), time), told.len()).expect("what was just written");
         assert_eq!(format!("{arrived:?}"), format!("{:?}", (&told, time)));
     }
+}
+
+/// Messages have one number for all obstacles, which nodes of every version know.
+#[test]
+fn why_a_partition_with_a_leader_takes_nothing_is_not_told_to_other_nodes() {
+    let unavailable = |reason| {
+        let retry_after = Duration::from_secs(1);
+        vec![Told::Answer(Answer::Unavailable(Unavailable { reason, retry_after }))]
+    };
+    let why = UnavailableReason::NotNow(Obstacle::NoMajority);
+    let told = encode_told(unavailable(UnavailableReason::NoLeader), None);
+    assert_eq!(encode_told(unavailable(why), None), told);
+    let leader = Some(NodeId(2));
+    assert_eq!(encode_told(vec![Told::NotNow { leader, why }], None), encode_told(vec![Told::not_led(leader)], None));
 }
 
 /// What nodes below the level of `TIMELINES` read and write, field by field.

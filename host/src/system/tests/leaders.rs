@@ -13,7 +13,9 @@ use crate::limits::LOCAL_ROWS_SHOWN_MAX;
 use crate::machine::slots::partition_of;
 use crate::partition::journal_lookup;
 use crate::peer::GroupName;
-use crate::router::answer::{Answer, Caller, CommandRequest, Consistency, QueryError, Unavailable, UnavailableReason};
+use crate::router::answer::{
+    Answer, Caller, CommandRequest, Consistency, Obstacle, QueryError, Unavailable, UnavailableReason,
+};
 use crate::system::in_transit;
 use crate::system::retention::oldest_in_flight;
 
@@ -30,6 +32,20 @@ impl Cluster {
 
     async fn balance_at(&self, node: NodeId) -> Result<i128, QueryError> {
         balance(self.node(node).router(), &self.bank.accounts[1], Consistency::Linearizable).await
+    }
+
+    /// Checks the reason of a refusal by a node that nobody else answers. An account's partition may be led by it, or
+    /// by another node when it was cut off.
+    fn check_cut_off(&self, node: NodeId, account: usize, reason: UnavailableReason) {
+        let partition = partition_of(self.bank.accounts[account].as_bytes(), PARTITIONS);
+        let replicas = self.replicas(node);
+        let replica = replicas.iter().find(|replica| replica.id() == partition).expect("a node has all partitions");
+        if replica.is_leader() {
+            assert_eq!(reason, UnavailableReason::NotNow(Obstacle::NoMajority), "it leads, and says what it lacks");
+        } else {
+            use UnavailableReason::{NoLeader, NotNow};
+            assert!(matches!(reason, NoLeader | NotNow(Obstacle::LeaderSilent)), "{reason:?}");
+        }
     }
 
     /// Has each of these nodes carry out a transfer, and checks that all of them see it at once.
@@ -144,11 +160,12 @@ async fn any_node_answers_before_and_after_the_leader_is_cut_off_and_a_minority_
     // The node has not heard the others for the whole time that an election took them, so it accepts nothing that it
     // could not answer for.
     let refused = cluster.transfer_at(deposed).await;
-    assert_eq!(refused.told, Told::NotAccepted(UnavailableReason::NoLeader));
+    let Told::NotAccepted(reason) = refused.told else { panic!("{refused:?}") };
+    cluster.check_cut_off(deposed, 0, reason);
     attempts.push(refused);
     let read = cluster.balance_at(deposed).await;
-    let no_leader = |unavailable: &Unavailable| unavailable.reason == UnavailableReason::NoLeader;
-    assert!(matches!(&read, Err(QueryError::Unavailable(unavailable)) if no_leader(unavailable)), "{read:?}");
+    let Err(QueryError::Unavailable(Unavailable { reason, .. })) = read else { panic!("{read:?}") };
+    cluster.check_cut_off(deposed, 1, reason);
 
     cluster.network.heal();
     cluster.follows_another(deposed).await;
