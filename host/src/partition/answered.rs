@@ -4,11 +4,11 @@
 //! call, and where it is recorded. This file does not know what the home partition makes of the outcome.
 
 use minicbor::{Decode, Encode};
-use statehouse_abi::cold::Rejection;
 use statehouse_abi::outcome::GroupOutcome;
 
 use crate::ids::PartitionId;
 use crate::machine::entry::{EntryCommand, Part};
+use crate::machine::rejection::read_rejection;
 use crate::saga::claim::{CLAIMED, ID_REUSED, different_fields, refusal};
 use crate::saga::status::EventRecord;
 use crate::saga::{Call, Moment, Outcome};
@@ -50,8 +50,7 @@ impl Answered {
             }
             GroupOutcome::Rejected(_) if called.is_cancel && !is_of_the_call => Outcome::NothingDone,
             GroupOutcome::Rejected(rejection) => {
-                let read = minicbor::decode::<Rejection>(rejection);
-                let code = read.map_or_else(|_| "unreadable".to_owned(), |rejection| rejection.code);
+                let code = read_rejection(rejection).unwrap_or_else(|error| error.stand_in()).code;
                 if called.key.call == Call::Claim && code == CLAIMED {
                     return Self { outcome: Outcome::Done { events: Vec::new() }, at };
                 }

@@ -11,6 +11,7 @@ use statehouse_abi::value::Value;
 
 use crate::ids::{Micros, ModuleId, PartitionId};
 use crate::machine::logic::Logic;
+use crate::machine::rejection::read_rejection;
 use crate::router::answer::{Answer, Obstacle, Recorded, UnavailableReason};
 use crate::router::machine::{Machine, position_text, unavailable};
 use crate::saga::Mark;
@@ -135,7 +136,7 @@ pub fn facts_of(recorded: &RecordedEntry, partition: PartitionId, command: u32) 
             };
             ((first..first + count).map(event).collect(), None)
         }
-        GroupOutcome::Rejected(bytes) => (Vec::new(), Some(read_rejection(bytes))),
+        GroupOutcome::Rejected(bytes) => (Vec::new(), Some(rejection_of(bytes))),
         GroupOutcome::NeedsKeys => unreachable!("an entry never records that keys are needed"),
     };
     let phases = match recorded.entry.records().marks.get(command as usize) {
@@ -171,8 +172,9 @@ pub fn phase_of(mark: &Mark) -> Phase {
     }
 }
 
-fn read_rejection(bytes: &[u8]) -> Rejection {
-    minicbor::decode(bytes).unwrap_or_else(|_| Rejection {
+/// Clients know the code of the stand-in.
+fn rejection_of(bytes: &[u8]) -> Rejection {
+    read_rejection(bytes).unwrap_or_else(|_| Rejection {
         code: host_rejection::MODULE_TRAP.to_owned(),
         detail: "the recorded rejection cannot be read by this version".to_owned(),
     })
@@ -190,7 +192,7 @@ fn recorded_answer(
     let position = recorded.position(partition, command);
     let time: Micros = recorded.entry.header().time;
     let (rejection, body) = match batch.outcome.group(command as usize) {
-        GroupOutcome::Rejected(bytes) => (Some(read_rejection(bytes)), with_fields(body, fields_of(bytes))),
+        GroupOutcome::Rejected(bytes) => (Some(rejection_of(bytes)), with_fields(body, fields_of(bytes))),
         _ => (None, body),
     };
     let status = match &rejection {

@@ -27,6 +27,7 @@ use crate::machine::entry::EntryKind;
 use crate::machine::logic::Logic;
 use crate::machine::migration::{Migration, MigrationError};
 use crate::machine::plan::{Plan, PlanView};
+use crate::machine::rejection::read_rejection;
 use crate::machine::replay::Rows;
 use crate::partition::{Partition, ReadPoint};
 use crate::store::View;
@@ -317,7 +318,7 @@ impl Outcome {
 
     fn rejection(&self) -> Option<Rejection> {
         let Self::Rejected(bytes) = self else { return None };
-        minicbor::decode(bytes).ok()
+        read_rejection(bytes).ok()
     }
 
     /// The code, if it is one of the host's own.

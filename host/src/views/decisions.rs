@@ -14,6 +14,7 @@ use statehouse_projection::abi::{Decision, Happened, Part as Told};
 use crate::ids::PartitionId;
 use crate::machine::entry::Part;
 use crate::machine::logic::Logic;
+use crate::machine::rejection::read_rejection;
 use crate::machine::render::render_each;
 use crate::sequencer::submission::Recorded;
 use crate::views::error::ViewError;
@@ -82,7 +83,7 @@ pub fn decisions(
                     position.n += 1;
                 }
             }
-            GroupOutcome::Rejected(bytes) => decision.rejection = Some(read_rejection(bytes)),
+            GroupOutcome::Rejected(bytes) => decision.rejection = Some(rejection_of(bytes)),
             // An entry never records this.
             GroupOutcome::NeedsKeys => {}
         }
@@ -99,7 +100,7 @@ fn render(logic: &dyn Logic, items: &[RenderItem]) -> Result<Vec<Value>, ViewErr
     render_each(logic, items, &Value::Null).map_err(failed)
 }
 
-fn read_rejection(bytes: &[u8]) -> Rejection {
-    let unreadable = |_| Rejection { code: "unreadable".to_owned(), detail: String::new() };
-    minicbor::decode(bytes).unwrap_or_else(unreadable)
+/// A stand-in has no detail here, because every node must write the same rows.
+fn rejection_of(bytes: &[u8]) -> Rejection {
+    read_rejection(bytes).unwrap_or_else(|error| Rejection { detail: String::new(), ..error.stand_in() })
 }

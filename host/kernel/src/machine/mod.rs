@@ -14,6 +14,7 @@ pub mod migration;
 pub mod modules;
 pub mod native;
 pub mod plan;
+pub mod rejection;
 pub mod replica;
 pub mod slots;
 pub mod beginning;

@@ -15,6 +15,7 @@ use statehouse_abi::outcome::GroupOutcome;
 
 use crate::ids::{CommandId, Head, JournalIndex, LogIndex, Micros, ModuleId, PartitionId, Position};
 use crate::machine::entry::{Batch, Entry, EntryCommand, EntryKind, Part};
+use crate::machine::rejection::read_rejection;
 use crate::machine::replica::position_count;
 use crate::sequencer::submission::Recorded;
 
@@ -158,7 +159,7 @@ impl<'a> TailCommand<'a> {
     pub fn rejection(&self) -> Option<Rejection> {
         match self.batch.outcome.group(self.number as usize) {
             // No version of this program has written what cannot be read.
-            GroupOutcome::Rejected(bytes) => minicbor::decode(bytes).ok(),
+            GroupOutcome::Rejected(bytes) => read_rejection(bytes).ok(),
             GroupOutcome::Events { .. } | GroupOutcome::NeedsKeys => None,
         }
     }

@@ -23,6 +23,7 @@ use crate::machine::decide::isolate::{Isolated, isolate};
 use crate::machine::limits;
 use crate::machine::logic::{Fault, Logic, Pace};
 use crate::machine::plan::PlanView;
+use crate::machine::rejection::read_rejection;
 use crate::machine::replica::{check_rows, check_writes, is_key_of, no_writes};
 
 /// A decided batch, not yet an entry.
@@ -333,8 +334,7 @@ fn outcome_bytes(outcome: &OutcomeBlock<'_>) -> usize {
 fn check_rejections(logic: &dyn Logic, outcome: &OutcomeBlock<'_>) -> Result<(), Fault> {
     for at in 0..outcome.group_count() {
         let GroupOutcome::Rejected(bytes) = outcome.group(at) else { continue };
-        let rejection: Rejection =
-            minicbor::decode(bytes).map_err(|error| Fault::Output { what: format!("rejection: {error}") })?;
+        let rejection = read_rejection(bytes).map_err(|error| Fault::Output { what: format!("rejection: {error}") })?;
         if !logic.describe().rejections.iter().any(|declared| declared.code == rejection.code) {
             return Err(Fault::Output { what: format!("rejection code `{}` is not declared", rejection.code) });
         }
