@@ -240,7 +240,8 @@ mod tests {
             divided: Vec<(String, u32, String)>,
         }
         let disk = SimDisk::new();
-        let earlier: SmallFile<Earlier> = SmallFile::new(Arc::new(disk.clone()), Path::new("/node"), "record", *b"SHRECORD");
+        let earlier: SmallFile<Earlier> =
+            SmallFile::new(Arc::new(disk.clone()), Path::new("/node"), "record", *b"SHRECORD");
         let divided = vec![("wallet".to_owned(), 1, "two".to_owned())];
         earlier.write(&Earlier { divided, ..Earlier::default() }).expect("written");
         let record = open(&disk);
