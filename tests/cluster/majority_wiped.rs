@@ -44,7 +44,7 @@ async fn the_survivor_of_a_wiped_majority_refuses_and_says_why() {
     for id in cluster.ids() {
         cluster.kill(id);
     }
-    statehouse_tests::trial::check_folders(&cluster, &[SURVIVOR], &recording);
+    statehouse_tests::trial::check_folders(&cluster, &[SURVIVOR], &recording, None);
 }
 
 async fn check_refuses(cluster: &Cluster, id: NodeId, account: &str) {

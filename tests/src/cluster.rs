@@ -349,29 +349,55 @@ impl Cluster {
         .await
     }
 
-    /// Waits until all running nodes have the same head in every partition. Nobody may be writing.
+    /// Waits until all running nodes have the same head in every partition, and no command is in flight. Nobody may be
+    /// writing. What a client gave up earlier may still be recorded afterwards.
     pub async fn settle(&self) -> Replicas {
         let running = self.running();
         let mut seen = BTreeMap::new();
         let settled = find_within(PATIENCE, async || {
+            let before = self.same_heads(&running, &mut seen).await?;
             for id in &running {
-                seen.insert(*id, self.replicas(*id).await);
+                let listed = self.client(*id).get("/v1/wallet/commands?state=in_flight").await.ok()?;
+                let nothing = listed.status == 200 && listed.json()["items"] == serde_json::json!([]);
+                nothing.then_some(())?;
             }
-            let heads: BTreeSet<Option<Vec<Head<'_>>>> = seen.values().map(heads).collect();
-            let is_settled = heads.len() == 1 && heads.first().is_some_and(Option::is_some);
-            is_settled.then_some(())
+            // Only if nothing was recorded meanwhile was nothing in flight at these heads.
+            let after = self.same_heads(&running, &mut seen).await?;
+            (before == after).then_some(())
         });
         let is_settled = settled.await.is_some();
         assert!(is_settled, "the replicas did not settle within {PATIENCE:?}: {seen:#?}");
         seen.into_values().flatten().next().expect("somebody answered")
     }
+
+    /// The heads of all partitions, if these nodes have the same ones.
+    async fn same_heads(
+        &self,
+        nodes: &[NodeId],
+        seen: &mut BTreeMap<NodeId, Option<Replicas>>,
+    ) -> Option<Vec<(String, PartitionId, String)>> {
+        for id in nodes {
+            seen.insert(*id, self.replicas(*id).await);
+        }
+        let all: BTreeSet<_> = seen.values().map(heads).collect();
+        if all.len() == 1 { all.into_iter().next().flatten() } else { None }
+    }
 }
 
-type Head<'a> = (&'a String, &'a PartitionId, &'a String);
+/// What a failed test leaves is evidence.
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.folder.disable_cleanup(true);
+            eprintln!("the data of the nodes stays in {}", self.folder.path().display());
+        }
+    }
+}
 
-fn heads(replicas: &Option<Replicas>) -> Option<Vec<Head<'_>>> {
+fn heads(replicas: &Option<Replicas>) -> Option<Vec<(String, PartitionId, String)>> {
     let replicas = replicas.as_ref().filter(|replicas| !replicas.is_empty())?;
-    Some(replicas.iter().map(|((machine, partition), replica)| (machine, partition, &replica.head)).collect())
+    let heads = replicas.iter();
+    Some(heads.map(|((machine, partition), replica)| (machine.clone(), *partition, replica.head.clone())).collect())
 }
 
 impl Node {

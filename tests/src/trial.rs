@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use statehouse::ids::{NodeId, PartitionId};
 
-use crate::cluster::{Cluster, Shape};
+use crate::cluster::{Cluster, MACHINE, Replicas, Shape};
 use crate::load::{Accounts, Load, Setup};
 use crate::oracle::check_audit;
 use crate::oracle::history::History;
@@ -83,12 +83,12 @@ impl Trial {
         cluster.ready().await;
         let recording = load.stop().await;
         println!("{}", recording.summary());
-        cluster.settle().await;
+        let settled = cluster.settle().await;
         check_every_node(&cluster, &accounts, judged).await;
         for id in cluster.running() {
             cluster.kill(id);
         }
-        check_folders(&cluster, judged, &recording);
+        check_folders(&cluster, judged, &recording, Some(&settled));
         cluster
     }
 }
@@ -109,13 +109,19 @@ async fn check_every_node(cluster: &Cluster, accounts: &Accounts, nodes: &[NodeI
     assert!(shown.values().all(|balances| balances == first), "the nodes show different balances: {shown:#?}");
 }
 
-/// Asserts that nothing is wrong in what stopped nodes have stored.
-pub fn check_folders(cluster: &Cluster, nodes: &[NodeId], recording: &Recording) {
+/// Asserts that nothing is wrong in what stopped nodes have stored, up to the heads that all of them showed, if they
+/// did.
+pub fn check_folders(cluster: &Cluster, nodes: &[NodeId], recording: &Recording, settled: Option<&Replicas>) {
     for id in nodes {
         check_audit(cluster.data(*id));
     }
     let read = |id: &NodeId| History::read(&format!("node {id}"), cluster.data(*id));
-    let histories: Vec<History> = nodes.iter().map(read).collect();
+    let mut histories: Vec<History> = nodes.iter().map(read).collect();
+    if let Some(settled) = settled {
+        let of_wallet = settled.iter().filter(|((machine, _), _)| machine == MACHINE);
+        let heads = of_wallet.map(|((_, partition), replica)| (*partition, replica.head.clone())).collect();
+        histories.iter_mut().for_each(|history| history.cut(&heads));
+    }
     let breaches = judge(&histories, recording);
     let shown: Vec<_> = breaches.iter().take(BREACHES_SHOWN).collect();
     assert!(breaches.is_empty(), "{} promises were broken: {shown:#?}", breaches.len());

@@ -79,6 +79,26 @@ impl History {
         let chain = |partition| (partition, Chain::read(name, &source, partition));
         Self { name: name.to_owned(), chains: partitions.into_iter().map(chain).collect() }
     }
+
+    /// Drops what was recorded after the node showed these heads. The nodes of a cluster are not killed at one moment,
+    /// so the last ones may still record a command whose client has given up.
+    ///
+    /// # Panics
+    /// The node lacks a head that it has shown.
+    pub fn cut(&mut self, shown: &BTreeMap<PartitionId, String>) {
+        for (partition, head) in shown {
+            let chain = self.chains.get_mut(partition);
+            let chain =
+                chain.unwrap_or_else(|| panic!("{} lacks partition {partition}, which it has shown", self.name));
+            let is_shown = |found: &Head| found.to_string() == *head;
+            let count = match chain.entries.iter().rposition(|entry| is_shown(&entry.head)) {
+                Some(last) => last + 1,
+                None if is_shown(&chain.genesis) => 0,
+                None => panic!("{}: partition {partition} lacks the head {head}, which the node has shown", self.name),
+            };
+            chain.entries.truncate(count);
+        }
+    }
 }
 
 impl Chain {
