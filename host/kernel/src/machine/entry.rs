@@ -243,13 +243,16 @@ impl Entry {
             text(u32_at(command, 24), u32_at(command, 28), "request id")?;
             slice(bytes, u32_at(command, 32), u32_at(command, 36), kind::ENTRY, "body")?;
         }
+        // All readers take the number of a command for that of its group.
         let ops = OpsBlock::parse(block.section(OPS)?)?;
-        for at in 0..ops.group_count() {
-            if ops.group(at).command as usize >= commands.len() {
-                return Err(AbiError::Range { kind: kind::ENTRY, what: "command of a group" }.into());
-            }
+        let is_numbered = (0..).zip(0..ops.group_count()).all(|(command, at)| ops.group(at).command == command);
+        if ops.group_count() != commands.len() || !is_numbered {
+            return Err(AbiError::Range { kind: kind::ENTRY, what: "command of a group" }.into());
         }
-        OutcomeBlock::parse(block.section(OUTCOME)?, &ops)?;
+        let outcome = OutcomeBlock::parse(block.section(OUTCOME)?, &ops)?;
+        if (0..outcome.group_count()).any(|at| outcome.group(at) == GroupOutcome::NeedsKeys) {
+            return Err(AbiError::Range { kind: kind::ENTRY, what: "outcome of a group" }.into());
+        }
         Ok(commands.len())
     }
 

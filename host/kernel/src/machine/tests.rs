@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use expect_test::expect_file;
+use statehouse_abi::block::{AbiError, kind};
 use statehouse_abi::cold::Rejection;
 use statehouse_abi::key::key;
 use statehouse_abi::ops::{OpRole, OpsWriter};
@@ -261,6 +262,43 @@ fn check_damaged(vouched: Option<NodeId>) {
             }
         }
     }
+}
+
+/// Readers take the number of a command for that of its group, and no entry records that keys are needed. Entries that
+/// say otherwise were accepted, and reading on panicked.
+#[test]
+fn an_entry_whose_groups_are_not_its_commands_is_refused() {
+    let journal = active();
+    let command = |number: u8| EntryCommand {
+        id: CommandId([number; 16]),
+        name: "pay",
+        caller: "anonymous",
+        roles: 63,
+        vouched: None,
+        request_id: "r",
+        body: &[0xa0],
+        expires: Micros(1_000_000),
+    };
+    let parsed = |groups: &[u32], needs_keys: bool| {
+        let (mut commands, mut ops, mut outcome) =
+            (BatchWriter::default(), OpsWriter::default(), OutcomeWriter::default());
+        (0..2).for_each(|number| _ = commands.command(&command(number)));
+        for group in groups {
+            ops.group(*group);
+            ops.op(b"alice", b"op", [], OpRole::Step);
+            if needs_keys { outcome.needs_keys(0) } else { outcome.reject(0, b"no") }
+        }
+        let (ops, outcome) = (ops.finish(Vec::new()), outcome.finish(Vec::new()));
+        let entry = commands.finish(header(&journal, EntryKind::Batch), &ops, &outcome, Records::default());
+        Entry::parse(entry.payload().clone()).map(drop)
+    };
+    assert_eq!(parsed(&[0, 1], false), Ok(()));
+    for groups in [&[][..], &[0], &[1], &[1, 0], &[0, 0], &[0, 1, 1]] {
+        let expected = AbiError::Range { kind: kind::ENTRY, what: "command of a group" };
+        assert_eq!(parsed(groups, false), Err(EntryError::Block(expected)), "{groups:?}");
+    }
+    let expected = AbiError::Range { kind: kind::ENTRY, what: "outcome of a group" };
+    assert_eq!(parsed(&[0, 1], true), Err(EntryError::Block(expected)));
 }
 
 #[test]

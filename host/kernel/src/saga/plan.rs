@@ -97,6 +97,11 @@ pub enum PlanFault {
 }
 
 impl SagaPlan {
+    /// Whether a plan that was read is one that was divided: over two partitions at least, with steps in each.
+    pub(super) fn is_divided(&self) -> bool {
+        2 <= self.branches.len() && self.branches.iter().all(|branch| !branch.steps.is_empty())
+    }
+
     /// The same plan as releases wrote it before there were claims for confirms.
     pub fn without_claims(mut self) -> Self {
         self.claims_first = None;

@@ -184,8 +184,8 @@ pub fn read_records(bytes: &[u8], command_count: usize) -> Result<Records, Strin
     if starts.chain(origins).any(|command| command_count <= command as usize) {
         return Err("a record names a command that the entry does not have".to_owned());
     }
-    if records.starts.iter().any(|start| start.plan.branches.len() < 2) {
-        return Err("a command starts with a plan for one partition".to_owned());
+    if records.starts.iter().any(|start| !start.plan.is_divided()) {
+        return Err("a command starts with a plan for one partition, or with a branch without steps".to_owned());
     }
     Ok(records)
 }

@@ -433,7 +433,8 @@ impl Saga {
                 saga.format
             ));
         }
-        if saga.branches.len() != saga.plan.branches.len() || (saga.format == 1) != saga.derivation.is_none() {
+        let is_planned = saga.plan.is_divided() && saga.branches.len() == saga.plan.branches.len();
+        if !is_planned || (saga.format == 1) != saga.derivation.is_none() {
             return Err("a row of the phase status table contradicts itself".to_owned());
         }
         Ok(saga)

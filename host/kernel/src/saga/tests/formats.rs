@@ -47,6 +47,25 @@ fn a_row_says_how_its_calls_are_called() {
     }
 }
 
+/// The home of a command is the partition of its first branch, and a command that ends lists a step of it. A damaged
+/// row without them was accepted, and reading on panicked.
+#[test]
+fn a_row_without_branches_or_steps_is_refused() {
+    let saga = Saga::of_row(&row(Derivation::ByContent)).expect("what was just written");
+    let refused = |saga: &Saga| Saga::of_row(&saga.to_row()).expect_err("nobody can read on");
+    let mut empty = saga.clone();
+    empty.plan.branches[0].steps.clear();
+    assert!(refused(&empty).contains("contradicts itself"));
+    let mut one = saga.clone();
+    one.plan.branches.truncate(1);
+    one.branches.truncate(1);
+    assert!(refused(&one).contains("contradicts itself"));
+    let mut none = saga;
+    none.plan.branches.clear();
+    none.branches.clear();
+    assert!(refused(&none).contains("contradicts itself"));
+}
+
 #[test]
 fn a_row_of_a_later_format_is_refused_in_words() {
     let mut row = row(Derivation::ByContent);
