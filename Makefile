@@ -3,7 +3,7 @@ SHELL := /bin/bash
 export CARGO_TARGET_DIR ?= $(HOME)/.cache/statehouse/target
 CLI := $(CARGO_TARGET_DIR)/release/statehouse
 
-.PHONY: run test check chaos modules bench setup build
+.PHONY: run test check chaos fuzz modules bench setup build
 .DEFAULT_GOAL := run
 
 run: build ## three nodes in one process with the wallet, data in ./statehouse-data, http on 127.0.0.1:8080 8081 8082
@@ -18,6 +18,9 @@ check: ## what is told within a minute of an edit of kernel or journal: format, 
 
 chaos: setup ## clusters, real and simulated, with many more faults, and bugs that must be noticed: some hours
 	STATEHOUSE_CHAOS=1 .ci/test build journal host it cluster plants
+
+fuzz: setup ## each fuzz target with libFuzzer for FUZZ_SECONDS, an hour by default: a day and more
+	.ci/fuzz
 
 modules: build ## the modules of this repository, from source, compared with the released ones
 	$(CLI) module build modules/capacity

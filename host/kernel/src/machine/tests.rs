@@ -1,5 +1,7 @@
 //! The entry's bytes, the rule of the parent, and what a replica refuses to apply.
 
+mod fuzz;
+
 use bytes::Bytes;
 use expect_test::expect_file;
 use statehouse_abi::block::{AbiError, kind};

@@ -20,6 +20,7 @@ use super::{
 use crate::ids::{CommandId, Fingerprint, Micros, PartitionId};
 
 mod formats;
+mod fuzz;
 mod one_id;
 
 const ID: CommandId = CommandId([7; 16]);
