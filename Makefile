@@ -3,7 +3,7 @@ SHELL := /bin/bash
 export CARGO_TARGET_DIR ?= $(HOME)/.cache/statehouse/target
 CLI := $(CARGO_TARGET_DIR)/release/statehouse
 
-.PHONY: run test check chaos fuzz modules bench setup build
+.PHONY: run test check chaos fuzz modules bench setup build dist
 .DEFAULT_GOAL := run
 
 run: build ## three nodes in one process with the wallet, data in ./statehouse-data, http on 127.0.0.1:8080 8081 8082
@@ -40,6 +40,10 @@ bench: build ## figures, beside the fixed ones of other systems
 
 build: setup
 	cargo build --release -p statehouse
+
+dist: setup ## what ships: one unit, optimized across crates, stripped, in the folder `dist` beside `release`; prints its size
+	cargo build --locked --profile dist -p statehouse
+	@ls -l $(CARGO_TARGET_DIR)/dist/statehouse
 
 setup: ## installs what a build needs and this machine lacks, or says what to install
 	@.ci/setup
