@@ -1,6 +1,7 @@
 //! The format of canonical snapshots: the golden file, every flipped bit, and rows that are read as they were written.
 
 mod faults;
+mod fuzz;
 
 use std::fs;
 use std::path::Path;

@@ -9,6 +9,7 @@ mod crash;
 mod cutting;
 mod disk_errors;
 mod format;
+mod fuzz;
 mod mapping;
 mod mending;
 mod model;

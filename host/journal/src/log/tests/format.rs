@@ -10,7 +10,7 @@ use crate::log::seal::Seal;
 use crate::log::segment::{Checkpoint, FORMAT_VERSION, HEADER_SIZE, SegmentHeader, decode_watermark, encode_watermark};
 use crate::log::{Damage, Vote};
 
-fn header() -> SegmentHeader {
+pub(super) fn header() -> SegmentHeader {
     SegmentHeader {
         stream: options().stream,
         nonce: *b"0123456789abcdef",
@@ -27,7 +27,7 @@ fn header() -> SegmentHeader {
     }
 }
 
-fn frames() -> [Frame; 2] {
+pub(super) fn frames() -> [Frame; 2] {
     let vote = Vote { term: Term(8), node: None, committed: false };
     let membership = LogEntry { id: id(8, 101), payload: Payload::Membership(Bytes::from_static(b"nodes")) };
     let blank = LogEntry { id: id(8, 102), payload: Payload::Blank };
