@@ -121,3 +121,26 @@ mod tests {
         assert_eq!(moved.find(PartitionId(2)), None);
     }
 }
+
+#[cfg(test)]
+mod fuzz {
+    use statehouse_fuzz::{Target, fuzz, within};
+
+    use super::*;
+
+    #[test]
+    fn a_cursor_that_is_accepted_is_written_as_it_was() {
+        let seeds = ["0.42.3~1a2b3c4d,1.17.0~5e6f7a8b,7.0.0~00000000", "3.9.4294967295~1a2b3c4d"];
+        let target = Target::new("cursor").seeds(seeds.map(|text| text.as_bytes().to_vec()));
+        fuzz!(target, |input| {
+            let Ok(text) = std::str::from_utf8(input) else { return };
+            let Some(cursor) = within(1024 + 128 * input.len(), || Cursor::parse(text)) else { return };
+            let written = cursor.to_string();
+            assert_eq!(Cursor::parse(&written), Some(cursor.clone()));
+            for position in cursor.positions().filter(|position| position.partition.0 < u32::MAX) {
+                let (lower, higher) = cursor.around(position.partition);
+                assert_eq!(format!("{lower}{position}{higher}"), written);
+            }
+        });
+    }
+}

@@ -108,3 +108,55 @@ pub fn split_consensus(consensus: &[u8]) -> Option<(u64, Option<Bytes>)> {
 pub(super) fn bytes_at<const SIZE: usize>(raw: &[u8], at: usize) -> [u8; SIZE] {
     *raw[at..].first_chunk().expect("the caller has checked the length")
 }
+
+#[cfg(test)]
+mod tests {
+    use expect_test::expect_file;
+    use statehouse_fuzz::{of_hex, to_hex};
+
+    use super::*;
+
+    /// Every field is another one.
+    fn meta(membership: Option<Bytes>) -> Meta {
+        Meta {
+            applied: EntryId { term: Term(3), node: NodeId(2), index: LogIndex(44) },
+            journal: JournalIndex(42),
+            head: Head([0x11; 32]),
+            time: Micros(1_795_305_599_000_001),
+            module: ModuleId([0x22; 32]),
+            schema: 7,
+            activation: 5,
+            membership,
+        }
+    }
+
+    fn check(meta: &Meta, released: &str) {
+        assert_eq!(Meta::decode(&of_hex(released.as_bytes())).expect("what was released is read"), *meta);
+    }
+
+    /// The bytes of format 1 never change; a later format gets a file of its own.
+    #[test]
+    fn a_row_has_the_bytes_of_its_version() {
+        assert_eq!(META_FORMAT, 1);
+        let (alone, of_group) = (meta(None), meta(Some(Bytes::from_static(b"members"))));
+        expect_file!["golden/meta-1.hex"].assert_eq(&to_hex(&alone.encode()));
+        expect_file!["golden/meta-1-members.hex"].assert_eq(&to_hex(&of_group.encode()));
+        check(&alone, include_str!("golden/meta-1.hex"));
+        check(&of_group, include_str!("golden/meta-1-members.hex"));
+    }
+
+    mod fuzz {
+        use statehouse_fuzz::{Target, fuzz, within};
+
+        use super::*;
+
+        #[test]
+        fn a_row_that_is_accepted_is_written_byte_for_byte() {
+            let seeds = [meta(None), meta(Some(Bytes::from_static(b"members")))].map(|meta| meta.encode());
+            fuzz!(Target::new("meta_row").seeds(seeds), |input| {
+                let Ok(meta) = within(1024 + 4 * input.len(), || Meta::decode(input)) else { return };
+                assert_eq!(meta.encode(), input);
+            });
+        }
+    }
+}

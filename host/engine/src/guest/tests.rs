@@ -18,6 +18,7 @@ use crate::ids::ModuleId;
 use crate::limits;
 use crate::machine::logic::Logic;
 
+mod fuzz;
 mod structure;
 
 const CONTEXT: Context = Context { time: 7, seed: [9; 32] };

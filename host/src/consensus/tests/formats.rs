@@ -16,7 +16,7 @@ fn membership() -> RaftMembership {
     Membership::new(sets, nodes).expect("all voters are nodes")
 }
 
-fn golden() -> Vec<u8> {
+pub(super) fn golden() -> Vec<u8> {
     let mut bytes = vec![1, 2, 4, 0, 0, 0, 0, 0];
     for number in [5_u64, 7, 9] {
         bytes.extend(number.to_le_bytes());

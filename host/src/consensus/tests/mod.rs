@@ -6,6 +6,7 @@
 mod cluster;
 mod disk;
 mod formats;
+mod fuzz;
 mod group;
 mod storage;
 mod suite;

@@ -10,8 +10,12 @@
 mod client;
 mod convert;
 mod dial;
+#[cfg(test)]
+mod fuzz;
 pub(super) mod handshake;
 mod links;
+#[cfg(test)]
+mod released;
 mod routes;
 mod server;
 mod status;

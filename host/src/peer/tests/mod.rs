@@ -2,7 +2,9 @@
 
 mod conformance;
 mod fake;
+mod fuzz;
 mod grpc;
+mod released;
 mod renewal;
 mod seen;
 mod sim;

@@ -25,7 +25,7 @@ fn disk() -> SimDisk {
 }
 
 /// A book of these bytes, and its disk.
-fn open_with(content: Vec<u8>) -> (SimDisk, Result<SeenBook, String>) {
+pub(super) fn open_with(content: Vec<u8>) -> (SimDisk, Result<SeenBook, String>) {
     let disk = disk();
     disk.put(Path::new(PATH), content);
     let opened = SeenBook::open_on(Arc::new(disk.clone()), Path::new(PATH));
@@ -33,7 +33,7 @@ fn open_with(content: Vec<u8>) -> (SimDisk, Result<SeenBook, String>) {
 }
 
 /// The bytes of a book with two notes.
-fn written() -> Vec<u8> {
+pub(super) fn written() -> Vec<u8> {
     let disk = disk();
     let book = open(&disk);
     book.on_durable(CALLER, &group(0), entry_id(7));
@@ -43,7 +43,7 @@ fn written() -> Vec<u8> {
 }
 
 /// A file with this content, and a checksum that matches it.
-fn forged(content: &[u8]) -> Vec<u8> {
+pub(super) fn forged(content: &[u8]) -> Vec<u8> {
     [content, blake3::hash(content).as_bytes()].concat()
 }
 

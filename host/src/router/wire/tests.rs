@@ -1,5 +1,8 @@
 //! Messages between nodes: what was written is read back, and nothing else is.
 
+mod fuzz;
+mod released;
+
 use statehouse_abi::key::Scope;
 use statehouse_abi::plan::{Coordination, TccRole};
 

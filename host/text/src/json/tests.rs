@@ -1,5 +1,7 @@
 //! Reading and printing: a table of bodies and what becomes of them, and random values there and back.
 
+mod fuzz;
+
 use proptest::prelude::*;
 use statehouse_abi::describe::{Field, Schema, TextFormat};
 use statehouse_abi::value::Value;
