@@ -1,6 +1,8 @@
 //! Segments: their bytes; that they are the same wherever a journal begins; and that any change to them is found and
 //! located.
 
+mod fuzz;
+
 use std::path::Path;
 
 use expect_test::expect_file;
@@ -8,7 +10,7 @@ use expect_test::expect_file;
 use super::kit::*;
 use super::segment::{HEADER_SIZE, SegmentHeader, TRAILER_SIZE, encode_trailer, file_name};
 use super::{Boundary, FileFacts, Manifest, PartitionFacts, SegmentDamage, SegmentsError};
-use crate::ids::{Digest, Head, JournalIndex, PartitionId};
+use crate::ids::{Digest, Head, JournalIndex, ModuleId, PartitionId};
 use crate::machine::entry::{Entry, Header};
 
 /// A set of at least three files, in a folder.
@@ -48,6 +50,26 @@ fn a_segment_has_the_bytes_of_its_version() {
     expect_file!["golden/journal-1.txt"].assert_eq(&rows.collect::<String>());
     assert_eq!(facts.files[0].bytes, bytes.len() as u64);
     assert!(bytes.len() > HEADER_SIZE + TRAILER_SIZE);
+}
+
+/// The list of two partitions of which one is empty.
+fn list_of(facts: PartitionFacts) -> Manifest {
+    let mut manifest = Manifest::new("018f0000-0000-7000-8000-000000000001".to_owned());
+    let empty = PartitionFacts { machine: "system".to_owned(), partition: PartitionId(0), files: Vec::new() };
+    manifest.modules = vec![ModuleId([9; 32])];
+    manifest.partitions = vec![empty, facts];
+    manifest
+}
+
+#[test]
+fn a_list_has_the_bytes_of_its_version() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let manifest = list_of(write(folder.path(), &journal(2), JournalIndex(0), genesis().head));
+    manifest.write(folder.path()).expect("the folder is ours");
+    let path = folder.path().join("journal.json");
+    expect_file!["golden/journal-1.json"].assert_eq(&std::fs::read_to_string(&path).expect("it was written"));
+    std::fs::write(&path, include_str!("golden/journal-1.json")).expect("the folder is ours");
+    assert_eq!(Manifest::read(folder.path()).expect("what was released is read"), Some(manifest));
 }
 
 #[test]
