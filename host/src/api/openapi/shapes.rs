@@ -109,9 +109,25 @@ fn object(fields: &[Field]) -> ObjectBuilder {
         .schema_type(Type::Object)
         .additional_properties(Some(AdditionalProperties::<Schema>::FreeForm(false)));
     fields.iter().fold(closed, |object, field| {
-        let object = object.property(&field.name, schema(&field.schema));
+        let object = object.property(&field.name, described(schema(&field.schema), &field.summary));
         if field.required { object.required(&field.name) } else { object }
     })
+}
+
+/// The schema of a field, with what the field means if its declaration says so.
+fn described(schema: RefOr<Schema>, summary: &str) -> RefOr<Schema> {
+    let description = Some(summary).filter(|summary| !summary.is_empty()).map(str::to_owned);
+    match schema {
+        RefOr::T(Schema::Object(mut object)) => {
+            object.description = description;
+            RefOr::T(Schema::Object(object))
+        }
+        RefOr::T(Schema::Array(mut array)) => {
+            array.description = description;
+            RefOr::T(Schema::Array(array))
+        }
+        other => other,
+    }
 }
 
 fn text_format(format: TextFormat) -> (Option<SchemaFormat>, Option<&'static str>) {
@@ -122,5 +138,40 @@ fn text_format(format: TextFormat) -> (Option<SchemaFormat>, Option<&'static str
         TextFormat::Decimal => (None, Some("^[0-9]+(\\.[0-9]+)?$")),
         TextFormat::Currency => (None, Some("^[A-Z]{3}$")),
         TextFormat::DateTime => (Some(SchemaFormat::KnownFormat(KnownFormat::DateTime)), None),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_field_means_is_its_description() {
+        let field = |name: &str, schema, summary: &str| Field {
+            name: name.to_owned(),
+            schema,
+            required: false,
+            summary: summary.to_owned(),
+        };
+        let text = || Declared::Text { min_chars: 0, max_chars: 9, format: TextFormat::Plain };
+        let inner = Declared::Object { fields: vec![field("inner", Declared::Bool, "Within")] };
+        let declared = Declared::Object {
+            fields: vec![
+                field("text", text(), "A text"),
+                field("list", Declared::Array { items: Box::new(text()), max_items: 3 }, "A list"),
+                field("object", inner, "An object"),
+                field("any", Declared::Any, "Anything"),
+                field("silent", text(), ""),
+            ],
+        };
+        let shown = serde_json::to_value(schema(&declared)).expect("a schema is JSON");
+        let description = |name: &str| shown["properties"][name]["description"].as_str();
+        assert_eq!(description("text"), Some("A text"));
+        assert_eq!(description("list"), Some("A list"));
+        assert_eq!(description("object"), Some("An object"));
+        assert_eq!(description("any"), Some("Anything"));
+        assert_eq!(description("silent"), None);
+        assert_eq!(shown["properties"]["object"]["properties"]["inner"]["description"], "Within");
+        assert_eq!(shown["properties"]["list"]["items"]["description"], Value::Null);
     }
 }
