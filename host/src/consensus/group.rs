@@ -193,8 +193,8 @@ impl Group {
                 Ok(vote_reply(self.raft.pre_vote(request).await.map_err(fatal)?))
             }
             PeerRequest::Transfer { vote: of, to, last } => {
-                // A node that does not stand refuses to lead, also when it is asked. The leader proposes nothing more in
-                // its term, so this node forgets the lease all the same: then it votes at once for whoever else stands.
+                // A node that does not stand refuses to lead, also when it is asked. The leader proposes nothing more
+                // in its term, so this node forgets the lease all the same: it then votes at once for another node.
                 let is_refused = to == self.node && !self.stands.load(Ordering::Acquire);
                 let to = if is_refused { from } else { to };
                 let request = TransferLeaderRequest::new(raft_vote(of)?, to.0, last.map(model::log_id));

@@ -94,6 +94,11 @@ impl PartitionOptions {
         format!("{}-{}", self.machine, self.partition)
     }
 
+    /// The labels of the partition's metrics.
+    fn labels(&self) -> [(&'static str, String); 2] {
+        [("machine", self.machine.clone()), ("partition", self.partition.to_string())]
+    }
+
     fn log_options(&self, stream: StreamId) -> LogOptions {
         let mut options = LogOptions::new(stream);
         if let Some(keep_bytes) = self.log_keep_bytes {
@@ -193,11 +198,9 @@ impl Partition {
         let board = Board::new(recovered.progress(), panics);
         let timeline = Arc::new(Timeline::new(options.clock.clone()));
         let (mailbox, messages) = std::sync::mpsc::channel();
-        let labels = [("machine", options.machine.clone()), ("partition", options.partition.to_string())];
-        metrics::gauge!("statehouse_partition_halted", &labels).set(0.0);
         let executor = Executor {
             partition: options.partition,
-            labels,
+            labels: options.labels(),
             runtime: tokio::runtime::Handle::current(),
             timeline: timeline.clone(),
             modules: options.modules.clone(),
@@ -235,6 +238,7 @@ impl Partition {
             is_draining: false,
             batch_commands_max: BATCH_COMMANDS_MAX,
         };
+        metrics::gauge!("statehouse_partition_halted", &executor.labels).set(0.0);
         let spawned = std::thread::Builder::new().name(options.name()).spawn(move || executor.run(&messages));
         let thread = spawned.map_err(PartitionError::Thread)?;
         let applied = (recovered.applied, recovered.membership);

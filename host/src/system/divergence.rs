@@ -5,7 +5,7 @@
 //! leader:   is the claim true? ─▶ halts
 //! ```
 //! The claim is in the record as well, and is made again, also after a restart, until an operator has decided: the
-//! leader may be busy or unreachable when it is made first, and whoever leads next has the other history too.
+//! leader may be busy or unreachable when it is made first, and the next leader has the other history too.
 //!
 //! A leader has every entry that was committed before its term, and has made those of its own term. So a leader of the
 //! same or a later term that lacks a committed entry proves that some node has lost data. A claim counts if a voter has
@@ -77,7 +77,7 @@ pub async fn compare(host: &Host, group: GroupName, partition: Arc<Partition>) {
     if are_two {
         let claim = claim_of(&partition).await;
         if claim.is_none() {
-            tracing::error!(%group, "the log cannot be read: the other nodes will not hear of the two histories from here");
+            tracing::error!(%group, "the log cannot be read: the other nodes will not hear of the two histories");
         }
         // A failure is logged, and this replica has halted all the same.
         drop(halt(host, &group, &partition, journal.index, leader, claim));

@@ -29,7 +29,7 @@ pub(super) fn outcomes() -> [Told; 6] {
     let rejection = Rejection { code: "no".to_owned(), detail: "never".to_owned() };
     let unavailable = Unavailable { reason: UnavailableReason::NoLeader, retry_after: Duration::from_millis(1500) };
     [
-        Told::NotLed(Some(NodeId(2))),
+        Told::not_led(Some(NodeId(2))),
         Told::Unknown,
         Told::Answer(Answer::Done(recorded.clone())),
         Told::Answer(Answer::Rejected(recorded, rejection)),
