@@ -43,7 +43,7 @@ async fn an_activation_under_load_survives_a_killed_leader() {
     let _alone = alone().await;
     let mut random = StdRng::seed_from_u64(seed());
     let versions = &VERSIONS[rounds(1, 0)..];
-    for round in 0..rounds(1, 8) {
+    for round in 0..rounds(1, 3) {
         let mut trial = Trial::of_clients(Cluster::start(SHAPE).await, CLIENTS).await;
         for (at, version) in versions.iter().enumerate() {
             activate_and_kill(&mut trial, &mut random, version, at, round).await;
