@@ -207,6 +207,13 @@ impl Entry {
                     let records = read_records(section, command_count);
                     entry.records = Some(Arc::new(records.map_err(|reason| EntryError::Records { reason })?));
                 }
+                let flaw = match header.kind {
+                    EntryKind::Saga => entry.records().flaw_of_outcomes(command_count),
+                    _ => entry.records().flaw_of_batch(),
+                };
+                if let Some(reason) = flaw {
+                    return Err(EntryError::Records { reason: reason.to_owned() });
+                }
             }
             EntryKind::Activate => drop(entry.activation()?),
             EntryKind::Tick => {}

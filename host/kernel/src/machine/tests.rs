@@ -1,6 +1,7 @@
 //! The entry's bytes, the rule of the parent, and what a replica refuses to apply.
 
 mod fuzz;
+mod records;
 
 use bytes::Bytes;
 use expect_test::expect_file;

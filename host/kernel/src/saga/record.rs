@@ -135,7 +135,7 @@ pub struct Records {
 
 impl Records {
     pub fn is_empty(&self) -> bool {
-        self.starts.is_empty() && self.origins.is_empty() && self.progress.is_empty() && self.ordered.is_none()
+        *self == Self::default()
     }
 
     pub fn orders(&self) -> &[Order] {
@@ -163,6 +163,27 @@ impl Records {
     pub fn origin(&self, command: u32) -> Option<&Origin> {
         let at = self.origins.binary_search_by_key(&command, |origin| origin.command).ok()?;
         Some(&self.origins[at])
+    }
+
+    /// What an entry of outcomes and orders cannot record, given how many commands end with it. There is one history for
+    /// each, and it starts nothing.
+    pub(crate) fn flaw_of_outcomes(&self, ended: usize) -> Option<&'static str> {
+        if !(self.starts.is_empty() && self.origins.is_empty()) {
+            Some("an entry of outcomes starts a command, or answers a call")
+        } else if self.marks.len() != ended {
+            Some("an entry of outcomes does not have one history for each command that ends")
+        } else if self.ended.as_ref().is_some_and(|derivations| derivations.len() != ended) {
+            Some("an entry of outcomes does not say for each command that ends how its ids are derived")
+        } else {
+            None
+        }
+    }
+
+    /// What a batch cannot record: it starts commands and answers calls, and ends nothing.
+    pub(crate) fn flaw_of_batch(&self) -> Option<&'static str> {
+        let is_sound =
+            self.progress.is_empty() && self.ordered.is_none() && self.marks.is_empty() && self.ended.is_none();
+        (!is_sound).then_some("a batch records an outcome, an order or an end")
     }
 
     pub fn to_bytes(&self) -> Vec<u8> {
