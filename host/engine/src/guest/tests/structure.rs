@@ -2,6 +2,7 @@
 //! slightly beyond a limit is refused with the name of the limit, before anything is compiled.
 
 use std::fmt::Write;
+use std::fs;
 
 use expect_test::{Expect, expect};
 
