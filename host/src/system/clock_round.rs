@@ -60,6 +60,19 @@ pub struct ClockAnswer {
     /// not say it.
     #[n(9)]
     pub is_of_cluster: Option<bool>,
+    /// The partitions whose log is damaged here, so that another node should lead them, if there are any; nodes of
+    /// earlier releases do not say it.
+    #[n(10)]
+    damaged: Option<Vec<DamagedReplica>>,
+}
+
+/// A partition whose log is damaged on the node that says it.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+struct DamagedReplica {
+    #[n(0)]
+    machine: String,
+    #[n(1)]
+    partition: u32,
 }
 
 /// What time it is in a journal, as its leader says.
@@ -133,7 +146,17 @@ fn clock_answer(host: &Host) -> ClockAnswer {
         journals: says_times.then(|| journals_led(host)),
         pulse: host.pulse_told(),
         is_of_cluster: Some(host.folder.identity().is_some()),
+        damaged: Some(damaged(host)).filter(|damaged| !damaged.is_empty()),
     }
+}
+
+fn damaged(host: &Host) -> Vec<DamagedReplica> {
+    let damaged = host.replicas().into_iter().filter(|(_, replica)| replica.log().is_damaged());
+    let name = |(group, _): (GroupName, _)| DamagedReplica {
+        machine: group.machine.to_string(),
+        partition: group.partition.0,
+    };
+    damaged.map(name).collect()
 }
 
 fn journals_led(host: &Host) -> Vec<JournalTime> {
@@ -163,9 +186,12 @@ pub async fn ask_clock(host: &Host, node: NodeId, patience: Duration) {
     };
     let Ok(answer) = decode::<ClockAnswer>(&answer) else { return };
     let feature_level_max = answer.understands();
-    let ClockAnswer { time, http, held, is_level, is_stopping, wall, journals, pulse, .. } = answer;
+    let ClockAnswer { time, http, held, is_level, is_stopping, wall, journals, pulse, damaged, .. } =
+        answer;
     let look = Look { wall: Micros(wall.unwrap_or(time)), believed: Micros(time) };
-    let heard = Heard { look, http, feature_level_max, is_stopping: is_stopping == Some(true) };
+    let name = |DamagedReplica { machine, partition }| GroupName::new(machine.as_str(), PartitionId(partition));
+    let damaged = damaged.into_iter().flatten().map(name).collect();
+    let heard = Heard { look, http, feature_level_max, is_stopping: is_stopping == Some(true), damaged };
     host.clocks.on_answer(node, heard, asked, host.clocks.look());
     for JournalTime { machine, partition, time } in journals.into_iter().flatten() {
         if let Some(machine) = host.find_machine(&machine) {

@@ -10,7 +10,7 @@
 //! further from the median of all clocks than the bound does not lead. A node without peers is its own majority. A
 //! process that starts continues where the last one was; see `clock_anchor`. It does not know what leading means.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,6 +20,7 @@ use tokio::time::Instant;
 use crate::clock::Clock;
 use crate::ids::{FeatureLevel, Micros, NodeId};
 use crate::limits::{CLOCK_LEAP_MAX, CLOCK_LEAP_STANDS};
+use crate::peer::GroupName;
 
 /// How long an answer counts for.
 const FRESH: Duration = Duration::from_secs(3);
@@ -76,6 +77,8 @@ pub struct Sample {
     pub feature_level_max: FeatureLevel,
     /// Whether it is about to stop, so that it must not be asked to lead.
     pub is_stopping: bool,
+    /// The partitions whose log is damaged there, so that another node should lead them.
+    pub damaged: BTreeSet<GroupName>,
     pub at: Instant,
     /// Since when it has answered every time.
     pub since: Instant,
@@ -87,6 +90,7 @@ pub struct Heard {
     pub http: Option<String>,
     pub feature_level_max: FeatureLevel,
     pub is_stopping: bool,
+    pub damaged: BTreeSet<GroupName>,
 }
 
 impl Anchor {
@@ -146,7 +150,7 @@ impl Clocks {
 
     /// Notes another node's answer: its time is that of some moment between the question and the answer.
     pub fn on_answer(&self, node: NodeId, heard: Heard, asked: Look, answered: Look) {
-        let Heard { look, http, feature_level_max, is_stopping } = heard;
+        let Heard { look, http, feature_level_max, is_stopping, damaged } = heard;
         let after = |time: Micros, asked: Micros, answered: Micros| {
             Micros(time.0.saturating_sub(asked.0 + (answered.0 - asked.0) / 2))
         };
@@ -157,7 +161,7 @@ impl Clocks {
         let mut state = self.state.lock();
         let before = state.samples.get(&node).filter(|sample| now < sample.at + FRESH);
         let since = before.map_or(now, |sample| sample.since);
-        let sample = Sample { ahead, believed_ahead, http, feature_level_max, is_stopping, at: now, since };
+        let sample = Sample { ahead, believed_ahead, http, feature_level_max, is_stopping, damaged, at: now, since };
         state.samples.insert(node, sample);
     }
 

@@ -35,7 +35,7 @@ fn stand_back(host: &Host) {
 
 /// Hands over what this node leads, so that nobody has to notice first that it is gone.
 pub async fn hand_over_all(host: &Arc<Host>) {
-    let led = || host.replicas().into_iter().map(|(_, partition)| partition).filter(|partition| partition.is_leader());
+    let led = || host.replicas().into_iter().filter(|(_, partition)| partition.is_leader());
     if led().next().is_none() {
         return;
     }
@@ -48,9 +48,8 @@ pub async fn hand_over_all(host: &Arc<Host>) {
     };
     let is_there_one = || host.others().iter().any(can_lead);
     while led().next().is_some() && is_there_one() && asked.elapsed() < HAND_OVER_MAX {
-        let handing = led().map(|partition| async move {
-            let metrics = partition.group().metrics();
-            if let Err(error) = reconciliation::hand_over(host, &partition, &metrics, can_lead).await {
+        let handing = led().map(|(group, partition)| async move {
+            if let Err(error) = reconciliation::hand_over(host, &group, &partition, can_lead).await {
                 tracing::debug!(%error, "leadership could not be transferred");
             }
         });

@@ -7,6 +7,7 @@
 //! after any of them: the next leader finds what is left to do. It runs on every node and does nothing for partitions
 //! led elsewhere.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,6 +23,7 @@ use crate::partition::{Partition, PartitionError};
 use crate::peer::GroupName;
 use crate::router::Machine;
 use crate::router::answer::{Answer, Caller, CommandRequest};
+use crate::system::clocks::Sample;
 use crate::system::cluster::ClusterError;
 use crate::system::directory::Directory;
 use crate::system::host::Host;
@@ -173,15 +175,22 @@ async fn tend(
     }
     let raft = partition.group();
     let metrics = raft.metrics();
-    if directory.is_founded() && change_members(host, directory, partition, &metrics).await? {
+    if directory.is_founded() && change_members(host, directory, group, partition, &metrics).await? {
         return Ok(());
     }
-    // If the log is damaged here, another node should lead, which can read and send the entries.
-    if !host.clocks.may_lead() || partition.log().is_damaged() {
-        return hand_over(host, partition, &metrics, |_| true).await;
+    if !host.clocks.may_lead() {
+        return hand_over(host, group, partition, |_| true).await;
+    }
+    // If the log is damaged here, a node where it is whole should lead, which can read and send the entries. If there is
+    // none, the lead stays: it would only be passed around.
+    let is_whole =
+        |node: &NodeId| host.clocks.samples().get(node).is_some_and(|sample| !sample.damaged.contains(group));
+    if partition.log().is_damaged() {
+        return hand_over(host, group, partition, is_whole).await;
     }
     let wanted = leader_wanted(group, &metrics);
-    if is_spreading && wanted != host.node && settled(&wanted) && is_caught_up(&metrics, wanted) {
+    let can_lead = |node: &NodeId| settled(node) && is_whole(node) && is_caught_up(&metrics, *node);
+    if is_spreading && wanted != host.node && can_lead(&wanted) {
         tracing::info!(%group, to = %wanted, "leadership is transferred to balance the leaders");
         raft.transfer_to(wanted).await?;
     }
@@ -226,6 +235,7 @@ async fn activate(host: &Host, group: &GroupName, partition: &Partition, module:
 async fn change_members(
     host: &Host,
     directory: &Directory,
+    group: &GroupName,
     partition: &Partition,
     metrics: &GroupMetrics,
 ) -> Result<bool, ConsensusError> {
@@ -247,7 +257,7 @@ async fn change_members(
         return Ok(false);
     }
     if !is_wanted(&host.node) {
-        hand_over(host, partition, metrics, is_wanted).await?;
+        hand_over(host, group, partition, is_wanted).await?;
         return Ok(true);
     }
     let voters: Vec<NodeId> = staying.into_iter().chain(ready).collect();
@@ -260,21 +270,34 @@ async fn change_members(
     Ok(true)
 }
 
-/// Transfers leadership from this node to the follower that is furthest.
+/// Transfers leadership from this node to a follower that has caught up: if possible one whose log is whole, and of
+/// those the furthest.
 pub async fn hand_over(
     host: &Host,
+    group: &GroupName,
     partition: &Partition,
-    metrics: &GroupMetrics,
     may_lead: impl Fn(&NodeId) -> bool,
 ) -> Result<(), ConsensusError> {
-    let samples = host.clocks.samples();
-    let stays = |node: &NodeId| samples.get(node).is_some_and(|sample| !sample.is_stopping);
-    let voters = metrics.voters.iter().filter(|node| **node != host.node && stays(node));
-    let furthest = voters.filter(|node| may_lead(node)).max_by_key(|node| metrics.matched.get(node).copied().flatten());
-    match furthest {
-        Some(node) if is_caught_up(metrics, *node) => partition.group().transfer_to(*node).await,
-        _ => Ok(()),
+    let may_lead = |node: &NodeId| *node != host.node && may_lead(node);
+    match successor(group, &partition.group().metrics(), &host.clocks.samples(), may_lead) {
+        Some(node) => partition.group().transfer_to(node).await,
+        None => Ok(()),
     }
+}
+
+fn successor(
+    group: &GroupName,
+    metrics: &GroupMetrics,
+    samples: &BTreeMap<NodeId, Sample>,
+    may_lead: impl Fn(&NodeId) -> bool,
+) -> Option<NodeId> {
+    let rank = |node: &NodeId| {
+        let sample = samples.get(node).filter(|sample| !sample.is_stopping)?;
+        let matched = metrics.matched.get(node).copied().flatten();
+        is_caught_up(metrics, *node).then_some((!sample.damaged.contains(group), matched, *node))
+    };
+    let candidates = metrics.voters.iter().filter(|node| may_lead(node));
+    candidates.filter_map(rank).max().map(|(.., node)| node)
 }
 
 fn is_caught_up(metrics: &GroupMetrics, node: NodeId) -> bool {
@@ -320,5 +343,54 @@ pub async fn command_by(system: &Machine, path: &str, body: Value, wanting: &Wan
         }
         Some(Answer::Refused(refusal)) => Err(ClusterError::Invalid(refusal.detail)),
         _ => Err(ClusterError::Deadline),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::features;
+    use crate::ids::{Micros, PartitionId, Term};
+    use crate::system::clocks::{Clocks, Heard, Look};
+
+    const LAST: LogIndex = LogIndex(1000);
+
+    /// What node 1 has heard of nodes 2 and 3: how many entries they lack, and whether the partition's log is damaged.
+    fn heard_of(group: &GroupName, others: [(u64, bool); 2]) -> (GroupMetrics, BTreeMap<NodeId, Sample>) {
+        let clocks = Clocks::new(Arc::new(crate::clock::ManualClock::default()), CHANGE_PATIENCE, None);
+        let mut matched = BTreeMap::from([(NodeId(1), Some(LAST))]);
+        let look = Look { wall: Micros(0), believed: Micros(0) };
+        for (node, (lag, is_damaged)) in (2..).map(NodeId).zip(others) {
+            let damaged = is_damaged.then(|| group.clone()).into_iter().collect::<BTreeSet<_>>();
+            let heard = Heard { look, http: None, feature_level_max: features::BASE, is_stopping: false, damaged };
+            clocks.on_answer(node, heard, look, look);
+            matched.insert(node, Some(LogIndex(LAST.0 - lag)));
+        }
+        let voters = vec![NodeId(1), NodeId(2), NodeId(3)];
+        let (last_log, learners) = (Some(LAST), Vec::new());
+        let (term, leader, committed, applied) = (Term(1), Some(NodeId(1)), None, None);
+        (GroupMetrics { term, leader, voters, learners, matched, last_log, committed, applied }, clocks.samples())
+    }
+
+    #[test]
+    fn the_lead_goes_to_a_node_that_has_caught_up_and_first_to_one_whose_log_is_whole() {
+        let group = GroupName::new("wallet", PartitionId(0));
+        let others = |node: &NodeId| *node != NodeId(1);
+        let lag = LAG_MAX + 1;
+        for (found, expected) in [
+            ([(1, false), (0, false)], Some(3)),
+            ([(0, false), (1, false)], Some(2)),
+            ([(1, false), (0, true)], Some(2)),
+            ([(lag, false), (0, true)], Some(3)),
+            ([(lag, false), (lag, false)], None),
+        ] {
+            let (metrics, samples) = heard_of(&group, found);
+            assert_eq!(successor(&group, &metrics, &samples, others), expected.map(NodeId), "{found:?}");
+            let (other, of) = (GroupName::new("wallet", PartitionId(1)), |node: &NodeId| *node == NodeId(3));
+            let caught_up = found[1].0 <= LAG_MAX;
+            assert_eq!(successor(&other, &metrics, &samples, of), caught_up.then_some(NodeId(3)), "{found:?}");
+        }
     }
 }

@@ -4,6 +4,8 @@
 //! believed time of each node, beside the right one. No node really runs here: the nodes ask each other when the
 //! script says so, and time passes when the script says so.
 
+use std::collections::BTreeSet;
+
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
@@ -78,8 +80,8 @@ impl Nodes {
         let looks: Vec<Look> = self.clocks.iter().map(|(_, clocks)| clocks.look()).collect();
         for asking in &up {
             for asked in up.iter().filter(|asked| *asked != asking) {
-                let heard =
-                    Heard { look: looks[*asked], http: None, feature_level_max: features::BASE, is_stopping: false };
+                let (look, feature_level_max, damaged) = (looks[*asked], features::BASE, BTreeSet::new());
+                let heard = Heard { look, http: None, feature_level_max, is_stopping: false, damaged };
                 self.clocks[*asking].1.on_answer(NodeId(*asked as u64 + 1), heard, looks[*asking], looks[*asking]);
             }
         }
