@@ -186,7 +186,7 @@ pub async fn ask_clock(host: &Host, node: NodeId, patience: Duration) {
     };
     let Ok(answer) = decode::<ClockAnswer>(&answer) else { return };
     let feature_level_max = answer.understands();
-    let ClockAnswer { time, http, held, is_level, is_stopping, wall, journals, pulse, damaged, .. } =
+    let ClockAnswer { time, http, held, is_level, is_stopping, wall, journals, pulse, is_of_cluster, damaged, .. } =
         answer;
     let look = Look { wall: Micros(wall.unwrap_or(time)), believed: Micros(time) };
     let name = |DamagedReplica { machine, partition }| GroupName::new(machine.as_str(), PartitionId(partition));
@@ -199,7 +199,8 @@ pub async fn ask_clock(host: &Host, node: NodeId, patience: Duration) {
         }
     }
     on_told(host, node, held, pulse);
-    if is_level == Some(false) {
+    // A member that belongs to no cluster has lost everything: what it is told would make it a member again.
+    if is_level == Some(false) && is_of_cluster != Some(false) {
         cluster_founding::tell_who_is_in(host, node).await;
     }
 }

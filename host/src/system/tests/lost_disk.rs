@@ -7,6 +7,7 @@
 use super::*;
 use crate::peer::GroupName;
 use crate::router::Machine;
+use crate::system::ClusterError;
 
 impl Cluster {
     /// Waits until a node says that it needs what others have, and checks that it serves nothing.
@@ -87,6 +88,39 @@ async fn a_node_with_a_wiped_disk_waits_for_both_others_and_has_everything_then(
     let mut load = Load::start(cluster.doors.clone(), cluster.bank.accounts.clone(), cluster.seed + 1);
     load.more(20).await;
     attempts.extend(load.stop().await);
+    cluster.judge(&attempts).await;
+}
+
+/// The members of a cluster tell a node that is not level who they are. They used to take it in again with that, under
+/// the id of the node that has lost everything: nobody was told that data is gone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_without_its_folder_is_told_to_come_under_a_new_id_and_is_not_taken_back() {
+    let mut cluster = Cluster::found().await;
+    let mut load = cluster.load();
+    load.more(20).await;
+    let attempts = load.stop().await;
+    let lost = cluster.leader(&NODES).await;
+    cluster.crash(lost).await;
+    cluster.members.get_mut(&lost).expect("it is a node").disk = SimDisk::new();
+    std::fs::remove_dir_all(cluster.folder.path().join(lost.to_string())).expect("it was there");
+    cluster.start(lost).await;
+    let says = || {
+        let reasons = cluster.node(lost).router().is_ready().err()?;
+        reasons.iter().any(|reason| reason.contains("under a new id")).then_some(())
+    };
+    eventually("it says that it has lost everything", says).await;
+    let asking = others(lost).next().expect("there are three");
+    for _ in 0..rounds(4, 40) {
+        let clocks = || cluster.node(asking).host.clocks.samples().get(&lost).map(|sample| sample.at);
+        let before = clocks();
+        eventually("it is asked for the time", || (clocks() > before).then_some(())).await;
+        let reasons = cluster.node(lost).router().is_ready().expect_err("it has nothing");
+        assert!(reasons.iter().any(|reason| reason.contains("under a new id")), "{reasons:?}");
+        assert!(cluster.node(lost).host.folder.identity().is_none(), "it was taken in again");
+    }
+    let added = cluster.node(asking).cluster().add(lost, address(lost), soon()).await;
+    assert!(matches!(added, Err(ClusterError::NodeIdUsed(node)) if node == lost), "{added:?}");
+    cluster.crash(lost).await;
     cluster.judge(&attempts).await;
 }
 
