@@ -81,9 +81,14 @@ impl Checks {
         what: Checkable,
         pace: Throttle,
     ) {
-        let (key, partition) = ((group.clone(), what.name()), partition.clone());
-        let checking = tokio::task::spawn_blocking(move || partition.check(&what, |bytes| pace.wait(bytes)));
+        let (key, checked) = ((group.clone(), what.name()), partition.clone());
+        let checking = tokio::task::spawn_blocking(move || checked.check(&what, |bytes| pace.wait(bytes)));
         let checked = checking.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
+        // A partition that was closed meanwhile gives errors, and what was found is not known to the one that is open
+        // now: it is checked as something new.
+        if !host.find_replica(group).is_some_and(|open| Arc::ptr_eq(&open, partition)) {
+            return tracing::debug!(%group, what = key.1, "not checked: the partition was closed");
+        }
         match checked {
             Ok(Pace::Stop) => return,
             Ok(Pace::GoOn) => _ = self.findings.remove(&key),
@@ -99,8 +104,6 @@ impl Checks {
                 }
                 return;
             }
-            // A partition that is being closed gives an error as well. It is checked when it is open again.
-            Err(error) if host.find_replica(group).is_none() => tracing::debug!(%group, %error, "not checked"),
             Err(error) => {
                 tracing::error!(
                     %group, what = key.1, %error,
