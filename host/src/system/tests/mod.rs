@@ -4,6 +4,7 @@
 //! result. State and ids are derived: they are in RocksDB in a temporary folder. The printed seed makes every random
 //! choice. Threads are real, so it repeats the faults but not every interleaving. No test sleeps: it waits for states.
 
+mod asked;
 mod load;
 mod judge;
 mod recovers;
@@ -65,6 +66,7 @@ use crate::peer::SimNetwork;
 use crate::registry;
 use crate::router::Router;
 
+use asked::{is_chaos, rounds, seed_asked, seed_of_run, show_logs};
 use judge::Bank;
 use load::{Attempt, Load};
 
@@ -86,24 +88,6 @@ const CLOCK_SKEW_MAX: Duration = Duration::from_secs(1);
 
 fn soon() -> Instant {
     Instant::now() + PATIENCE
-}
-
-/// The seed that the environment asks for, or else a random one.
-fn seed_of_run() -> u64 {
-    seed_asked().unwrap_or_else(rand::random)
-}
-
-fn seed_asked() -> Option<u64> {
-    std::env::var(SEED_VARIABLE).ok().map(|text| text.parse().expect("the seed is a number"))
-}
-
-/// How often something is done: a few times in every run, many times when chaos is asked for.
-fn rounds(few: usize, many: usize) -> usize {
-    if is_chaos() { many } else { few }
-}
-
-fn is_chaos() -> bool {
-    std::env::var_os(CHAOS_VARIABLE).is_some()
 }
 
 /// The wallet, compiled once for all nodes of all tests: a starting node spends more time on this than on all else.
@@ -273,6 +257,7 @@ impl Cluster {
     }
 
     async fn found_as(seed: u64, options: Options) -> Self {
+        show_logs();
         println!("{SEED_VARIABLE}={seed}");
         let mut cluster = Self {
             seed,
