@@ -22,13 +22,6 @@ use crate::system::retention::oldest_in_flight;
 /// How many commands are sent again at the same time.
 const RETRIES_AT_ONCE: usize = 16;
 
-/// Whether a node that nobody else answers may refuse for this reason. It may lead the partition itself, or have
-/// followed another node when it was cut off.
-fn is_of_one_cut_off(reason: UnavailableReason) -> bool {
-    use UnavailableReason::{NoLeader, NotNow};
-    matches!(reason, NoLeader | NotNow(Obstacle::NoMajority | Obstacle::LeaderSilent))
-}
-
 impl Cluster {
     /// Asks this node for a transfer of one cent from the first account to the second.
     async fn transfer_at(&mut self, node: NodeId) -> Attempt {
@@ -39,6 +32,26 @@ impl Cluster {
 
     async fn balance_at(&self, node: NodeId) -> Result<i128, QueryError> {
         balance(self.node(node).router(), &self.bank.accounts[1], Consistency::Linearizable).await
+    }
+
+    /// Whether this node leads the partition of an account.
+    fn leads(&self, node: NodeId, account: usize) -> bool {
+        let partition = partition_of(self.bank.accounts[account].as_bytes(), PARTITIONS);
+        let replicas = self.replicas(node);
+        replicas.iter().find(|replica| replica.id() == partition).expect("a node has all partitions").is_leader()
+    }
+
+    /// Checks why a node refuses that nobody else answers. It led the account's partition before and after it was
+    /// asked, or followed, or stopped leading meanwhile.
+    fn check_cut_off(&self, node: NodeId, account: usize, led_before: bool, reason: UnavailableReason) {
+        use UnavailableReason::{NoLeader, NotNow};
+        let leads = (led_before, self.leads(node, account));
+        let is_right = match reason {
+            NotNow(Obstacle::NoMajority) => leads != (false, false),
+            NoLeader | NotNow(Obstacle::LeaderSilent) => leads != (true, true),
+            _ => false,
+        };
+        assert!(is_right, "{reason:?} where the node leads before and after: {leads:?}");
     }
 
     /// Has each of these nodes carry out a transfer, and checks that all of them see it at once.
@@ -152,13 +165,15 @@ async fn any_node_answers_before_and_after_the_leader_is_cut_off_and_a_minority_
 
     // The node has not heard the others for the whole time that an election took them, so it accepts nothing that it
     // could not answer for.
+    let leads = cluster.leads(deposed, 0);
     let refused = cluster.transfer_at(deposed).await;
     let Told::NotAccepted(reason) = refused.told else { panic!("{refused:?}") };
-    assert!(is_of_one_cut_off(reason), "{reason:?}");
+    cluster.check_cut_off(deposed, 0, leads, reason);
     attempts.push(refused);
+    let leads = cluster.leads(deposed, 1);
     let read = cluster.balance_at(deposed).await;
     let Err(QueryError::Unavailable(Unavailable { reason, .. })) = read else { panic!("{read:?}") };
-    assert!(is_of_one_cut_off(reason), "{reason:?}");
+    cluster.check_cut_off(deposed, 1, leads, reason);
 
     cluster.network.heal();
     cluster.follows_another(deposed).await;
