@@ -3,6 +3,7 @@
 use statehouse::ids::{NodeId, PartitionId};
 use statehouse_tests::cluster::{Cluster, MACHINE};
 use statehouse_tests::hold::{PATIENCE, within};
+use statehouse_tests::skipped::skipped;
 use statehouse_tests::trial::Trial;
 use statehouse_tests::wall_clock::WallClock;
 
@@ -18,7 +19,7 @@ async fn a_clock_an_hour_ahead_does_not_lead_and_moves_no_time() {
     let _alone = alone().await;
     let clock = match WallClock::new() {
         Ok(clock) => clock,
-        Err(reason) => return println!("skipped: {reason}"),
+        Err(reason) => return skipped(&reason),
     };
     let mut trial = Trial::start().await;
     let wrong = trial.cluster.leader(PARTITION).await;

@@ -5,6 +5,7 @@
 use statehouse::ids::NodeId;
 use statehouse_tests::cluster::Cluster;
 use statehouse_tests::disk::Disk;
+use statehouse_tests::skipped::skipped;
 use statehouse_tests::trial::{SHAPE, Trial};
 
 use crate::alone;
@@ -16,10 +17,7 @@ async fn a_node_with_a_full_disk_holds_nobody_up_and_catches_up() {
     let _alone = alone().await;
     let disk = match Disk::mount() {
         Ok(disk) => disk,
-        Err(reason) => {
-            println!("skipped: no file system of its own can be mounted here: {reason}");
-            return;
-        }
+        Err(reason) => return skipped(&format!("no file system of its own can be mounted here: {reason}")),
     };
     let trial = Trial::of(Cluster::start_with_folder(SHAPE, FULL, disk.path()).await).await;
     disk.fill();

@@ -10,6 +10,7 @@ use statehouse_tests::hold::eventually;
 use statehouse_tests::host::{Host, argument, cli};
 use statehouse_tests::http::Client;
 use statehouse_tests::oracle::{Ledger, check_audit};
+use statehouse_tests::skipped::skipped;
 use statehouse_tests::wall_clock::{WallClock, forget_clock};
 use statehouse_tests::workload::Workload;
 use tempfile::tempdir;
@@ -25,7 +26,7 @@ pub async fn check(point: &str) {
     for passes in [0, 1] {
         let clock = match WallClock::new() {
             Ok(clock) => clock,
-            Err(reason) => return println!("skipped: {reason}"),
+            Err(reason) => return skipped(&reason),
         };
         let data = tempdir().expect("a temporary folder");
         let with_clock = |ending: Option<String>| {

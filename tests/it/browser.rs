@@ -16,6 +16,7 @@ use std::sync::{Arc, Mutex};
 use serde_json::Value;
 use statehouse_tests::hold::PATIENCE;
 use statehouse_tests::host::Host;
+use statehouse_tests::skipped::skipped;
 use statehouse_tests::wallet;
 use tempfile::tempdir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -202,8 +203,7 @@ async fn read_request(client: &mut TcpStream) -> Option<Vec<u8>> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_page_of_another_origin_neither_freezes_an_account_nor_reads_one() {
     let Some(chromium) = find_chromium() else {
-        println!("skipped: there is no Chromium; the package of Debian is `chromium`");
-        return;
+        return skipped("there is no Chromium; the package of Debian is `chromium`");
     };
     let (data, profile) = (tempdir().expect("a temporary folder"), tempdir().expect("a temporary folder"));
     let host = Host::start(data.path()).await;

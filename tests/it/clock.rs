@@ -12,6 +12,7 @@ use statehouse_tests::hold::{eventually, hold};
 use statehouse_tests::host::{Finished, Host, Start, cli};
 use statehouse_tests::http::{Answer, Client};
 use statehouse_tests::oracle::check_audit;
+use statehouse_tests::skipped::skipped;
 use statehouse_tests::wall_clock::{WallClock, forget_clock};
 use statehouse_tests::wallet;
 use tempfile::tempdir;
@@ -99,7 +100,7 @@ fn cluster(host: &Host, verb: &str) -> Finished {
 async fn an_hour_ahead_for_three_seconds_is_in_no_entry_and_stops_no_write() {
     let clock = match WallClock::new() {
         Ok(clock) => clock,
-        Err(reason) => return println!("skipped: {reason}"),
+        Err(reason) => return skipped(&reason),
     };
     let data = tempdir().expect("a temporary folder");
     let host = start(data.path(), &clock).await;
@@ -149,7 +150,7 @@ async fn an_hour_ahead_for_three_seconds_is_in_no_entry_and_stops_no_write() {
 async fn a_journal_a_day_ahead_takes_writes_and_is_as_good_as_its_word() {
     let clock = match WallClock::new() {
         Ok(clock) => clock,
-        Err(reason) => return println!("skipped: {reason}"),
+        Err(reason) => return skipped(&reason),
     };
     let data = tempdir().expect("a temporary folder");
     clock.set_ahead(DAY);
@@ -208,7 +209,7 @@ async fn resolve(client: &mut Client, unknown: &Answer) -> bool {
 async fn one_of_four_partitions_most_of_a_day_ahead_takes_part_in_transfers() {
     let clock = match WallClock::new() {
         Ok(clock) => clock,
-        Err(reason) => return println!("skipped: {reason}"),
+        Err(reason) => return skipped(&reason),
     };
     let data = tempdir().expect("a temporary folder");
     // The clock shows one o'clock on the day before yesterday, and then 20 hours later, so that no midnight writes a

@@ -6,6 +6,7 @@ use statehouse_tests::disk::Disk;
 use statehouse_tests::hold::eventually;
 use statehouse_tests::host::Host;
 use statehouse_tests::oracle::{Ledger, check_audit};
+use statehouse_tests::skipped::skipped;
 use statehouse_tests::wallet;
 use statehouse_tests::workload::Workload;
 
@@ -16,10 +17,7 @@ const ACCOUNTS: usize = 8;
 async fn a_full_disk_refuses_writes_serves_reads_and_resumes_by_itself() {
     let disk = match Disk::mount() {
         Ok(disk) => disk,
-        Err(reason) => {
-            println!("skipped: no file system of its own can be mounted here: {reason}");
-            return;
-        }
+        Err(reason) => return skipped(&format!("no file system of its own can be mounted here: {reason}")),
     };
     let data = disk.path().join("data");
     let host = Host::start(&data).await;

@@ -12,6 +12,7 @@ use statehouse_tests::hold::{PATIENCE, eventually};
 use statehouse_tests::host::{Host, Start};
 use statehouse_tests::http::{Client, Request};
 use statehouse_tests::oracle::{Ledger, check_audit};
+use statehouse_tests::skipped::skipped;
 use statehouse_tests::wallet;
 use statehouse_tests::workload::{Told, Workload};
 use tempfile::tempdir;
@@ -80,8 +81,7 @@ async fn send_batch(client: &mut Client, accounts: &[String], count: usize) {
 #[tokio::test(flavor = "multi_thread")]
 async fn idle_connections_keep_nobody_out_and_halt_no_partition() {
     if let Err(reason) = raise_own_descriptors(SOCKETS as u64 + 500) {
-        println!("skipped: {reason}");
-        return;
+        return skipped(&reason);
     }
     let data = tempdir().expect("a temporary folder");
     let start = Start { descriptors: Some(DESCRIPTORS), ..Start::on(data.path()) };

@@ -12,6 +12,7 @@ use statehouse::disk::RealDisk;
 use statehouse::snapshot::canonical::{SnapshotFile, SnapshotWriter};
 use statehouse_tests::hold::eventually;
 use statehouse_tests::host::{Finished, Host, Start, argument, cli};
+use statehouse_tests::skipped::skipped;
 use statehouse_tests::wall_clock::{WallClock, forget_clock};
 use statehouse_tests::wallet;
 use tempfile::tempdir;
@@ -119,7 +120,7 @@ fn check_damage(exported: &Path) {
 async fn a_host_that_is_idle_or_was_down_at_midnight_has_the_snapshot_of_the_day() {
     let clock = match WallClock::new() {
         Ok(clock) => clock,
-        Err(reason) => return println!("skipped: {reason}"),
+        Err(reason) => return skipped(&reason),
     };
     let (data, copies) = (tempdir().expect("a temporary folder"), tempdir().expect("a temporary folder"));
     let environment = clock.environment().map(|(name, value)| (name.to_owned(), value)).to_vec();

@@ -5,6 +5,7 @@
 //! knows the host's log format.
 
 pub mod hold;
+pub mod skipped;
 pub mod process;
 pub mod artefacts;
 pub mod host;
