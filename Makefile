@@ -16,8 +16,8 @@ test: ## format, lints, modules, every suite; the time of each and a summary at 
 check: ## what is told within a minute of an edit of kernel or journal: format, rules, their lints and unit tests
 	.ci/test format tidy kernel_lints kernel journal
 
-chaos: setup ## clusters, real and simulated, with many more faults, and bugs that must be noticed: some hours
-	STATEHOUSE_CHAOS=1 .ci/test build journal host it cluster plants
+chaos: setup ## clusters, real and simulated, with many more faults, new fuzzed inputs, and bugs that must be noticed: some hours
+	STATEHOUSE_CHAOS=1 .ci/test build kernel journal host it cluster plants
 
 fuzz: setup ## each fuzz target with libFuzzer for FUZZ_SECONDS, an hour by default: a day and more
 	.ci/fuzz
