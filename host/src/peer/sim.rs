@@ -47,8 +47,8 @@ pub struct SimNetwork {
 
 struct SimNetworkState {
     seed: u64,
-    /// `None` is a node that is down; one that never joined has no entry.
-    nodes: BTreeMap<NodeId, Option<Member>>,
+    /// `None` is a node that is down; one that never entered has no entry.
+    nodes: BTreeMap<NodeId, Option<Life>>,
     links: BTreeMap<(NodeId, NodeId), Link>,
     /// Groups whose members do not hear each other.
     silent: BTreeSet<GroupName>,
@@ -56,8 +56,14 @@ struct SimNetworkState {
     falls: BTreeMap<NodeId, (u64, Parcel)>,
 }
 
-/// One life of a node, from joining to leaving.
-#[derive(Clone)]
+/// One life of a node, from entering to leaving.
+struct Life {
+    /// `None` until the node answers. For the others it is down until then.
+    service: Option<Arc<dyn Service>>,
+    left: CancellationToken,
+}
+
+/// A node that answers.
 struct Member {
     service: Arc<dyn Service>,
     left: CancellationToken,
@@ -70,20 +76,34 @@ impl SimNetwork {
         Self { state: Arc::new(Mutex::new(state)), changed: watch::Sender::new(()) }
     }
 
-    /// Returns the node's network; from now on `service` answers for it. A node joins once in each of its lives:
-    /// requests that an earlier life still had under way fail as if the node had left.
-    pub fn join(&self, node: NodeId, service: Arc<dyn Service>) -> Arc<dyn Network> {
+    /// Begins a life of a node, and returns the node's network. Requests that an earlier life still had under way fail
+    /// as if the node had left. The node answers nobody before [`SimNetwork::answer`].
+    pub fn enter(&self, node: NodeId) -> Arc<dyn Network> {
         self.leave(node);
         let left = CancellationToken::new();
-        self.state.lock().nodes.insert(node, Some(Member { service, left: left.clone() }));
+        self.state.lock().nodes.insert(node, Some(Life { service: None, left: left.clone() }));
         Arc::new(SimPeer { network: self.clone(), node, left })
     }
 
-    /// The node's process ends: what it was answering breaks off, and calls to it fail at once until it joins again.
+    /// From now on `service` answers for a node, unless the node has left since it entered.
+    pub fn answer(&self, node: NodeId, service: Arc<dyn Service>) {
+        if let Some(Some(life)) = self.state.lock().nodes.get_mut(&node) {
+            life.service = Some(service);
+        }
+    }
+
+    /// Does both at once.
+    pub fn join(&self, node: NodeId, service: Arc<dyn Service>) -> Arc<dyn Network> {
+        let network = self.enter(node);
+        self.answer(node, service);
+        network
+    }
+
+    /// The node's process ends: what it was answering breaks off, and calls to it fail at once until it answers again.
     pub fn leave(&self, node: NodeId) {
         let mut state = self.state.lock();
-        if let Some(member) = state.nodes.get_mut(&node).and_then(Option::take) {
-            member.left.cancel();
+        if let Some(life) = state.nodes.get_mut(&node).and_then(Option::take) {
+            life.left.cancel();
         }
     }
 
@@ -188,8 +208,14 @@ impl SimNetwork {
 
     fn member(&self, node: NodeId) -> Result<Member, PeerError> {
         let state = self.state.lock();
-        let member = state.nodes.get(&node).ok_or(PeerError::NoRoute(node))?;
-        member.clone().ok_or_else(|| down(node))
+        let life = state.nodes.get(&node).ok_or(PeerError::NoRoute(node))?;
+        life.as_ref().and_then(Life::member).ok_or_else(|| down(node))
+    }
+}
+
+impl Life {
+    fn member(&self) -> Option<Member> {
+        Some(Member { service: self.service.clone()?, left: self.left.clone() })
     }
 }
 

@@ -179,7 +179,7 @@ pub async fn ask_clock(host: &Host, node: NodeId, patience: Duration) {
     };
     let call = Call { topic: Topic::Clock, group: None, body };
     let asked = host.clocks.look();
-    let answer = match host.network().call(node, call, patience).await {
+    let answer = match host.network.call(node, call, patience).await {
         Ok(answer) => answer,
         Err(error) if peer_permissions::says_removed(&error) => return host.on_removed(),
         Err(_) => return,

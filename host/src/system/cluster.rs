@@ -207,7 +207,7 @@ impl Cluster {
                 return Err(ClusterError::Exists(identity.cluster.clone()));
             }
         } else {
-            self.host.set_routes(&nodes);
+            self.host.routes.set(&nodes);
             self.check_strangers(&nodes, deadline).await?;
             cluster_founding::found(&self.host, nodes)?;
         }
@@ -223,7 +223,7 @@ impl Cluster {
         for (node, address) in nodes.iter().filter(|(node, _)| **node != self.host.node) {
             let call = Call { topic: Topic::Status, group: None, body: Bytes::new() };
             let patience = deadline.saturating_duration_since(Instant::now()).min(STRANGER_PATIENCE);
-            match self.host.network().call(*node, call, patience).await {
+            match self.host.network.call(*node, call, patience).await {
                 Ok(cluster) if cluster.is_empty() => {}
                 Ok(cluster) => {
                     let reason = format!("it belongs to cluster {} already", String::from_utf8_lossy(&cluster));
@@ -238,7 +238,7 @@ impl Cluster {
     /// Whether a node of the directory answers that it belongs to a cluster. This node itself counts as one.
     async fn is_member(&self, node: NodeId) -> bool {
         let call = Call { topic: Topic::Status, group: None, body: Bytes::new() };
-        let answer = self.host.network().call(node, call, STRANGER_PATIENCE).await;
+        let answer = self.host.network.call(node, call, STRANGER_PATIENCE).await;
         node == self.host.node || answer.is_ok_and(|cluster| !cluster.is_empty())
     }
 
@@ -254,7 +254,7 @@ impl Cluster {
             return Err(ClusterError::NodeIdUsed(node));
         }
         let identity = self.host.folder.identity().ok_or(ClusterError::NoCluster)?;
-        self.host.set_routes(&BTreeMap::from([(node, peer.clone())]));
+        self.host.routes.set(&BTreeMap::from([(node, peer.clone())]));
         let supported = self.check_understands(node, &peer, directory.feature_level).await?;
         let with_it = directory.nodes.iter().map(|(id, peer)| (id.0, peer.clone())).chain([(node.0, peer.clone())]);
         let feature_level = Some(directory.feature_level.0).filter(|level| features::BASE.0 < *level);
@@ -320,7 +320,7 @@ impl Cluster {
                 Some(leader) => {
                     let body = encode(&TransferTo { to: to.0 });
                     let call = Call { topic: Topic::Membership, group: Some(group.clone()), body };
-                    drop(self.host.network().call(leader, call, STRANGER_PATIENCE).await);
+                    drop(self.host.network.call(leader, call, STRANGER_PATIENCE).await);
                 }
                 None => {}
             }

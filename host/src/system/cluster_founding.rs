@@ -105,5 +105,5 @@ pub async fn tell_who_is_in(host: &Host, node: NodeId) {
 
 pub async fn ask_to_join(host: &Host, node: NodeId, join: &Join) -> Result<(), PeerError> {
     let call = Call { topic: Topic::Join, group: None, body: encode(join) };
-    host.network().call(node, call, INVITE_PATIENCE).await.map(drop)
+    host.network.call(node, call, INVITE_PATIENCE).await.map(drop)
 }

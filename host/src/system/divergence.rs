@@ -61,7 +61,7 @@ pub fn is_claim(body: &[u8]) -> bool {
 pub async fn compare(host: &Host, group: GroupName, partition: Arc<Partition>) {
     let Some(leader) = partition.leader().filter(|leader| *leader != host.node) else { return };
     let journal = partition.progress().journal;
-    let are_two = match ask_head(host.network().as_ref(), leader, &group, journal.index, PATIENCE).await {
+    let are_two = match ask_head(host.network.as_ref(), leader, &group, journal.index, PATIENCE).await {
         Ok(Some(head)) if head == journal.head => {
             metrics::counter!("statehouse_heads_compared_total").increment(1);
             false
@@ -113,7 +113,7 @@ async fn make_claim(host: &Host, group: &GroupName, body: &Bytes) {
     let telling = host.others().into_iter().map(|node| {
         let call = Call { topic: Topic::Head, group: Some(group.clone()), body: body.clone() };
         async move {
-            if let Err(error) = host.network().call(node, call, CLAIM_PATIENCE).await {
+            if let Err(error) = host.network.call(node, call, CLAIM_PATIENCE).await {
                 tracing::debug!(%group, %node, %error, "a node does not confirm that there are two histories");
             }
         }

@@ -87,7 +87,7 @@ async fn ask(host: &Host, group: GroupName) -> Result<(), String> {
         }
         Some(leader) => {
             let call = Call { topic: Topic::Drain, group: Some(group.clone()), body: Bytes::new() };
-            let answer = host.network().call(leader, call, PATIENCE).await;
+            let answer = host.network.call(leader, call, PATIENCE).await;
             answer.map(|answer| answer.first() == Some(&1)).map_err(|error| error.to_string())
         }
         None => return busy("nobody leads it"),

@@ -4,7 +4,7 @@
 //! log holds all that they have seen of it. It knows nothing of HTTP, nor of who should lead.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -22,7 +22,7 @@ use crate::key::PublicKey;
 use crate::log::DamagedLog;
 use crate::machine::logic::Logic;
 use crate::partition::Partition;
-use crate::peer::{self, GroupName, Links, Network, PeerRenewal, Routes, SeenBook};
+use crate::peer::{GroupName, Identity, Links, Network, PeerRenewal, SeenBook};
 use crate::registry::Registry;
 use crate::router::{Machine, MachineOptions, Router};
 use crate::store::StoreShared;
@@ -39,6 +39,7 @@ use crate::system::logic::{MachineRow, SYSTEM};
 use crate::system::losses::Waiting;
 use crate::system::modules::HostModules;
 use crate::system::node::MachineSpec;
+use crate::system::peer_network::NodeRoutes;
 use crate::system::peer_permissions::Standing;
 use crate::system::pulse::Pulse;
 use crate::system::record::NodeRecord;
@@ -84,18 +85,16 @@ pub struct Host {
     pub standing: Standing,
     /// Held while a node is removed, so that there is one removal at a time.
     pub removing: tokio::sync::Mutex<()>,
+    pub network: Arc<dyn Network>,
+    pub routes: NodeRoutes,
+    /// Who this node is to its peers.
+    pub identity: Identity,
     /// Connections that the others have open here.
     pub links: Links,
-    /// Replaces the certificates between nodes; unset without TLS, or without peers.
-    pub renewal: OnceLock<PeerRenewal>,
+    /// Replaces the certificates between nodes; `None` without TLS, or without peers.
+    pub renewal: Option<PeerRenewal>,
     /// Machines to create when `system` does not know them.
     pub specs: Vec<MachineSpec>,
-    pub network: OnceLock<Arc<dyn Network>>,
-    /// Where the others are reached. Addresses from the configuration, `routes_fixed`, take precedence.
-    pub routes: Routes,
-    pub routes_fixed: BTreeMap<NodeId, String>,
-    /// Who this node is to its peers.
-    pub identity: peer::Identity,
     pub seen: Arc<SeenBook>,
     pub clocks: Arc<Clocks>,
     /// What this node believes about its clock, kept for the next process.
@@ -148,20 +147,6 @@ pub struct Host {
 }
 
 impl Host {
-    pub fn network(&self) -> &Arc<dyn Network> {
-        self.network.get().expect("it is set before anything runs")
-    }
-
-    /// Sets where nodes are reached from now on.
-    pub fn set_routes(&self, addresses: &BTreeMap<NodeId, String>) {
-        for (node, address) in addresses.iter().chain(&self.routes_fixed).filter(|(node, _)| **node != self.node) {
-            let address = self.routes_fixed.get(node).unwrap_or(address);
-            if self.routes.find(*node).as_ref() != Some(address) {
-                self.routes.set(*node, address.clone());
-            }
-        }
-    }
-
     /// The other nodes of the cluster.
     pub fn others(&self) -> Vec<NodeId> {
         self.nodes.borrow().iter().copied().filter(|node| *node != self.node).collect()
@@ -277,7 +262,7 @@ impl Host {
             active,
             clock: self.clock.clone(),
             node: self.node,
-            network: self.network().clone(),
+            network: self.network.clone(),
             nodes: self.nodes.subscribe(),
             answering: self.answering.subscribe(),
             features: self.opening.features.clone(),
@@ -338,7 +323,7 @@ impl Host {
             if let Err(error) = self.folder.set_founded() {
                 tracing::error!(%error, "it could not be recorded that the cluster exists");
             }
-            self.set_routes(&directory.nodes);
+            self.routes.set(&directory.nodes);
             let nodes: Vec<NodeId> = directory.nodes.keys().copied().collect();
             self.nodes.send_if_modified(|before| {
                 *before != nodes && {

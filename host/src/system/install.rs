@@ -78,7 +78,7 @@ fn speak(taking: impl Future<Output = Result<(), TransferError>> + Send + 'stati
 }
 
 async fn take(turn: Turn, from: NodeId, incoming: Incoming) -> Result<(), TransferError> {
-    receive(turn.host.network().as_ref(), from, &turn.group, incoming).await?;
+    receive(turn.host.network.as_ref(), from, &turn.group, incoming).await?;
     // The snapshot is durable. Even if the leader that offered it dies, it is installed when the partition is opened
     // again.
     if let Some(machine) = find_machine(&turn.host, &turn.group) {

@@ -116,7 +116,7 @@ impl Incoming {
         let (JournalIndex(after), Head(head)) = stand;
         let body = encode(&JournalFetchRequest { after, head, last: last.0 });
         let call = Call { topic: Topic::History, group: Some(group.clone()), body };
-        let pieces = host.network().fetch(node, call, PATIENCE).await?;
+        let pieces = host.network.fetch(node, call, PATIENCE).await?;
         Ok(Self { pieces, ready: VecDeque::new(), stand, last })
     }
 

@@ -138,7 +138,7 @@ pub async fn is_of_no_cluster(host: &Host, node: NodeId) -> bool {
 
 async fn ask_all(host: &Host, node: NodeId) -> Result<ClockAnswer, PeerError> {
     let call = Call { topic: Topic::Clock, group: None, body: Bytes::from_static(LEVEL_ONLY) };
-    let answer = host.network().call(node, call, ASK_PATIENCE).await?;
+    let answer = host.network.call(node, call, ASK_PATIENCE).await?;
     decode(&answer).map_err(|_| PeerError::UnexpectedReply { node })
 }
 

@@ -51,7 +51,7 @@ impl Host {
                 return Ok(recalled);
             }
             for node in silent {
-                match service::ask_seen(self.network().as_ref(), node, group, SEEN_PATIENCE).await {
+                match service::ask_seen(self.network.as_ref(), node, group, SEEN_PATIENCE).await {
                     Ok(answer) => {
                         self.pulse.on_heard_of_me(answer.pulse.unwrap_or(0));
                         told.insert(node, answer);

@@ -88,7 +88,7 @@ async fn fetch(host: &Host, id: ModuleId) -> Option<Vec<u8>> {
 
 async fn fetch_from(host: &Host, node: NodeId, id: ModuleId) -> Result<Vec<u8>, PeerError> {
     let call = Call { topic: Topic::Module, group: None, body: Bytes::copy_from_slice(&id.0) };
-    let mut pieces = host.network().fetch(node, call, PIECE_PATIENCE).await?;
+    let mut pieces = host.network.fetch(node, call, PIECE_PATIENCE).await?;
     let mut wasm = Vec::new();
     while let Some(piece) = pieces.next().await {
         wasm.extend_from_slice(&piece?);

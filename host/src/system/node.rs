@@ -6,15 +6,12 @@
 //! ```
 //! Each step finds again what was done before a process died, so each may be the last one. It knows nothing of HTTP.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::FutureExt;
-use futures_util::future::{BoxFuture, join_all};
+use futures_util::future::join_all;
 use parking_lot::{Mutex, RwLock};
-use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -28,7 +25,7 @@ use crate::ids::{ClusterId, NodeId};
 use crate::key::NodeKey;
 use crate::machine::logic::Logic;
 use crate::machine::native::Native;
-use crate::peer::{self, Grpc, Links, Network, PeerRenewal, Routes, SeenBook, Service, SimNetwork};
+use crate::peer::{SeenBook, Service};
 use crate::registry::{self, Registry};
 use crate::router::Router;
 use crate::store::StoreShared;
@@ -44,10 +41,11 @@ use crate::system::host::{Host, Opening};
 use crate::system::level::{self, Level};
 use crate::system::logic::System;
 use crate::system::losses::{self, Waiting};
+use crate::system::peer_network::{PeerAnswers, PeerNetwork, PeerOptions};
 use crate::system::peer_permissions::{self, Gate, Standing};
 use crate::system::pulse::Pulse;
 use crate::system::record::NodeRecord;
-use crate::system::renewal::{CertificateRenewal, PeerTlsFiles};
+use crate::system::renewal::CertificateRenewal;
 use crate::system::service::HostService;
 use crate::system::staging::RefusedModules;
 use crate::system::timekeeping::WordsHeard;
@@ -111,25 +109,6 @@ pub struct NodeOptions {
     pub scrub_bytes_per_second: u64,
 }
 
-/// How a node and the others reach each other.
-pub struct PeerOptions {
-    pub way: PeerWay,
-    /// `host:port` where the others reach this node.
-    pub advertise: String,
-    /// Where to reach some nodes, instead of where they advertise.
-    pub routes: BTreeMap<NodeId, String>,
-    /// A node whose clock is further from its peers' median than this does not lead.
-    pub clock_skew_max: Duration,
-}
-
-/// What carries messages between nodes.
-pub enum PeerWay {
-    /// gRPC. The listener is already bound, so that a taken address is found before anything is opened.
-    Listen { listener: TcpListener, tls: Option<PeerTlsFiles> },
-    /// Memory, with faults on demand: for clusters within one process.
-    Simulated(SimNetwork),
-}
-
 /// A running node.
 pub struct Node {
     pub(super) host: Arc<Host>,
@@ -155,11 +134,14 @@ impl Node {
         stage_all(&registry, options.machines.clone(), stop).await?;
         let (shared, features) = (StoreShared::new(BLOCK_CACHE_BYTES), Features::at(features::BASE));
         let opening = opening_of(&options, &shared, &features)?;
-        let peer = options.peer;
-        let skew_max = peer.as_ref().map_or(Duration::MAX, |peer| peer.clock_skew_max);
+        let skew_max = options.peer.as_ref().map_or(Duration::MAX, |peer| peer.clock_skew_max);
         let anchor_file = AnchorFile::open(options.disk.clone(), folder.path(), options.clock.boot())?;
         let anchor = anchor_file.find(options.clock.running());
         let clocks = Arc::new(Clocks::new(options.clock, skew_max, anchor));
+        let (peers, answers) = match options.peer {
+            None => (PeerNetwork::none(options.node), None),
+            Some(peer) => PeerNetwork::make(options.node, peer).map(|(peers, answers)| (peers, Some(answers)))?,
+        };
         let host = Arc::new(Host {
             node: options.node,
             key: NodeKey::of_folder(&*options.disk, folder.path())?.public(),
@@ -174,13 +156,12 @@ impl Node {
             level: Level::new(options.feature_level_max, features),
             standing: Standing::default(),
             removing: tokio::sync::Mutex::default(),
-            links: Links::default(),
-            renewal: OnceLock::new(),
+            network: peers.network,
+            routes: peers.routes,
+            identity: peers.identity,
+            links: peers.links,
+            renewal: peers.renewal,
             specs: options.machines,
-            network: OnceLock::new(),
-            routes: Routes::default(),
-            routes_fixed: peer.as_ref().map(|peer| peer.routes.clone()).unwrap_or_default(),
-            identity: peer::Identity::stranger(options.node),
             seen: Arc::new(SeenBook::open(&folder.path().join("seen"))?),
             clocks,
             anchor_file,
@@ -209,9 +190,9 @@ impl Node {
             folder,
         });
         spawn_tasks(&host, options.archive, options.scrub_bytes_per_second);
-        let peers = match peer {
+        let peers = match answers {
             None => single_node::open(&host).await.map(|()| None)?,
-            Some(peer) => Some(answer_peers(&host, peer)?),
+            Some(answers) => Some(answer_peers(&host, answers)),
         };
         Ok(Self { host, is_alone: peers.is_none(), peers })
     }
@@ -235,7 +216,7 @@ impl Node {
 
     /// A handle that replaces the certificates between nodes; `None` without TLS, or without peers.
     pub fn certificate_renewal(&self) -> Option<CertificateRenewal> {
-        let peers = self.host.renewal.get()?.clone();
+        let peers = self.host.renewal.clone()?;
         Some(CertificateRenewal::new(self.host.node, peers))
     }
 
@@ -327,49 +308,15 @@ fn spawn_tasks(host: &Arc<Host>, archive: Option<ArchiveOptions>, scrub_bytes_pe
 }
 
 /// Answers the peers from now on, and takes part in the cluster as soon as the node belongs to one.
-fn answer_peers(host: &Arc<Host>, options: PeerOptions) -> Result<JoinHandle<()>, NodeError> {
+fn answer_peers(host: &Arc<Host>, answers: PeerAnswers) -> JoinHandle<()> {
     let service: Arc<dyn Service> = Arc::new(Gate(Arc::new(HostService(host.clone()))));
-    let stopping = host.stopping.clone();
-    let (network, serving): (Arc<dyn Network>, BoxFuture<'static, ()>) = match options.way {
-        PeerWay::Listen { listener, tls } => {
-            let certificates = tls.map(PeerTlsFiles::read).transpose()?;
-            let (routes, links) = (host.routes.clone(), host.links.clone());
-            if let Some(certificates) = certificates.clone() {
-                if let Err(error) = certificates.check(host.node) {
-                    tracing::warn!(%error, "the other nodes will refuse this node's certificate");
-                }
-                let renewal = PeerRenewal { certificates, routes: routes.clone(), links: links.clone() };
-                host.renewal.get_or_init(|| renewal);
-            }
-            let network = Grpc::new(host.identity.clone(), routes, certificates.clone());
-            let identity = host.identity.clone();
-            let options = peer::PeerOptions { identity, certificates, links };
-            let serving = peer::serve_peers(listener, options, service, stopping.cancelled_owned());
-            let serving = async {
-                if let Err(error) = serving.await {
-                    tracing::error!(%error, "peers are not answered any more");
-                }
-            };
-            (Arc::new(network), serving.boxed())
-        }
-        PeerWay::Simulated(simulated) => {
-            let (node, network) = (host.node, simulated.join(host.node, service));
-            let leaving = async move {
-                stopping.cancelled().await;
-                simulated.leave(node);
-            };
-            (network, leaving.boxed())
-        }
-    };
-    if host.network.set(network).is_err() {
-        unreachable!("a node opens once");
-    }
-    host.set_routes(&BTreeMap::new());
+    let (identity, links) = (host.identity.clone(), host.links.clone());
+    let serving = answers.begin(host.node, identity, links, service, host.stopping.clone());
     host.router.set_not_ready(vec![NO_CLUSTER.to_owned()]);
     if host.folder.identity().is_some() {
         tasks::run_once(host, "start", start_member(host.clone()));
     }
-    Ok(tokio::spawn(serving))
+    tokio::spawn(serving)
 }
 
 /// Starts everything that a member of a cluster with peers does; returns once it runs.
@@ -377,7 +324,7 @@ pub(super) async fn start_member(host: Arc<Host>) {
     let identity = host.folder.identity().expect("only a member starts").clone();
     let cluster = identity.cluster_bytes().expect("checked when the identity was read");
     host.identity.cluster.get_or_init(|| ClusterId(cluster));
-    host.set_routes(&identity.peers);
+    host.routes.set(&identity.peers);
     host.nodes.send_replace(identity.peers.keys().copied().collect());
     host.router.set_not_ready(vec!["the machines of the cluster are not known yet".to_owned()]);
     tasks::keep(&host, "vigil", health::run);

@@ -181,7 +181,7 @@ impl Host {
             clock: self.clock.clone(),
             modules: Arc::new(HostModules::new(self)),
             store,
-            peers: GroupPeers { network: self.network().clone(), group: group.clone(), seen: self.seen.clone() },
+            peers: GroupPeers { network: self.network.clone(), group: group.clone(), seen: self.seen.clone() },
             participants: Arc::new(MachineParticipants::of(machine)),
             founders,
             // If there are other nodes, they first say what time it is; see `clocks`.

@@ -111,7 +111,7 @@ pub fn on_named(host: &Host, from: NodeId, nodes: BTreeMap<NodeId, String>) {
     if named.contains_key(&from) || named.len() < CLUSTER_NODES_MAX {
         named.insert(from, nodes);
         drop(named);
-        host.set_routes(&routes);
+        host.routes.set(&routes);
     }
 }
 

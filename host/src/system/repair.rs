@@ -451,7 +451,7 @@ async fn take(
 
 pub async fn ask_holding(host: &Host, node: NodeId, group: &GroupName) -> Result<Holding, PeerError> {
     let call = Call { topic: Topic::Records, group: Some(group.clone()), body: Bytes::new() };
-    let answer = host.network().call(node, call, PATIENCE).await?;
+    let answer = host.network.call(node, call, PATIENCE).await?;
     decode(&answer).map_err(|_| PeerError::UnexpectedReply { node })
 }
 
@@ -474,7 +474,7 @@ pub async fn fetch(
 ) -> Result<Vec<LogEntry>, PeerError> {
     let wanted = RepairRange { first: range.start().0, last: range.end().0 };
     let call = Call { topic: Topic::Records, group: Some(group.clone()), body: encode(&wanted) };
-    let mut pieces = host.network().fetch(node, call, PATIENCE).await?;
+    let mut pieces = host.network.fetch(node, call, PATIENCE).await?;
     let mut entries = Vec::new();
     while let Some(piece) = pieces.try_next().await? {
         let records: Vec<Record> = decode(&piece).map_err(|_| PeerError::UnexpectedReply { node })?;

@@ -31,7 +31,7 @@ impl Cluster {
                 self.host().find_replica(group).is_some_and(|replica| replica.is_running())
             } else {
                 // What the answer says does not matter: a halted partition gives none.
-                ask_head(self.host().network().as_ref(), node, group, JournalIndex(0), patience).await.is_ok()
+                ask_head(self.host().network.as_ref(), node, group, JournalIndex(0), patience).await.is_ok()
             };
             is_running.then_some(node)
         });

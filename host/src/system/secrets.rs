@@ -109,7 +109,7 @@ pub async fn keep_on_majority(host: &Arc<Host>, secret: &[u8], deadline: Instant
     let others = host.others();
     let asking = others.iter().map(|node| {
         let call = Call { topic: Topic::Secret, group: None, body: message.clone() };
-        host.network().call(*node, call, patience)
+        host.network.call(*node, call, patience)
     });
     let kept = 1 + join_all(asking).await.into_iter().filter(Result::is_ok).count();
     let all = 1 + others.len();
@@ -131,7 +131,7 @@ pub async fn find_anywhere(host: &Arc<Host>, of: Fingerprint) -> Option<Vec<u8>>
     for node in host.others() {
         let body = [&[FIND], of.as_slice()].concat().into();
         let call = Call { topic: Topic::Secret, group: None, body };
-        let Ok(secret) = host.network().call(node, call, PATIENCE).await else { continue };
+        let Ok(secret) = host.network.call(node, call, PATIENCE).await else { continue };
         if fingerprint(&secret) != of {
             continue;
         }

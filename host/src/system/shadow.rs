@@ -96,7 +96,7 @@ impl Cluster {
         } else {
             let call = Call { topic: Topic::Shadow, group: None, body: Bytes::copy_from_slice(machine.as_bytes()) };
             let patience = deadline.saturating_duration_since(Instant::now()).min(PATIENCE);
-            let answer = self.host().network().call(wanted.node, call, patience).await;
+            let answer = self.host().network.call(wanted.node, call, patience).await;
             answer.map_err(|error| error.to_string()).and_then(|page| {
                 let text = String::from_utf8(page.to_vec()).ok().filter(|page| !page.is_empty());
                 text.ok_or_else(starting)

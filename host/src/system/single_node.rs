@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::peer::NoNetwork;
 use crate::system::error::NodeError;
 use crate::system::host::Host;
 use crate::system::node::{OPEN_AGAIN, check_level, system_logic};
@@ -22,9 +21,6 @@ pub const ALONE: &str = "alone";
 
 /// Starts a node that is its whole cluster.
 pub async fn open(host: &Arc<Host>) -> Result<(), NodeError> {
-    if host.network.set(Arc::new(NoNetwork)).is_err() {
-        unreachable!("a node opens once");
-    }
     if host.folder.identity().is_none() {
         let myself = BTreeMap::from([(host.node, ALONE.to_owned())]);
         host.folder.join(uuid::Uuid::new_v4().to_string(), true, myself)?;

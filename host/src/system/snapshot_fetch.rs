@@ -249,7 +249,7 @@ fn has_gap(days: &[Days], begun: Option<Micros>, now: Micros, keep: usize) -> bo
 async fn ask(host: &Host, group: &GroupName, nodes: &[NodeId]) -> BTreeMap<NodeId, Offered> {
     let asking = nodes.iter().map(|node| async move {
         let call = Call { topic: Topic::Midnights, group: Some(group.clone()), body: Bytes::new() };
-        let answer = host.network().call(*node, call, PATIENCE).await.ok()?;
+        let answer = host.network.call(*node, call, PATIENCE).await.ok()?;
         Some((*node, decode::<Offered>(&answer).ok()?))
     });
     join_all(asking).await.into_iter().flatten().collect()
@@ -350,7 +350,7 @@ async fn fetch(
 ) -> Result<(), MidnightError> {
     let body = Bytes::copy_from_slice(name.as_bytes());
     let call = Call { topic: Topic::Midnights, group: Some(group.clone()), body };
-    let mut pieces = host.network().fetch(node, call, PIECE_PATIENCE).await?;
+    let mut pieces = host.network.fetch(node, call, PIECE_PATIENCE).await?;
     let mut file =
         tokio::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(PRIVATE).open(file).await?;
     let mut left = bytes;

@@ -35,7 +35,7 @@ async fn pull_from(
     folder: &Path,
     at_least: LogIndex,
 ) -> Result<Manifest, String> {
-    let network = host.network().as_ref();
+    let network = host.network.as_ref();
     let offer = ask_newest(network, node, group, at_least).await.map_err(|error| error.to_string())?;
     let manifest = Manifest::decode(&offer).map_err(|error| error.to_string())?;
     if manifest.last().index < at_least {

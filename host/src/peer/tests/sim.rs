@@ -55,6 +55,19 @@ async fn a_cut_swallows_requests_in_one_direction_and_replies_in_the_other() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_node_that_has_entered_asks_at_once_and_answers_when_it_has_a_service() {
+    let (sim, service) = (SimNetwork::new(1), Fake::new());
+    let network = sim.enter(CALLER);
+    sim.enter(ANSWERER);
+    assert_eq!(ask(&*network).await, "node 2 failed: it is down");
+    sim.answer(ANSWERER, service.clone());
+    assert_eq!(ask(&*network).await, ANSWERED);
+    sim.leave(ANSWERER);
+    sim.answer(ANSWERER, service);
+    assert_eq!(ask(&*network).await, "node 2 failed: it is down", "a life that has ended does not begin again");
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_is_on_its_way_when_the_way_is_cut_does_not_arrive() {
     let (sim, service) = (SimNetwork::new(1), Fake::new());
     sim.join(ANSWERER, service.clone());

@@ -219,7 +219,7 @@ async fn a_cluster_with_nodes_of_both_levels_writes_and_says_no_times() {
     let mut attempts = Vec::new();
     let asked = |cluster: &Cluster, node: NodeId| {
         let call = Call { topic: Topic::Clock, group: None, body: Bytes::new() };
-        cluster.node(held_back).host.network().call(node, call, PATIENCE)
+        cluster.node(held_back).host.network.call(node, call, PATIENCE)
     };
     for _ in 0..10 {
         cluster.write(&mut attempts).await;

@@ -52,8 +52,7 @@ use tokio::time::Instant;
 
 use super::folder::artefacts_of;
 use super::host::Host;
-use super::node::PeerWay;
-use super::{ArchiveOptions, MachineSpec, ModuleSource, Node, NodeError, NodeOptions, PeerOptions};
+use super::{ArchiveOptions, MachineSpec, ModuleSource, Node, NodeError, NodeOptions, PeerOptions, PeerWay};
 use crate::clock::{Clock, SystemClock};
 use crate::disk::{RealDisk, SimDisk};
 use crate::features::{self, FeatureLevel};

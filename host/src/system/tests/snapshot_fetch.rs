@@ -167,7 +167,7 @@ async fn a_changed_file_is_not_taken_in_and_another_nodes_is() {
     // A name that a node asks for is never a path, and a node must not send more than it has announced.
     for body in ["../../log", "", "000000000001-2026-11-22-0123456789abcdef.snapshot"] {
         let call = Call { topic: Topic::Midnights, group: Some(group()), body: body.into() };
-        let refused = host.network().fetch(other, call, PATIENCE).await.err().map(|error| error.to_string());
+        let refused = host.network.fetch(other, call, PATIENCE).await.err().map(|error| error.to_string());
         assert!(refused.as_ref().is_some_and(|text| text.contains("is not here")), "{body}: {refused:?}");
     }
     std::fs::write(&files[1], &whole).expect("the folder is ours");
