@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::sync::{Mutex, MutexGuard};
 use tokio::time::Instant;
 
 use crate::consensus::PeerError;
@@ -22,6 +23,7 @@ use crate::system::host::Host;
 use crate::system::key_row::KeyRow;
 use crate::system::loss_row::AcceptedLoss;
 use crate::system::service::{Join, TransferTo, encode};
+use crate::system::staging::RefusedModules;
 use crate::system::{cluster_founding, level, reconciliation};
 
 /// How long another node may take to say who it is.
@@ -153,11 +155,15 @@ pub enum ClusterError {
 pub struct Cluster {
     host: Arc<Host>,
     is_alone: bool,
+    /// Held while a node is removed, so that there is one removal at a time.
+    removing: Arc<Mutex<()>>,
+    /// Modules that were uploaded here and not recorded.
+    refused: Arc<RefusedModules>,
 }
 
 impl Cluster {
     pub(super) fn new(host: Arc<Host>, is_alone: bool) -> Self {
-        Self { host, is_alone }
+        Self { host, is_alone, removing: Arc::default(), refused: Arc::default() }
     }
 
     pub fn view(&self) -> ClusterView {
@@ -344,6 +350,15 @@ impl Cluster {
 
     pub(super) fn host(&self) -> &Arc<Host> {
         &self.host
+    }
+
+    /// Waits for the turn to remove a node.
+    pub(super) async fn begin_removal(&self, deadline: Instant) -> Result<MutexGuard<'_, ()>, ClusterError> {
+        tokio::time::timeout_at(deadline, self.removing.lock()).await.map_err(|_| ClusterError::Deadline)
+    }
+
+    pub(super) fn refused_here(&self) -> &RefusedModules {
+        &self.refused
     }
 
     /// The machine `system` and the current directory, also on a node that is alone.

@@ -15,21 +15,19 @@ use crate::peer::{Call, Topic};
 use crate::system::cluster::ClusterError;
 use crate::system::host::Host;
 use crate::system::level;
-use crate::system::node::start_member;
 use crate::system::peer_permissions;
 use crate::system::service::{Join, encode};
-use crate::system::tasks;
 
 const INVITE_PATIENCE: Duration = Duration::from_secs(2);
 const INVITE_AGAIN: Duration = Duration::from_millis(200);
 
 /// Founds a cluster of `peers`, of which this node is one.
-pub fn found(host: &Arc<Host>, peers: BTreeMap<NodeId, String>) -> Result<(), ClusterError> {
+pub fn found(host: &Host, peers: BTreeMap<NodeId, String>) -> Result<(), ClusterError> {
     become_member(host, uuid::Uuid::new_v4().to_string(), true, peers)
 }
 
 /// Handles another node's message that this node belongs to its cluster now.
-pub async fn on_join(host: &Arc<Host>, from: NodeId, join: Join) -> Result<(), ClusterError> {
+pub async fn on_join(host: &Host, from: NodeId, join: Join) -> Result<(), ClusterError> {
     if NodeId(join.node) != host.node {
         return Err(ClusterError::Invalid(format!("this is node {}, not node {}", host.node, join.node)));
     }
@@ -49,20 +47,16 @@ pub async fn on_join(host: &Arc<Host>, from: NodeId, join: Join) -> Result<(), C
 }
 
 fn become_member(
-    host: &Arc<Host>,
+    host: &Host,
     cluster: String,
     is_founder: bool,
     peers: BTreeMap<NodeId, String>,
 ) -> Result<(), ClusterError> {
-    // A node joins one cluster at a time, and never a second one.
-    let _turn = host.joining.lock();
-    if let Some(identity) = host.folder.identity() {
-        return Err(ClusterError::Exists(identity.cluster.clone()));
-    }
-    let joined = host.folder.join(cluster, is_founder, peers);
-    joined.map_err(|error| ClusterError::Invalid(format!("this node cannot write its identity: {error}")))?;
-    tasks::run_once(host, "start", start_member(host.clone()));
-    Ok(())
+    let joined = host.folder.join(cluster.clone(), is_founder, peers);
+    let identity =
+        joined.map_err(|error| ClusterError::Invalid(format!("this node cannot write its identity: {error}")))?;
+    // Somebody else may have been first.
+    if identity.cluster == cluster { Ok(()) } else { Err(ClusterError::Exists(identity.cluster.clone())) }
 }
 
 /// Tells the other founders that they belong to the cluster, until it is founded.

@@ -75,8 +75,8 @@ fn gauge(group: &GroupName, value: f64) {
 }
 
 /// Records in `system` that a partition led here cannot carry out an activation.
-pub async fn report(host: &Host, group: &GroupName, module: ModuleId, number: u64, reason: &str) {
-    if !host.troubles.on_failed(group, number) {
+pub async fn report(host: &Host, troubles: &Troubles, group: &GroupName, module: ModuleId, number: u64, reason: &str) {
+    if !troubles.on_failed(group, number) {
         return;
     }
     tracing::error!(
@@ -95,9 +95,9 @@ pub async fn report(host: &Host, group: &GroupName, module: ModuleId, number: u6
         ("problem", Value::Text(reason.chars().take(200).collect())),
     ];
     match reconciliation::command(&system, "modules/not_activated", Value::map(body), Instant::now() + PATIENCE).await {
-        Ok(()) => host.troubles.on_recorded(group, number),
+        Ok(()) => troubles.on_recorded(group, number),
         // Another leader has said so before, or another module is active by now.
-        Err(ClusterError::Rejected { code, .. }) if code == "out_of_date" => host.troubles.on_recorded(group, number),
+        Err(ClusterError::Rejected { code, .. }) if code == "out_of_date" => troubles.on_recorded(group, number),
         Err(error) => tracing::warn!(%group, %error, "it could not be recorded that a module is not activated"),
     }
 }

@@ -15,7 +15,10 @@ use std::collections::BTreeMap;
 use std::fs::{File, TryLockError};
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use tokio::sync::SetOnce;
 
 use crate::data_folder::IDENTITY;
 pub use crate::data_folder::Identity;
@@ -41,7 +44,9 @@ pub struct DataFolder {
     disk: Arc<dyn Disk>,
     path: PathBuf,
     node: NodeId,
-    identity: OnceLock<Identity>,
+    identity: SetOnce<Identity>,
+    /// Held while the folder becomes part of a cluster.
+    joining: Mutex<()>,
     /// Holds the lock while the folder is open.
     _lock: File,
 }
@@ -66,26 +71,34 @@ impl DataFolder {
         disk.create_dir_all(path).map_err(io(path))?;
         // A process that was killed before it synced the folder may have named files in it. Now the names are durable.
         disk.sync_dir(path).map_err(io(path))?;
-        let known = OnceLock::new();
-        if let Some(identity) = Identity::read_on(&*disk, path)? {
-            if identity.node != node {
-                return Err(NodeError::NodeId { expected: node.0, found: identity.node.0 });
-            }
-            known.get_or_init(|| identity);
+        let known = Identity::read_on(&*disk, path)?;
+        if let Some(other) = known.as_ref().filter(|identity| identity.node != node) {
+            return Err(NodeError::NodeId { expected: node.0, found: other.node.0 });
         }
-        Ok(Self { disk, path: path.to_owned(), node, identity: known, _lock: lock })
+        let (identity, joining) = (SetOnce::new_with(known), Mutex::default());
+        Ok(Self { disk, path: path.to_owned(), node, identity, joining, _lock: lock })
     }
 
-    /// Makes the folder part of a cluster, for good; durable on return.
+    /// Makes the folder part of a cluster, for good; durable on return. Returns the identity that the folder has from
+    /// then on. That is another one if the folder is part of a cluster already: it never becomes part of a second one.
     pub fn join(
         &self,
         cluster: String,
         is_founder: bool,
         peers: BTreeMap<NodeId, String>,
     ) -> Result<&Identity, NodeError> {
-        let identity = Identity::new(cluster, self.node, is_founder, peers);
-        self.write(&identity)?;
-        Ok(self.identity.get_or_init(|| identity))
+        let _turn = self.joining.lock();
+        if self.identity().is_none() {
+            let identity = Identity::new(cluster, self.node, is_founder, peers);
+            self.write(&identity)?;
+            assert!(self.identity.set(identity).is_ok(), "it is set here alone, one at a time");
+        }
+        Ok(self.identity().expect("it is set"))
+    }
+
+    /// Waits until the folder belongs to a cluster.
+    pub async fn wait_until_joined(&self) -> &Identity {
+        self.identity.wait().await
     }
 
     pub fn path(&self) -> &Path {
@@ -208,6 +221,21 @@ mod tests {
                 check(found, find(&killed.copy().crash(seed), folder.path()), &what);
             }
         }
+    }
+
+    #[tokio::test]
+    async fn a_folder_becomes_part_of_one_cluster_and_never_of_a_second_one() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let data = open(&SimDisk::new(), folder.path()).expect("nothing fails");
+        let join = |cluster: &str| {
+            let peers = BTreeMap::from([(NodeId(1), "a:1".to_owned())]);
+            data.join(cluster.to_owned(), true, peers).map(|identity| identity.cluster.clone())
+        };
+        let other = CLUSTER.replace('4', "5");
+        let (joined, first) = tokio::join!(data.wait_until_joined(), async { join(CLUSTER) });
+        assert_eq!((joined.cluster.as_str(), first.ok().as_deref()), (CLUSTER, Some(CLUSTER)));
+        assert_eq!(join(&other).ok().as_deref(), Some(CLUSTER));
+        assert_eq!(data.identity().map(|identity| identity.cluster.as_str()), Some(CLUSTER));
     }
 
     #[test]

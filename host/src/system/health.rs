@@ -15,6 +15,7 @@ use crate::features;
 use crate::ids::{NodeId, PartitionId};
 use crate::partition::Partition;
 use crate::peer::GroupName;
+use crate::system::clock_anchor::AnchorFile;
 use crate::system::clock_round::ask_clock;
 use crate::system::divergence;
 use crate::system::error::NodeError;
@@ -31,13 +32,13 @@ const ROUNDS_PER_LOOK: u64 = 10;
 const ROUNDS_PER_BEAT: u64 = 2;
 
 /// Runs until the node stops.
-pub async fn run(host: Arc<Host>) {
+pub async fn run(host: Arc<Host>, anchor_file: Arc<AnchorFile>) {
     let mut writing: Option<JoinHandle<()>> = None;
     for round in 0_u64.. {
         // What was seen is written before the others are told of it. A disk that hangs does not hold up the clock
         // round.
         if writing.as_ref().is_none_or(JoinHandle::is_finished) {
-            writing = Some(host.write_what_was_seen(round % ROUNDS_PER_BEAT == 0));
+            writing = Some(host.write_what_was_seen(&anchor_file, round % ROUNDS_PER_BEAT == 0));
         }
         if let Some(writing) = &mut writing {
             drop(tokio::time::timeout(CLOCK_PATIENCE, writing).await);
@@ -71,13 +72,13 @@ pub async fn run(host: Arc<Host>) {
 }
 
 /// What a node without peers does: it follows its own clock.
-pub async fn watch_clock(host: Arc<Host>) {
+pub async fn watch_clock(host: Arc<Host>, anchor_file: Arc<AnchorFile>) {
     let mut writing: Option<JoinHandle<()>> = None;
     while !host.stopping.is_cancelled() {
         host.clocks.on_round(0);
         if writing.as_ref().is_none_or(JoinHandle::is_finished) {
-            let host = host.clone();
-            writing = Some(tokio::task::spawn_blocking(move || host.keep_anchor()));
+            let (host, anchor_file) = (host.clone(), anchor_file.clone());
+            writing = Some(tokio::task::spawn_blocking(move || keep_anchor(&host, &anchor_file)));
         }
         timekeeping::show(&host);
         tokio::select! {
@@ -87,9 +88,20 @@ pub async fn watch_clock(host: Arc<Host>) {
     }
 }
 
+/// Makes durable what is believed about the clock, if that has changed. Blocks.
+fn keep_anchor(host: &Host, anchor_file: &AnchorFile) {
+    let Some(anchor) = host.clocks.anchor() else { return };
+    if let Err(error) = anchor_file.keep(anchor) {
+        tracing::warn!(
+            %error,
+            "the state of this node's clock could not be written: after a restart the node may know less"
+        );
+    }
+}
+
 impl Host {
     /// Makes durable what was seen and heard of the others, and lets this node's pulse beat if `beats` says so.
-    fn write_what_was_seen(self: &Arc<Self>, beats: bool) -> JoinHandle<()> {
+    fn write_what_was_seen(self: &Arc<Self>, anchor_file: &Arc<AnchorFile>, beats: bool) -> JoinHandle<()> {
         let mark = |(group, replica): (GroupName, Arc<Partition>)| {
             let mark: Mark = (replica.log().durable(), replica.log().vote());
             (group, mark)
@@ -97,26 +109,15 @@ impl Host {
         let marks: BTreeMap<GroupName, Mark> = self.replicas().into_iter().map(mark).collect();
         self.pulse.on_round(&marks);
         let counts = self.opening.features.has(features::LOSSES);
-        let (host, is_mended) = (self.clone(), counts && self.is_all_open());
+        let (host, anchor_file, is_mended) = (self.clone(), anchor_file.clone(), counts && self.is_all_open());
         tokio::task::spawn_blocking(move || {
             let flush_seen = || host.seen.flush().map_err(NodeError::from);
             let written = host.pulse.write(Some(&marks).filter(|_| counts && beats), is_mended, flush_seen);
             if let Err(error) = written {
                 tracing::warn!(%error, "the record of other nodes' logs, or this node's counter, could not be written");
             }
-            host.keep_anchor();
+            keep_anchor(&host, &anchor_file);
         })
-    }
-
-    /// Makes durable what is believed about the clock, if that has changed. Blocks.
-    fn keep_anchor(&self) {
-        let Some(anchor) = self.clocks.anchor() else { return };
-        if let Err(error) = self.anchor_file.keep(anchor) {
-            tracing::warn!(
-                %error,
-                "the state of this node's clock could not be written: after a restart the node may know less"
-            );
-        }
     }
 
     /// Whether every replica that this node should have is open. Then what others hear of this node is all there is.

@@ -27,12 +27,10 @@ use crate::registry::Registry;
 use crate::router::{Machine, MachineOptions, Router};
 use crate::store::StoreShared;
 use crate::system::archiving::Archived;
-use crate::system::clock_anchor::AnchorFile;
 use crate::system::clocks::Clocks;
 use crate::system::directory::Directory;
 use crate::system::drain;
 use crate::system::error::NodeError;
-use crate::system::failed_activations::Troubles;
 use crate::system::folder::DataFolder;
 use crate::system::level::{self, Level};
 use crate::system::logic::{MachineRow, SYSTEM};
@@ -45,7 +43,6 @@ use crate::system::pulse::Pulse;
 use crate::system::record::NodeRecord;
 use crate::system::shadow::ShadowWanted;
 use crate::system::snapshot_retention::ArchivedSnapshots;
-use crate::system::staging::RefusedModules;
 use crate::system::timekeeping::WordsHeard;
 use crate::system::turn::Turn;
 use crate::views::Views;
@@ -83,8 +80,6 @@ pub struct Host {
     pub opening: Opening,
     pub level: Level,
     pub standing: Standing,
-    /// Held while a node is removed, so that there is one removal at a time.
-    pub removing: tokio::sync::Mutex<()>,
     pub network: Arc<dyn Network>,
     pub routes: NodeRoutes,
     /// Who this node is to its peers.
@@ -97,9 +92,6 @@ pub struct Host {
     pub specs: Vec<MachineSpec>,
     pub seen: Arc<SeenBook>,
     pub clocks: Arc<Clocks>,
-    /// What this node believes about its clock, kept for the next process.
-    pub anchor_file: AnchorFile,
-    pub words_heard: WordsHeard,
     /// Where clients reach this node. The other nodes are told.
     pub http: Mutex<Option<String>>,
     pub directory: watch::Sender<Directory>,
@@ -120,27 +112,17 @@ pub struct Host {
     pub waiting: Waiting,
     /// Replicas that a task is opening or receiving a snapshot for. No other task opens them.
     pub turns: Mutex<BTreeSet<GroupName>>,
-    /// Modules that this node is preparing, with their machine.
-    pub preparing: Mutex<BTreeSet<(String, ModuleId)>>,
-    /// Held while a module is prepared.
-    pub preparing_turn: tokio::sync::Mutex<()>,
     /// Stops the compilation of modules that somebody uploads.
     pub examining: CancellationToken,
-    /// Modules that were uploaded here and not recorded.
-    pub refused: RefusedModules,
     /// By machine: the shadow that runs here, and what it has found.
     pub shadows: Mutex<BTreeMap<String, (ShadowWanted, String)>>,
-    /// Activations that partitions led here could not carry out.
-    pub troubles: Troubles,
     /// How far the archive reaches.
     pub archived: Mutex<Archived>,
     pub archived_snapshots: Mutex<ArchivedSnapshots>,
     /// Held while a canonical snapshot is fetched, from the archive or from another node.
     pub fetching: tokio::sync::Mutex<()>,
-    /// Held while the node becomes part of a cluster.
-    pub joining: Mutex<()>,
     /// Held while the directory is read.
-    pub reading: Mutex<()>,
+    pub reading: Mutex<WordsHeard>,
     /// Cancelled when the node is about to stop. From then on it takes on nothing new.
     pub leaving: CancellationToken,
     pub stopping: CancellationToken,
@@ -310,7 +292,7 @@ impl Host {
     /// Takes over what `system` says now.
     pub fn read_directory(&self, system: &Partition) -> Result<(), NodeError> {
         // One task at a time reads, so that none overwrites what another has read later.
-        let _turn = self.reading.lock();
+        let mut words_heard = self.reading.lock();
         let failed = |source| NodeError::of_partition(&GroupName::new(SYSTEM, PartitionId(0)), source);
         let point = system.read_stale().map_err(failed)?;
         let directory = Directory::read(&point.view).map_err(|error| failed(error.into()))?;
@@ -318,7 +300,7 @@ impl Host {
         if directory.retired.contains(&self.node) {
             self.on_removed();
         }
-        self.on_clock_row(&directory.clock);
+        self.on_clock_row(&directory.clock, &mut words_heard);
         if directory.is_founded() {
             if let Err(error) = self.folder.set_founded() {
                 tracing::error!(%error, "it could not be recorded that the cluster exists");

@@ -47,11 +47,10 @@ use crate::system::pulse::Pulse;
 use crate::system::record::NodeRecord;
 use crate::system::renewal::CertificateRenewal;
 use crate::system::service::HostService;
-use crate::system::staging::RefusedModules;
-use crate::system::timekeeping::WordsHeard;
 use crate::system::{
-    archiving, cluster_founding, divergence, health, in_transit, leadership_handover, reconciliation, replica_rebuild,
-    retention, scrub, segment_repair, signer, single_node, snapshot_fetch, snapshot_retention, tasks, viewing,
+    archiving, cluster_founding, divergence, health, in_transit, leadership_handover, prepare, reconciliation,
+    replica_rebuild, retention, scrub, segment_repair, signer, single_node, snapshot_fetch, snapshot_retention, tasks,
+    viewing,
 };
 use crate::views::{self, Views};
 
@@ -112,7 +111,7 @@ pub struct NodeOptions {
 /// A running node.
 pub struct Node {
     pub(super) host: Arc<Host>,
-    is_alone: bool,
+    cluster: Cluster,
     peers: Option<JoinHandle<()>>,
 }
 
@@ -155,7 +154,6 @@ impl Node {
             opening,
             level: Level::new(options.feature_level_max, features),
             standing: Standing::default(),
-            removing: tokio::sync::Mutex::default(),
             network: peers.network,
             routes: peers.routes,
             identity: peers.identity,
@@ -164,8 +162,6 @@ impl Node {
             specs: options.machines,
             seen: Arc::new(SeenBook::open(&folder.path().join("seen"))?),
             clocks,
-            anchor_file,
-            words_heard: WordsHeard::default(),
             http: Mutex::new(options.http),
             directory: watch::Sender::new(Directory::default()),
             nodes: watch::Sender::new(vec![options.node]),
@@ -175,26 +171,26 @@ impl Node {
             damaged: RwLock::default(),
             system: RwLock::default(),
             turns: Mutex::default(),
-            preparing: Mutex::default(),
-            preparing_turn: tokio::sync::Mutex::default(),
             examining: stopping.child_token(),
             leaving: stopping.child_token(),
-            refused: RefusedModules::default(),
             shadows: Mutex::default(),
-            troubles: Troubles::default(),
             archived: Mutex::default(),
             archived_snapshots: Mutex::default(),
-            joining: Mutex::default(),
             reading: Mutex::default(),
             stopping,
             folder,
         });
         spawn_tasks(&host, options.archive, options.scrub_bytes_per_second);
         let peers = match answers {
-            None => single_node::open(&host).await.map(|()| None)?,
-            Some(answers) => Some(answer_peers(&host, answers)),
+            None => single_node::open(&host, anchor_file).await.map(|()| None)?,
+            Some(answers) => {
+                host.router.set_not_ready(vec![NO_CLUSTER.to_owned()]);
+                tasks::run_once(&host, "start", start_member(host.clone(), anchor_file));
+                Some(answer_peers(&host, answers))
+            }
         };
-        Ok(Self { host, is_alone: peers.is_none(), peers })
+        let cluster = Cluster::new(host.clone(), peers.is_none());
+        Ok(Self { host, cluster, peers })
     }
 
     pub fn router(&self) -> &Arc<Router> {
@@ -207,7 +203,7 @@ impl Node {
 
     /// A handle for what operators ask of the cluster.
     pub fn cluster(&self) -> Cluster {
-        Cluster::new(self.host.clone(), self.is_alone)
+        self.cluster.clone()
     }
 
     pub fn folder(&self) -> &DataFolder {
@@ -307,27 +303,27 @@ fn spawn_tasks(host: &Arc<Host>, archive: Option<ArchiveOptions>, scrub_bytes_pe
     }
 }
 
-/// Answers the peers from now on, and takes part in the cluster as soon as the node belongs to one.
+/// Answers the peers from now on.
 fn answer_peers(host: &Arc<Host>, answers: PeerAnswers) -> JoinHandle<()> {
     let service: Arc<dyn Service> = Arc::new(Gate(Arc::new(HostService(host.clone()))));
     let (identity, links) = (host.identity.clone(), host.links.clone());
     let serving = answers.begin(host.node, identity, links, service, host.stopping.clone());
-    host.router.set_not_ready(vec![NO_CLUSTER.to_owned()]);
-    if host.folder.identity().is_some() {
-        tasks::run_once(host, "start", start_member(host.clone()));
-    }
     tokio::spawn(serving)
 }
 
-/// Starts everything that a member of a cluster with peers does; returns once it runs.
-pub(super) async fn start_member(host: Arc<Host>) {
-    let identity = host.folder.identity().expect("only a member starts").clone();
+/// Starts everything that a member of a cluster with peers does, once the node belongs to one; returns once it runs.
+async fn start_member(host: Arc<Host>, anchor_file: AnchorFile) {
+    let identity = tokio::select! {
+        identity = host.folder.wait_until_joined() => identity.clone(),
+        () = host.stopping.cancelled() => return,
+    };
     let cluster = identity.cluster_bytes().expect("checked when the identity was read");
     host.identity.cluster.get_or_init(|| ClusterId(cluster));
     host.routes.set(&identity.peers);
     host.nodes.send_replace(identity.peers.keys().copied().collect());
     host.router.set_not_ready(vec!["the machines of the cluster are not known yet".to_owned()]);
-    tasks::keep(&host, "vigil", health::run);
+    let anchor_file = Arc::new(anchor_file);
+    tasks::keep(&host, "vigil", move |host| health::run(host, anchor_file.clone()));
     tasks::keep(&host, "claims", divergence::run);
     tasks::keep(&host, "invitations", cluster_founding::invite_founders);
     let logic = system_logic(&host);
@@ -343,10 +339,18 @@ pub(super) async fn start_member(host: Arc<Host>) {
         return level::halt(&host, &error).await;
     }
     tasks::keep(&host, "standing", peer_permissions::run);
-    tasks::keep(&host, "steward", reconciliation::run);
+    start_steward(&host);
     tasks::keep(&host, "signer", signer::run);
     tasks::keep(&host, "opening", Host::keep_open);
     tasks::keep(&host, "directory", Host::follow_directory);
+}
+
+/// Starts to keep the groups that are led here as the directory wants them, and to prepare modules.
+pub(super) fn start_steward(host: &Arc<Host>) {
+    // What could not be activated is still known if the task is started again.
+    let troubles = Arc::new(Troubles::default());
+    tasks::keep(host, "steward", move |host| reconciliation::run(host, troubles.clone()));
+    tasks::keep(host, "prepare", prepare::run);
 }
 
 /// Checks before anything is decided whether this node understands what the cluster writes, as far as its own state

@@ -31,25 +31,39 @@ use crate::system::trial::{self, TrialRows};
 const ROWS_SLOW_MAX: usize = 2_048;
 /// Lists what this node has begun to prepare and not ended. The name has a dot, which no machine's folder has.
 const UNENDED: &str = "preparing.json";
+/// How often the directory is asked which modules are wanted.
+const ROUND: Duration = Duration::from_millis(100);
 /// How long `system` may take to record the result.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Begins to prepare the modules that are wanted and not prepared here yet.
-pub fn tend(host: &Arc<Host>, directory: &Directory) {
+/// Prepares the modules that are wanted, until the node stops. It prepares one at a time, because each may need as much
+/// memory and time as a module may have.
+pub async fn run(host: Arc<Host>) {
+    while !host.stopping.is_cancelled() {
+        // Each of these has its turn before one is tried again whose result could not be recorded.
+        let wanted = wanted(&host, &host.directory.borrow());
+        for (machine, id) in wanted {
+            prepare_and_say(&host, &machine, id).await;
+        }
+        tokio::select! {
+            () = host.stopping.cancelled() => return,
+            () = tokio::time::sleep(ROUND) => {}
+        }
+    }
+}
+
+/// The modules that are wanted and not prepared here yet, each with its machine.
+fn wanted(host: &Host, directory: &Directory) -> Vec<(String, ModuleId)> {
+    let mut wanted = Vec::new();
     for (machine, row) in &directory.modules {
         for module in row.modules.iter().filter(|module| module.is_wanted) {
             let is_done = module.prepared.iter().any(|prepared| prepared.node == host.node.0);
-            let id = ModuleId(module.module);
-            if is_done || !is_open(host, machine) || !host.preparing.lock().insert((machine.clone(), id)) {
-                continue;
+            if !is_done && is_open(host, machine) {
+                wanted.push((machine.clone(), ModuleId(module.module)));
             }
-            let (host, machine) = (host.clone(), machine.clone());
-            tokio::spawn(async move {
-                prepare_and_say(&host, &machine, id).await;
-                host.preparing.lock().remove(&(machine, id));
-            });
         }
     }
+    wanted
 }
 
 /// Whether all partitions of the machine run on this node: the module is tried on each.
@@ -61,8 +75,6 @@ fn is_open(host: &Host, machine: &str) -> bool {
 /// Prepares a module and records the result. A module that ends the process is tried only so often, however often the
 /// process is started again.
 async fn prepare_and_say(host: &Arc<Host>, machine: &str, id: ModuleId) {
-    // One at a time, because each may need as much memory and time as a module may have.
-    let _turn = host.preparing_turn.lock().await;
     let attempts = Attempts::of(host, machine, id);
     let before = attempts.count();
     let prepared = if before < PREPARE_ATTEMPTS_MAX {

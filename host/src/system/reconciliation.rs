@@ -26,11 +26,12 @@ use crate::router::answer::{Answer, Caller, CommandRequest};
 use crate::system::clocks::Sample;
 use crate::system::cluster::ClusterError;
 use crate::system::directory::Directory;
+use crate::system::failed_activations::{self, Troubles};
 use crate::system::host::Host;
 use crate::system::lifecycle::Wanting;
 use crate::system::logic::SYSTEM;
 use crate::system::node::stage;
-use crate::system::{drain, failed_activations, level, prepare};
+use crate::system::{drain, level};
 
 /// How often the groups are compared with the directory.
 const ROUND: Duration = Duration::from_millis(100);
@@ -62,7 +63,7 @@ impl Spread {
 }
 
 /// Runs until the node stops.
-pub async fn run(host: Arc<Host>) {
+pub async fn run(host: Arc<Host>, troubles: Arc<Troubles>) {
     let mut spread = Spread::default();
     while !host.stopping.is_cancelled() {
         let samples = host.clocks.samples();
@@ -73,12 +74,11 @@ pub async fn run(host: Arc<Host>) {
         };
         let directory = host.directory.borrow().clone();
         found_and_create(&host, &directory).await;
-        prepare::tend(&host, &directory);
         let led = host.replicas().into_iter().filter(|(_, partition)| partition.is_leader());
         let tended = led.map(|(group, partition)| {
-            let (host, directory, settled) = (&host, &directory, &settled);
+            let (host, troubles, directory, settled) = (&host, &troubles, &directory, &settled);
             async move {
-                let tending = tend(host, directory, &group, &partition, is_spreading, settled);
+                let tending = tend(host, troubles, directory, &group, &partition, is_spreading, settled);
                 match tokio::time::timeout(CHANGE_PATIENCE, tending).await {
                     Ok(Err(error)) => {
                         tracing::debug!(%group, %error, "the upkeep of a partition failed; it will be tried again")
@@ -160,6 +160,7 @@ async fn describe_created(host: &Host, system: &Machine, directory: &Directory) 
 /// One step towards what a partition that is led here should be.
 async fn tend(
     host: &Host,
+    troubles: &Troubles,
     directory: &Directory,
     group: &GroupName,
     partition: &Partition,
@@ -168,9 +169,9 @@ async fn tend(
 ) -> Result<(), ConsensusError> {
     // While an activation waits to be tried again, members and leader are still managed.
     if let Some((module, number)) = module_wanted(host, directory, group, partition)
-        && host.troubles.is_due(group, number)
+        && troubles.is_due(group, number)
     {
-        activate(host, group, partition, module, number).await;
+        activate(host, troubles, group, partition, module, number).await;
         return Ok(());
     }
     let raft = partition.group();
@@ -218,14 +219,21 @@ fn module_wanted(
     (journal.module == ModuleId::ZERO || journal.activation < number).then_some((module, number))
 }
 
-async fn activate(host: &Host, group: &GroupName, partition: &Partition, module: ModuleId, number: u64) {
+async fn activate(
+    host: &Host,
+    troubles: &Troubles,
+    group: &GroupName,
+    partition: &Partition,
+    module: ModuleId,
+    number: u64,
+) {
     // If the module is not here yet, it is on its way.
     let Ok(logic) = host.registry.find(module) else { return };
     let activation = Activation { module, schema: logic.describe().schema, number };
     match partition.activate(activation, Instant::now() + CHANGE_PATIENCE).await {
-        Ok(_) => host.troubles.on_activated(group),
+        Ok(_) => troubles.on_activated(group),
         Err(PartitionError::NotActivated { reason, .. }) => {
-            failed_activations::report(host, group, module, number, &reason).await;
+            failed_activations::report(host, troubles, group, module, number, &reason).await;
         }
         Err(error) => tracing::debug!(%group, %error, "the activation of a module will be tried again"),
     }

@@ -32,8 +32,7 @@ impl Cluster {
     /// Removes a node for good; its id is never used again.
     pub async fn remove(&self, node: NodeId, deadline: Instant) -> Result<(), ClusterError> {
         // There is one removal at a time, because each is judged by what the one before has left.
-        let removing = tokio::time::timeout_at(deadline, self.host().removing.lock());
-        let _removing = removing.await.map_err(|_| ClusterError::Deadline)?;
+        let _turn = self.begin_removal(deadline).await?;
         loop {
             let (system, directory) = self.check_founded(deadline).await?;
             if directory.retired.contains(&node) {

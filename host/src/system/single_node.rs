@@ -9,10 +9,11 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::system::clock_anchor::AnchorFile;
 use crate::system::error::NodeError;
 use crate::system::host::Host;
-use crate::system::node::{OPEN_AGAIN, check_level, system_logic};
-use crate::system::{health, level, reconciliation, signer, tasks};
+use crate::system::node::{OPEN_AGAIN, check_level, start_steward, system_logic};
+use crate::system::{health, level, signer, tasks};
 
 /// How long a leader election may take, or the creation of a machine.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
@@ -20,7 +21,7 @@ const START_TIMEOUT: Duration = Duration::from_secs(30);
 pub const ALONE: &str = "alone";
 
 /// Starts a node that is its whole cluster.
-pub async fn open(host: &Arc<Host>) -> Result<(), NodeError> {
+pub async fn open(host: &Arc<Host>, anchor_file: AnchorFile) -> Result<(), NodeError> {
     if host.folder.identity().is_none() {
         let myself = BTreeMap::from([(host.node, ALONE.to_owned())]);
         host.folder.join(uuid::Uuid::new_v4().to_string(), true, myself)?;
@@ -33,22 +34,22 @@ pub async fn open(host: &Arc<Host>) -> Result<(), NodeError> {
         // The node runs, so that it can say what it waits for and an operator can tell it what to do.
         Err(error @ NodeError::Lost { .. }) => {
             host.router.set_not_ready(vec![error.to_string()]);
-            tasks::run_once(host, "start", start_later(host.clone()));
+            tasks::run_once(host, "start", start_later(host.clone(), anchor_file));
             Ok(())
         }
         opened => {
             opened?;
-            start(host).await
+            start(host, &mut Some(anchor_file)).await
         }
     }
 }
 
 /// Opens `system` as soon as what it lost is back, or an operator has given it up.
-async fn start_later(host: Arc<Host>) {
-    let mut reason = None;
+async fn start_later(host: Arc<Host>, anchor_file: AnchorFile) {
+    let (mut anchor_file, mut reason) = (Some(anchor_file), None);
     while !host.stopping.is_cancelled() {
         let started = match host.open_system(system_logic(&host)).await {
-            Ok(()) => start(&host).await,
+            Ok(()) => start(&host, &mut anchor_file).await,
             failed => failed,
         };
         let Err(error) = started else { return };
@@ -63,16 +64,19 @@ async fn start_later(host: Arc<Host>) {
     }
 }
 
-/// The rest of the start of a node that is its whole cluster, once `system` is open.
-async fn start(host: &Arc<Host>) -> Result<(), NodeError> {
+/// The rest of the start of a node that is its whole cluster, once `system` is open. It may be tried again. The tasks
+/// that it starts at first keep running, and one of them takes the anchor's file.
+async fn start(host: &Arc<Host>, anchor_file: &mut Option<AnchorFile>) -> Result<(), NodeError> {
     host.standing.on_heard();
     if let Err(error) = check_level(host) {
         level::halt(host, &error).await;
         return Err(error);
     }
-    tasks::keep(host, "clock", health::watch_clock);
-    tasks::keep(host, "steward", reconciliation::run);
-    tasks::keep(host, "signer", signer::run);
+    if let Some(anchor_file) = anchor_file.take().map(Arc::new) {
+        tasks::keep(host, "clock", move |host| health::watch_clock(host, anchor_file.clone()));
+        start_steward(host);
+        tasks::keep(host, "signer", signer::run);
+    }
     let deadline = Instant::now() + START_TIMEOUT;
     let directory = host.wait_until_created(deadline).await?;
     for spec in &host.specs {

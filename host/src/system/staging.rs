@@ -201,13 +201,13 @@ impl Cluster {
         if host.directory.borrow().has_refused(machine, module) {
             return;
         }
-        if host.opening.features.has(features::REFUSALS) && host.refused.may_record(time) {
+        if host.opening.features.has(features::REFUSALS) && self.refused_here().may_record(time) {
             match self.record_refused(&refused, wanting).await {
                 Ok(()) => return,
                 Err(error) => tracing::warn!(%module, %error, "that a module was refused could not be recorded"),
             }
         }
-        host.refused.add(refused);
+        self.refused_here().add(refused);
     }
 
     async fn record_refused(&self, refused: &RefusedModule, wanting: &Wanting) -> Result<(), ClusterError> {
@@ -233,7 +233,7 @@ impl Cluster {
     pub(super) fn refused(&self, directory: &Directory, machine: &str) -> Vec<RefusedModule> {
         let is_recorded = |refused: &RefusedModule| directory.has_refused(machine, refused.module);
         let recorded = directory.refused.iter().filter(|refused| refused.machine == machine).map(RefusedModule::from);
-        let here = self.host().refused.of(machine).into_iter().filter(|refused| !is_recorded(refused));
+        let here = self.refused_here().of(machine).into_iter().filter(|refused| !is_recorded(refused));
         let mut all: Vec<RefusedModule> = recorded.chain(here).collect();
         all.sort_by_key(|refused| refused.time);
         all

@@ -8,7 +8,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::Mutex;
 use statehouse_abi::value::Value;
 
 use crate::features;
@@ -25,22 +24,21 @@ use crate::system::reconciliation;
 
 /// Which of the operators' words about clocks this process has heard.
 #[derive(Default)]
-pub struct WordsHeard(Mutex<Option<u64>>);
+pub struct WordsHeard(Option<u64>);
 
 impl WordsHeard {
     /// Whether the word is new. Words from before the process started are about clocks of another time.
-    fn is_new(&self, number: u64) -> bool {
-        let mut heard = self.0.lock();
-        let before = *heard;
-        *heard = before.max(Some(number));
+    fn is_new(&mut self, number: u64) -> bool {
+        let before = self.0;
+        self.0 = before.max(Some(number));
         before.is_some_and(|before| before < number)
     }
 }
 
 impl Host {
     /// Handles what an operator has said about clocks that leapt.
-    pub(super) fn on_clock_row(&self, row: &ClockRow) {
-        if self.words_heard.is_new(row.number) && !self.clocks.on_accepted(Micros(row.ahead)) {
+    pub(super) fn on_clock_row(&self, row: &ClockRow, heard: &mut WordsHeard) {
+        if heard.is_new(row.number) && !self.clocks.on_accepted(Micros(row.ahead)) {
             let seconds = row.ahead / 1_000_000;
             tracing::info!(
                 seconds,
@@ -157,7 +155,7 @@ mod tests {
 
     #[test]
     fn a_word_counts_once_and_none_from_before_the_start() {
-        let heard = WordsHeard::default();
+        let mut heard = WordsHeard::default();
         let new: Vec<bool> = [3, 3, 4, 4, 2, 5].into_iter().map(|number| heard.is_new(number)).collect();
         assert_eq!(new, [false, false, true, false, false, true]);
     }

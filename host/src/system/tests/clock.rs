@@ -13,7 +13,9 @@ use super::*;
 use crate::peer::{Call, Topic};
 use crate::router::answer::Caller;
 use crate::system::ClusterError;
+use crate::system::clock_anchor::AnchorFile;
 use crate::system::clock_round::ClockAnswer;
+use crate::system::clocks::Anchor;
 use crate::system::lifecycle::Wanting;
 use crate::system::service::decode;
 
@@ -63,6 +65,13 @@ async fn a_node_whose_clock_is_an_hour_ahead_does_not_lead_and_journal_time_neit
 }
 
 impl Cluster {
+    /// What the disk of a running node has about the clock since the machine was started.
+    fn anchor_on_disk(&self, node: NodeId) -> Option<Anchor> {
+        let Member { disk, clock, .. } = &self.members[&node];
+        let file = AnchorFile::open(Arc::new(disk.clone()), self.node(node).folder().path(), clock.boot());
+        file.expect("it can be read").find(Duration::MAX)
+    }
+
     fn leap(&self, nodes: &[NodeId], offset: Duration) {
         nodes.iter().for_each(|node| self.members[node].clock.leap_to(offset));
     }
@@ -127,8 +136,7 @@ async fn an_hour_on_all_clocks_while_one_process_starts_or_all_is_in_no_entry_an
             cluster.check_time(&mut attempts).await;
         }
         for node in NODES {
-            let host = &cluster.node(node).host;
-            eventually("what is believed is on disk", || host.anchor_file.find(Duration::MAX).map(drop)).await;
+            eventually("what is believed is on disk", || cluster.anchor_on_disk(node).map(drop)).await;
         }
         for node in &started {
             cluster.kill(*node).await;
