@@ -187,8 +187,8 @@ impl Host {
             views_instead: Arc::new(shipped::ids().chain(options.views.instead).collect()),
             metrics: Some(process.metrics.clone()),
         };
-        let (cluster, stop) = (node.cluster(), process.stop.clone());
-        node.keep("shadow", move || shadow::run(cluster.clone(), stop.clone()));
+        let (cluster, pages, stop) = (node.cluster(), node.shadow_pages(), process.stop.clone());
+        node.keep("shadow", move || shadow::run(cluster.clone(), pages.clone(), stop.clone()));
         let (service, sender) = api::server(node.router().clone(), api);
         let stop = process.stop.clone();
         let webhooks = node.keep("webhooks", move || sender.clone().run(stop.clone()));

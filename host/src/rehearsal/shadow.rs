@@ -26,8 +26,7 @@ use crate::machine::logic::Logic;
 use crate::partition::Partition;
 use crate::registry::{Cut, Guarded, Stop};
 use crate::rehearsal::live::{Finds, Live};
-use crate::system::Cluster;
-use crate::system::shadow::ShadowWanted;
+use crate::system::{Cluster, ShadowPages, ShadowWanted};
 
 /// Bytes of entries read at once.
 const READ_BYTES: usize = 1 << 20;
@@ -65,8 +64,8 @@ pub struct Shadowed {
     pub problem: Option<String>,
 }
 
-/// Runs the shadows that are wanted on this node until it stops.
-pub async fn run(cluster: Cluster, stop: CancellationToken) {
+/// Runs the shadows that are wanted on this node until it stops. What they find is on `pages`.
+pub async fn run(cluster: Cluster, pages: Arc<ShadowPages>, stop: CancellationToken) {
     let mut running: BTreeMap<String, (ShadowWanted, Arc<Stop>)> = BTreeMap::new();
     loop {
         let wanted = cluster.shadows_here();
@@ -86,10 +85,10 @@ pub async fn run(cluster: Cluster, stop: CancellationToken) {
             let Some(count) = cluster.partition_count(&machine) else { continue };
             let ending = Arc::new(Stop::default());
             running.insert(machine.clone(), (shadow, ending.clone()));
-            let cluster = cluster.clone();
+            let (cluster, pages) = (cluster.clone(), pages.clone());
             let spawned = std::thread::Builder::new().name(format!("shadow-{machine}")).spawn(move || {
                 tracing::info!(machine, module = %candidate.id().short(), "a shadow run begins");
-                let history = Here { cluster, machine, count };
+                let history = Here { cluster, pages, machine, count };
                 follow(&history, shadow, candidate, &ending);
                 tracing::info!(machine = history.machine, "a shadow run ends");
             });
@@ -110,6 +109,7 @@ pub async fn run(cluster: Cluster, stop: CancellationToken) {
 /// A machine that runs here.
 struct Here {
     cluster: Cluster,
+    pages: Arc<ShadowPages>,
     machine: String,
     count: u32,
 }
@@ -157,14 +157,14 @@ fn follow(history: &Here, wanted: ShadowWanted, candidate: Arc<dyn Logic>, stop:
             let found = found(module, &shadows);
             measure(&history.machine, &found);
             let text = serde_json::to_string(&found).expect("texts and integers only");
-            history.cluster.publish_shadow(&history.machine, wanted, text);
+            history.pages.publish(&history.machine, wanted, text);
             page_at = Instant::now() + PAGE_EVERY;
         }
         if !is_busy {
             std::thread::sleep(PAUSE);
         }
     }
-    history.cluster.forget_shadow(&history.machine, wanted);
+    history.pages.forget(&history.machine, wanted);
 }
 
 fn found(module: ModuleId, shadows: &[Shadow<'_>]) -> ShadowReport {

@@ -17,17 +17,19 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::archive::{Archive, ArchiveError, Boundary, Stream, Upload};
 use crate::disk::RealDisk;
-use crate::ids::{ClusterId, Head, JournalIndex, Micros, ModuleId};
+use crate::ids::{ClusterId, Head, JournalIndex, ModuleId};
 use crate::partition::{Partition, PartitionError};
 use crate::peer::GroupName;
 use crate::snapshot::canonical::SnapshotFile;
 use crate::system::cluster::Cluster;
 use crate::system::host::Host;
 use crate::system::journal_fetch::HistoryError;
+use crate::system::published::Archived;
 use crate::system::snapshot_retention;
 
 /// Below the node's data. What is in it can be made again.
@@ -45,8 +47,23 @@ pub struct ArchiveOptions {
     pub every: Duration,
 }
 
-/// How far the archive reaches, as this node knows: for each partition the time of the last entry in it.
-pub type Archived = BTreeMap<GroupName, Micros>;
+/// What this task alone writes, and what it never changes. It stays if the task is started again.
+pub struct Archiving {
+    archive: Archive,
+    every: Duration,
+    archived: watch::Sender<Archived>,
+}
+
+impl Archiving {
+    /// `every` is how long an entry may wait until it is archived.
+    pub fn new(archive: Archive, every: Duration) -> Self {
+        Self { archive, every, archived: watch::Sender::default() }
+    }
+
+    pub fn archived(&self) -> watch::Receiver<Archived> {
+        self.archived.subscribe()
+    }
+}
 
 /// Why a partition was not archived.
 #[derive(Debug, thiserror::Error)]
@@ -74,6 +91,7 @@ enum Hindrance {
 
 struct Archivist {
     host: Arc<Host>,
+    archiving: Arc<Archiving>,
     archive: Archive,
     cluster: ClusterId,
     uploads: BTreeMap<GroupName, Upload>,
@@ -82,13 +100,14 @@ struct Archivist {
 }
 
 /// Runs until the node stops.
-pub async fn run(host: Arc<Host>, archive: Archive, every: Duration) {
-    let mut archivist = None;
+pub async fn run(host: Arc<Host>, archiving: Arc<Archiving>) {
+    let (every, mut archivist) = (archiving.every, None);
     loop {
-        let wait = match round(&host, &archive, &mut archivist).await {
+        let wait = match round(&host, &archiving, &mut archivist).await {
             Ok(()) => every,
             Err(error) => {
-                tracing::error!(url = archive.url(), %error, "the archive cannot be used; this will be tried again");
+                let url = archiving.archive.url();
+                tracing::error!(url, %error, "the archive cannot be used; this will be tried again");
                 metrics::counter!("statehouse_archive_failures_total").increment(1);
                 AGAIN.min(every)
             }
@@ -100,17 +119,18 @@ pub async fn run(host: Arc<Host>, archive: Archive, every: Duration) {
     }
 }
 
-async fn round(host: &Arc<Host>, archive: &Archive, slot: &mut Option<Archivist>) -> Result<(), ArchiveError> {
+async fn round(host: &Arc<Host>, archiving: &Arc<Archiving>, slot: &mut Option<Archivist>) -> Result<(), ArchiveError> {
     let Some(identity) = host.folder.identity() else { return Ok(()) };
     let archivist = match slot {
         Some(archivist) => archivist,
         None => {
             let cluster = ClusterId(identity.cluster_bytes().expect("checked when the identity was read"));
+            let archive = archiving.archive.clone();
             archive.claim(cluster).await?;
             let modules = archive.modules().await?.into_iter().collect();
             tracing::info!(url = archive.url(), "archiving");
-            let archive = archive.clone();
-            slot.insert(Archivist { host: host.clone(), archive, cluster, uploads: BTreeMap::new(), modules })
+            let (host, archiving, uploads) = (host.clone(), archiving.clone(), BTreeMap::new());
+            slot.insert(Archivist { host, archiving, archive, cluster, uploads, modules })
         }
     };
     let mut failed = None;
@@ -144,7 +164,7 @@ async fn round(host: &Arc<Host>, archive: &Archive, slot: &mut Option<Archivist>
 impl Cluster {
     /// Whether the archive has all that is applied on this node, as of the last round of archiving.
     pub fn is_archived(&self) -> bool {
-        let archived = self.host().archived.lock().clone();
+        let archived = self.host().published.archived.borrow().times.clone();
         let mut replicas = self.host().replicas().into_iter();
         replicas.all(|(group, partition)| {
             let journal = partition.progress().journal;
@@ -257,7 +277,7 @@ impl Archivist {
         last: JournalIndex,
         partition: &Partition,
     ) -> Result<(), Hindrance> {
-        let known = self.host.archived_snapshots.lock().get(group).cloned();
+        let known = self.archived_snapshots(group);
         let mut kept = match known {
             Some(kept) => kept,
             None => self.list_snapshots(group).await?,
@@ -276,7 +296,7 @@ impl Archivist {
                 Ok(bytes) => {
                     metrics::counter!("statehouse_archive_bytes_total").increment(bytes);
                     kept.insert(listed.name);
-                    self.host.archived_snapshots.lock().insert(group.clone(), kept.clone());
+                    self.publish_snapshots(group, kept.clone());
                 }
                 // A snapshot that cannot be archived does not hold up the others.
                 Err(error) => result = Err(error),
@@ -288,13 +308,21 @@ impl Archivist {
     async fn list_snapshots(&self, group: &GroupName) -> Result<BTreeSet<String>, ArchiveError> {
         let names = self.archive.snapshots(&group.machine, group.partition).await?;
         let names: BTreeSet<String> = names.into_iter().collect();
-        self.host.archived_snapshots.lock().insert(group.clone(), names.clone());
+        self.publish_snapshots(group, names.clone());
         Ok(names)
+    }
+
+    fn archived_snapshots(&self, group: &GroupName) -> Option<BTreeSet<String>> {
+        self.archiving.archived.borrow().snapshots.get(group).cloned()
+    }
+
+    fn publish_snapshots(&self, group: &GroupName, names: BTreeSet<String>) {
+        self.archiving.archived.send_modify(|archived| _ = archived.snapshots.insert(group.clone(), names));
     }
 
     /// Fetches one canonical snapshot that this node lacks, and deletes those that it need not keep.
     async fn tend_snapshots(&self, group: &GroupName, partition: &Partition) {
-        let archived = self.host.archived_snapshots.lock().get(group).cloned().unwrap_or_default();
+        let archived = self.archived_snapshots(group).unwrap_or_default();
         let keep = self.host.opening.snapshot_keep;
         let spool = self.spool(group).with_extension("fetched");
         let fetched = match self.host.fetching.try_lock() {
@@ -360,7 +388,7 @@ impl Archivist {
                 Err(error) => return Err(Hindrance::Partition(error, last)),
             }
         };
-        self.host.archived.lock().insert(group.clone(), time);
+        self.archiving.archived.send_modify(|archived| _ = archived.times.insert(group.clone(), time));
         Ok(())
     }
 }

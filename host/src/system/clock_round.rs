@@ -137,7 +137,7 @@ fn clock_answer(host: &Host) -> ClockAnswer {
     let (look, says_times) = (host.clocks.look(), host.opening.features.has(features::TIMELINES));
     ClockAnswer {
         time: look.believed.0,
-        http: host.http.lock().clone(),
+        http: host.http.clone(),
         held: held(host),
         feature_level_max: Some(host.level.max().0),
         is_level: Some(host.standing.is_level()),

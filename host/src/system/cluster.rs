@@ -179,7 +179,7 @@ impl Cluster {
         let node = |(id, peer): (NodeId, String)| {
             let is_me = id == host.node;
             let sample = samples.get(&id);
-            let http = if is_me { host.http.lock().clone() } else { sample.and_then(|sample| sample.http.clone()) };
+            let http = if is_me { host.http.clone() } else { sample.and_then(|sample| sample.http.clone()) };
             let clock_ahead = sample.map(|sample| sample.ahead);
             let own_level = is_me.then(|| host.level.max());
             let feature_level_max = own_level.or_else(|| sample.map(|sample| sample.feature_level_max));

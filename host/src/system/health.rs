@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::features;
@@ -17,6 +18,7 @@ use crate::partition::Partition;
 use crate::peer::GroupName;
 use crate::system::clock_anchor::AnchorFile;
 use crate::system::clock_round::ask_clock;
+use crate::system::clocks::Clocks;
 use crate::system::divergence;
 use crate::system::error::NodeError;
 use crate::system::host::Host;
@@ -31,14 +33,43 @@ const CLOCK_PATIENCE: Duration = Duration::from_millis(400);
 const ROUNDS_PER_LOOK: u64 = 10;
 const ROUNDS_PER_BEAT: u64 = 2;
 
+/// What this task alone writes. It stays if the task is started again.
+pub struct Vigil {
+    /// What this node believes about its clock, kept for the next process.
+    anchor_file: AnchorFile,
+    /// The other nodes that have answered lately.
+    answering: watch::Sender<BTreeSet<NodeId>>,
+}
+
+impl Vigil {
+    pub fn new(anchor_file: AnchorFile) -> Self {
+        Self { anchor_file, answering: watch::Sender::default() }
+    }
+
+    pub fn answering(&self) -> watch::Receiver<BTreeSet<NodeId>> {
+        self.answering.subscribe()
+    }
+
+    /// Makes durable what is believed about the clock, if that has changed. Blocks.
+    fn keep_anchor(&self, clocks: &Clocks) {
+        let Some(anchor) = clocks.anchor() else { return };
+        if let Err(error) = self.anchor_file.keep(anchor) {
+            tracing::warn!(
+                %error,
+                "the state of this node's clock could not be written: after a restart the node may know less"
+            );
+        }
+    }
+}
+
 /// Runs until the node stops.
-pub async fn run(host: Arc<Host>, anchor_file: Arc<AnchorFile>) {
+pub async fn run(host: Arc<Host>, vigil: Arc<Vigil>) {
     let mut writing: Option<JoinHandle<()>> = None;
     for round in 0_u64.. {
         // What was seen is written before the others are told of it. A disk that hangs does not hold up the clock
         // round.
         if writing.as_ref().is_none_or(JoinHandle::is_finished) {
-            writing = Some(host.write_what_was_seen(&anchor_file, round % ROUNDS_PER_BEAT == 0));
+            writing = Some(host.write_what_was_seen(&vigil, round % ROUNDS_PER_BEAT == 0));
         }
         if let Some(writing) = &mut writing {
             drop(tokio::time::timeout(CLOCK_PATIENCE, writing).await);
@@ -58,7 +89,7 @@ pub async fn run(host: Arc<Host>, anchor_file: Arc<AnchorFile>) {
         metrics::gauge!("statehouse_partitions_led").set(led as f64);
         let answering: BTreeSet<NodeId> = host.clocks.samples().into_keys().collect();
         metrics::gauge!("statehouse_nodes_answering").set(answering.len() as f64);
-        host.answering.send_replace(answering);
+        vigil.answering.send_replace(answering);
         if round % ROUNDS_PER_LOOK == 0 {
             let following = host.replicas().into_iter().filter(|(_, partition)| !partition.is_leader());
             let comparing = following.map(|(group, partition)| divergence::compare(&host, group, partition));
@@ -72,13 +103,13 @@ pub async fn run(host: Arc<Host>, anchor_file: Arc<AnchorFile>) {
 }
 
 /// What a node without peers does: it follows its own clock.
-pub async fn watch_clock(host: Arc<Host>, anchor_file: Arc<AnchorFile>) {
+pub async fn watch_clock(host: Arc<Host>, vigil: Arc<Vigil>) {
     let mut writing: Option<JoinHandle<()>> = None;
     while !host.stopping.is_cancelled() {
         host.clocks.on_round(0);
         if writing.as_ref().is_none_or(JoinHandle::is_finished) {
-            let (host, anchor_file) = (host.clone(), anchor_file.clone());
-            writing = Some(tokio::task::spawn_blocking(move || keep_anchor(&host, &anchor_file)));
+            let (clocks, vigil) = (host.clocks.clone(), vigil.clone());
+            writing = Some(tokio::task::spawn_blocking(move || vigil.keep_anchor(&clocks)));
         }
         timekeeping::show(&host);
         tokio::select! {
@@ -88,20 +119,9 @@ pub async fn watch_clock(host: Arc<Host>, anchor_file: Arc<AnchorFile>) {
     }
 }
 
-/// Makes durable what is believed about the clock, if that has changed. Blocks.
-fn keep_anchor(host: &Host, anchor_file: &AnchorFile) {
-    let Some(anchor) = host.clocks.anchor() else { return };
-    if let Err(error) = anchor_file.keep(anchor) {
-        tracing::warn!(
-            %error,
-            "the state of this node's clock could not be written: after a restart the node may know less"
-        );
-    }
-}
-
 impl Host {
     /// Makes durable what was seen and heard of the others, and lets this node's pulse beat if `beats` says so.
-    fn write_what_was_seen(self: &Arc<Self>, anchor_file: &Arc<AnchorFile>, beats: bool) -> JoinHandle<()> {
+    fn write_what_was_seen(self: &Arc<Self>, vigil: &Arc<Vigil>, beats: bool) -> JoinHandle<()> {
         let mark = |(group, replica): (GroupName, Arc<Partition>)| {
             let mark: Mark = (replica.log().durable(), replica.log().vote());
             (group, mark)
@@ -109,14 +129,14 @@ impl Host {
         let marks: BTreeMap<GroupName, Mark> = self.replicas().into_iter().map(mark).collect();
         self.pulse.on_round(&marks);
         let counts = self.opening.features.has(features::LOSSES);
-        let (host, anchor_file, is_mended) = (self.clone(), anchor_file.clone(), counts && self.is_all_open());
+        let (host, vigil, is_mended) = (self.clone(), vigil.clone(), counts && self.is_all_open());
         tokio::task::spawn_blocking(move || {
             let flush_seen = || host.seen.flush().map_err(NodeError::from);
             let written = host.pulse.write(Some(&marks).filter(|_| counts && beats), is_mended, flush_seen);
             if let Err(error) = written {
                 tracing::warn!(%error, "the record of other nodes' logs, or this node's counter, could not be written");
             }
-            keep_anchor(&host, &anchor_file);
+            vigil.keep_anchor(&host.clocks);
         })
     }
 

@@ -26,7 +26,6 @@ use crate::peer::{GroupName, Identity, Links, Network, PeerRenewal, SeenBook};
 use crate::registry::Registry;
 use crate::router::{Machine, MachineOptions, Router};
 use crate::store::StoreShared;
-use crate::system::archiving::Archived;
 use crate::system::clocks::Clocks;
 use crate::system::directory::Directory;
 use crate::system::drain;
@@ -39,10 +38,9 @@ use crate::system::modules::HostModules;
 use crate::system::node::MachineSpec;
 use crate::system::peer_network::NodeRoutes;
 use crate::system::peer_permissions::Standing;
+use crate::system::published::Published;
 use crate::system::pulse::Pulse;
 use crate::system::record::NodeRecord;
-use crate::system::shadow::ShadowWanted;
-use crate::system::snapshot_retention::ArchivedSnapshots;
 use crate::system::timekeeping::WordsHeard;
 use crate::system::turn::Turn;
 use crate::views::Views;
@@ -93,12 +91,11 @@ pub struct Host {
     pub seen: Arc<SeenBook>,
     pub clocks: Arc<Clocks>,
     /// Where clients reach this node. The other nodes are told.
-    pub http: Mutex<Option<String>>,
+    pub http: Option<String>,
+    pub published: Published,
     pub directory: watch::Sender<Directory>,
     /// The nodes of the directory, or of the identity until the directory is known.
     pub nodes: watch::Sender<Vec<NodeId>>,
-    /// The other nodes that have answered lately.
-    pub answering: watch::Sender<BTreeSet<NodeId>>,
     /// All open replicas, for the peers.
     pub replicas: RwLock<BTreeMap<GroupName, Arc<Partition>>>,
     /// Logs that are being repaired, for peers whose log is damaged too.
@@ -114,11 +111,6 @@ pub struct Host {
     pub turns: Mutex<BTreeSet<GroupName>>,
     /// Stops the compilation of modules that somebody uploads.
     pub examining: CancellationToken,
-    /// By machine: the shadow that runs here, and what it has found.
-    pub shadows: Mutex<BTreeMap<String, (ShadowWanted, String)>>,
-    /// How far the archive reaches.
-    pub archived: Mutex<Archived>,
-    pub archived_snapshots: Mutex<ArchivedSnapshots>,
     /// Held while a canonical snapshot is fetched, from the archive or from another node.
     pub fetching: tokio::sync::Mutex<()>,
     /// Held while the directory is read.
@@ -246,7 +238,7 @@ impl Host {
             node: self.node,
             network: self.network.clone(),
             nodes: self.nodes.subscribe(),
-            answering: self.answering.subscribe(),
+            answering: self.published.answering.clone(),
             features: self.opening.features.clone(),
         })
     }

@@ -29,7 +29,7 @@ use crate::peer::{SeenBook, Service};
 use crate::registry::{self, Registry};
 use crate::router::Router;
 use crate::store::StoreShared;
-use crate::system::archiving::ArchiveOptions;
+use crate::system::archiving::{ArchiveOptions, Archiving};
 use crate::system::clock_anchor::AnchorFile;
 use crate::system::clocks::Clocks;
 use crate::system::cluster::Cluster;
@@ -37,16 +37,19 @@ use crate::system::directory::Directory;
 use crate::system::error::NodeError;
 use crate::system::failed_activations::Troubles;
 use crate::system::folder::DataFolder;
+use crate::system::health::Vigil;
 use crate::system::host::{Host, Opening};
 use crate::system::level::{self, Level};
 use crate::system::logic::System;
 use crate::system::losses::{self, Waiting};
 use crate::system::peer_network::{PeerAnswers, PeerNetwork, PeerOptions};
 use crate::system::peer_permissions::{self, Gate, Standing};
+use crate::system::published::Published;
 use crate::system::pulse::Pulse;
 use crate::system::record::NodeRecord;
 use crate::system::renewal::CertificateRenewal;
 use crate::system::service::HostService;
+use crate::system::shadow::ShadowPages;
 use crate::system::{
     archiving, cluster_founding, divergence, health, in_transit, leadership_handover, prepare, reconciliation,
     replica_rebuild, retention, scrub, segment_repair, signer, single_node, snapshot_fetch, snapshot_retention, tasks,
@@ -112,6 +115,7 @@ pub struct NodeOptions {
 pub struct Node {
     pub(super) host: Arc<Host>,
     cluster: Cluster,
+    shadow_pages: Arc<ShadowPages>,
     peers: Option<JoinHandle<()>>,
 }
 
@@ -136,6 +140,14 @@ impl Node {
         let skew_max = options.peer.as_ref().map_or(Duration::MAX, |peer| peer.clock_skew_max);
         let anchor_file = AnchorFile::open(options.disk.clone(), folder.path(), options.clock.boot())?;
         let anchor = anchor_file.find(options.clock.running());
+        let (vigil, shadow_pages) = (Vigil::new(anchor_file), Arc::<ShadowPages>::default());
+        let archive = opening.archive.clone().zip(options.archive);
+        let archiving = archive.map(|(archive, options)| Archiving::new(archive, options.every));
+        let published = Published {
+            answering: vigil.answering(),
+            archived: archiving.as_ref().map_or_else(nothing, Archiving::archived),
+            shadows: shadow_pages.subscribe(),
+        };
         let clocks = Arc::new(Clocks::new(options.clock, skew_max, anchor));
         let (peers, answers) = match options.peer {
             None => (PeerNetwork::none(options.node), None),
@@ -162,10 +174,10 @@ impl Node {
             specs: options.machines,
             seen: Arc::new(SeenBook::open(&folder.path().join("seen"))?),
             clocks,
-            http: Mutex::new(options.http),
+            http: options.http,
+            published,
             directory: watch::Sender::new(Directory::default()),
             nodes: watch::Sender::new(vec![options.node]),
-            answering: watch::Sender::default(),
             fetching: tokio::sync::Mutex::default(),
             replicas: RwLock::default(),
             damaged: RwLock::default(),
@@ -173,24 +185,21 @@ impl Node {
             turns: Mutex::default(),
             examining: stopping.child_token(),
             leaving: stopping.child_token(),
-            shadows: Mutex::default(),
-            archived: Mutex::default(),
-            archived_snapshots: Mutex::default(),
             reading: Mutex::default(),
             stopping,
             folder,
         });
-        spawn_tasks(&host, options.archive, options.scrub_bytes_per_second);
+        spawn_tasks(&host, archiving, options.scrub_bytes_per_second);
         let peers = match answers {
-            None => single_node::open(&host, anchor_file).await.map(|()| None)?,
+            None => single_node::open(&host, vigil).await.map(|()| None)?,
             Some(answers) => {
                 host.router.set_not_ready(vec![NO_CLUSTER.to_owned()]);
-                tasks::run_once(&host, "start", start_member(host.clone(), anchor_file));
+                tasks::run_once(&host, "start", start_member(host.clone(), vigil));
                 Some(answer_peers(&host, answers))
             }
         };
         let cluster = Cluster::new(host.clone(), peers.is_none());
-        Ok(Self { host, cluster, peers })
+        Ok(Self { host, cluster, shadow_pages, peers })
     }
 
     pub fn router(&self) -> &Arc<Router> {
@@ -225,9 +234,9 @@ impl Node {
         tasks::keep(&self.host, name, move |_| begin())
     }
 
-    /// Sets where clients reach this node. The other nodes are told.
-    pub fn set_http(&self, address: String) {
-        *self.host.http.lock() = Some(address);
+    /// Where the task that runs shadows publishes what they find.
+    pub fn shadow_pages(&self) -> Arc<ShadowPages> {
+        self.shadow_pages.clone()
     }
 
     /// Hands leadership over, stops all partitions and writes what they have applied.
@@ -266,6 +275,11 @@ impl Node {
     }
 }
 
+/// What nobody writes on this node.
+fn nothing<T: Default>() -> watch::Receiver<T> {
+    watch::channel(T::default()).1
+}
+
 /// The options with which the node opens its partitions.
 fn opening_of(options: &NodeOptions, shared: &StoreShared, features: &Features) -> Result<Opening, NodeError> {
     Ok(Opening {
@@ -282,15 +296,15 @@ fn opening_of(options: &NodeOptions, shared: &StoreShared, features: &Features) 
 }
 
 /// Starts the background tasks of every node, with or without peers.
-fn spawn_tasks(host: &Arc<Host>, archive: Option<ArchiveOptions>, scrub_bytes_per_second: u64) {
+fn spawn_tasks(host: &Arc<Host>, archiving: Option<Archiving>, scrub_bytes_per_second: u64) {
     tasks::keep(host, "mender", segment_repair::run);
     if 0 < scrub_bytes_per_second {
         tasks::keep(host, "scrubber", move |host| scrub::run(host, scrub_bytes_per_second));
     }
     tasks::keep(host, "in_transit", in_transit::run);
     tasks::keep(host, "losses", losses::run);
-    if let (Some(archive), Some(options)) = (host.opening.archive.clone(), archive) {
-        tasks::keep(host, "archivist", move |host| archiving::run(host, archive.clone(), options.every));
+    if let Some(archiving) = archiving.map(Arc::new) {
+        tasks::keep(host, "archivist", move |host| archiving::run(host, archiving.clone()));
     }
     tasks::keep(host, "viewing", viewing::run);
     tasks::keep(host, "midnights", snapshot_fetch::run);
@@ -312,7 +326,7 @@ fn answer_peers(host: &Arc<Host>, answers: PeerAnswers) -> JoinHandle<()> {
 }
 
 /// Starts everything that a member of a cluster with peers does, once the node belongs to one; returns once it runs.
-async fn start_member(host: Arc<Host>, anchor_file: AnchorFile) {
+async fn start_member(host: Arc<Host>, vigil: Vigil) {
     let identity = tokio::select! {
         identity = host.folder.wait_until_joined() => identity.clone(),
         () = host.stopping.cancelled() => return,
@@ -322,8 +336,8 @@ async fn start_member(host: Arc<Host>, anchor_file: AnchorFile) {
     host.routes.set(&identity.peers);
     host.nodes.send_replace(identity.peers.keys().copied().collect());
     host.router.set_not_ready(vec!["the machines of the cluster are not known yet".to_owned()]);
-    let anchor_file = Arc::new(anchor_file);
-    tasks::keep(&host, "vigil", move |host| health::run(host, anchor_file.clone()));
+    let vigil = Arc::new(vigil);
+    tasks::keep(&host, "vigil", move |host| health::run(host, vigil.clone()));
     tasks::keep(&host, "claims", divergence::run);
     tasks::keep(&host, "invitations", cluster_founding::invite_founders);
     let logic = system_logic(&host);

@@ -55,7 +55,7 @@ pub async fn run(host: Arc<Host>, keep_bytes: u64) {
 
 /// The time from which a partition's entries are not in the archive yet; `None` if there is no archive.
 fn not_archived(host: &Host, group: &GroupName) -> Option<Micros> {
-    let archived = host.archived.lock().get(group).copied();
+    let archived = host.published.archived.borrow().times.get(group).copied();
     host.opening.archive.is_some().then(|| archived.map_or(Micros(0), |last| Micros(last.0 + 1)))
 }
 

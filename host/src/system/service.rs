@@ -26,7 +26,7 @@ use crate::system::host::Host;
 use crate::system::logic::SYSTEM;
 use crate::system::pulse::VoteTold;
 use crate::system::{
-    clock_round, cluster_founding, divergence, install, journal_fetch, repair, secrets, snapshot_fetch,
+    clock_round, cluster_founding, divergence, install, journal_fetch, repair, secrets, shadow, snapshot_fetch,
 };
 
 /// Bytes of one piece of something fetched.
@@ -246,7 +246,7 @@ async fn answer(host: &Arc<Host>, from: NodeId, call: Call, patience: Duration) 
             Ok(Bytes::new())
         }
         Topic::Shadow => {
-            let page = host.find_shadow(&String::from_utf8_lossy(&body));
+            let page = shadow::find_page(host, &String::from_utf8_lossy(&body));
             Ok(Bytes::from(page.unwrap_or_default()))
         }
         Topic::Secret => secrets::answer(host, &body).await.map_err(failed),

@@ -9,9 +9,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use statehouse_abi::value::Value;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::ids::{Micros, ModuleId, NodeId, PartitionId};
+use crate::ids::{ModuleId, NodeId, PartitionId};
 use crate::machine::logic::Logic;
 use crate::partition::Partition;
 use crate::peer::{Call, Topic};
@@ -19,21 +20,12 @@ use crate::system::cluster::{Cluster, ClusterError};
 use crate::system::directory::Directory;
 use crate::system::host::Host;
 use crate::system::lifecycle::Wanting;
+use crate::system::published::{PublishedPage, ShadowWanted};
 
 /// Why there is no page yet.
 pub const STARTING: &str = "it is being started; ask again";
 /// How long the node that runs a shadow may take to say what it has found.
 const PATIENCE: Duration = Duration::from_secs(2);
-
-/// A shadow that a node is to run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ShadowWanted {
-    pub module: ModuleId,
-    /// The node that runs it.
-    pub node: NodeId,
-    /// When it was asked for.
-    pub since: Micros,
-}
 
 /// A shadow, and what its node has found.
 #[derive(Clone, Debug)]
@@ -48,12 +40,34 @@ fn wanted_shadow(directory: &Directory, machine: &str) -> Option<ShadowWanted> {
     Some(ShadowWanted { module: ModuleId(module), node: NodeId(node), since })
 }
 
-impl Host {
-    /// The page of the shadow that is wanted now, never that of the one before it, which may not have ended yet.
-    pub fn find_shadow(&self, machine: &str) -> Option<String> {
-        let wanted = wanted_shadow(&self.directory.borrow(), machine)?;
-        let shadows = self.shadows.lock();
-        shadows.get(machine).filter(|(of, _)| *of == wanted).map(|(_, page)| page.clone())
+/// The page of the shadow that is wanted now, never that of the one before it, which may not have ended yet.
+pub(super) fn find_page(host: &Host, machine: &str) -> Option<String> {
+    let wanted = wanted_shadow(&host.directory.borrow(), machine)?;
+    let shadows = host.published.shadows.borrow();
+    shadows.get(machine).filter(|page| page.of == wanted).map(|page| page.text.clone())
+}
+
+/// Where the task that runs shadows publishes what they find.
+#[derive(Default)]
+pub struct ShadowPages(watch::Sender<BTreeMap<String, PublishedPage>>);
+
+impl ShadowPages {
+    pub(super) fn subscribe(&self) -> watch::Receiver<BTreeMap<String, PublishedPage>> {
+        self.0.subscribe()
+    }
+
+    /// Publishes what a shadow of a machine has found here.
+    pub fn publish(&self, machine: &str, of: ShadowWanted, text: String) {
+        self.0.send_modify(|pages| _ = pages.insert(machine.to_owned(), PublishedPage { of, text }));
+    }
+
+    /// Forgets what a shadow has found that no longer runs. What its successor has found stays.
+    pub fn forget(&self, machine: &str, shadow: ShadowWanted) {
+        self.0.send_modify(|pages| {
+            if pages.get(machine).is_some_and(|page| page.of == shadow) {
+                pages.remove(machine);
+            }
+        });
     }
 }
 
@@ -92,7 +106,7 @@ impl Cluster {
         let Some(wanted) = wanted_shadow(&directory, machine) else { return Ok(None) };
         let starting = || STARTING.to_owned();
         let page = if wanted.node == self.host().node {
-            self.host().find_shadow(machine).ok_or_else(starting)
+            find_page(self.host(), machine).ok_or_else(starting)
         } else {
             let call = Call { topic: Topic::Shadow, group: None, body: Bytes::copy_from_slice(machine.as_bytes()) };
             let patience = deadline.saturating_duration_since(Instant::now()).min(PATIENCE);
@@ -127,19 +141,6 @@ impl Cluster {
         let mut directory = self.host().directory.subscribe();
         // Either way it is time to look.
         drop(tokio::time::timeout(patience, directory.changed()).await);
-    }
-
-    /// Publishes what a shadow of a machine has found here.
-    pub fn publish_shadow(&self, machine: &str, shadow: ShadowWanted, page: String) {
-        self.host().shadows.lock().insert(machine.to_owned(), (shadow, page));
-    }
-
-    /// Forgets what a shadow has found that no longer runs. What its successor has found stays.
-    pub fn forget_shadow(&self, machine: &str, shadow: ShadowWanted) {
-        let mut shadows = self.host().shadows.lock();
-        if shadows.get(machine).is_some_and(|(of, _)| *of == shadow) {
-            shadows.remove(machine);
-        }
     }
 
     pub fn partition_count(&self, machine: &str) -> Option<u32> {

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::system::clock_anchor::AnchorFile;
 use crate::system::error::NodeError;
+use crate::system::health::Vigil;
 use crate::system::host::Host;
 use crate::system::node::{OPEN_AGAIN, check_level, start_steward, system_logic};
 use crate::system::{health, level, signer, tasks};
@@ -21,7 +21,7 @@ const START_TIMEOUT: Duration = Duration::from_secs(30);
 pub const ALONE: &str = "alone";
 
 /// Starts a node that is its whole cluster.
-pub async fn open(host: &Arc<Host>, anchor_file: AnchorFile) -> Result<(), NodeError> {
+pub async fn open(host: &Arc<Host>, vigil: Vigil) -> Result<(), NodeError> {
     if host.folder.identity().is_none() {
         let myself = BTreeMap::from([(host.node, ALONE.to_owned())]);
         host.folder.join(uuid::Uuid::new_v4().to_string(), true, myself)?;
@@ -34,22 +34,22 @@ pub async fn open(host: &Arc<Host>, anchor_file: AnchorFile) -> Result<(), NodeE
         // The node runs, so that it can say what it waits for and an operator can tell it what to do.
         Err(error @ NodeError::Lost { .. }) => {
             host.router.set_not_ready(vec![error.to_string()]);
-            tasks::run_once(host, "start", start_later(host.clone(), anchor_file));
+            tasks::run_once(host, "start", start_later(host.clone(), vigil));
             Ok(())
         }
         opened => {
             opened?;
-            start(host, &mut Some(anchor_file)).await
+            start(host, &mut Some(vigil)).await
         }
     }
 }
 
 /// Opens `system` as soon as what it lost is back, or an operator has given it up.
-async fn start_later(host: Arc<Host>, anchor_file: AnchorFile) {
-    let (mut anchor_file, mut reason) = (Some(anchor_file), None);
+async fn start_later(host: Arc<Host>, vigil: Vigil) {
+    let (mut vigil, mut reason) = (Some(vigil), None);
     while !host.stopping.is_cancelled() {
         let started = match host.open_system(system_logic(&host)).await {
-            Ok(()) => start(&host, &mut anchor_file).await,
+            Ok(()) => start(&host, &mut vigil).await,
             failed => failed,
         };
         let Err(error) = started else { return };
@@ -65,15 +65,15 @@ async fn start_later(host: Arc<Host>, anchor_file: AnchorFile) {
 }
 
 /// The rest of the start of a node that is its whole cluster, once `system` is open. It may be tried again. The tasks
-/// that it starts at first keep running, and one of them takes the anchor's file.
-async fn start(host: &Arc<Host>, anchor_file: &mut Option<AnchorFile>) -> Result<(), NodeError> {
+/// that it starts the first time keep running, and one of them takes `vigil`.
+async fn start(host: &Arc<Host>, vigil: &mut Option<Vigil>) -> Result<(), NodeError> {
     host.standing.on_heard();
     if let Err(error) = check_level(host) {
         level::halt(host, &error).await;
         return Err(error);
     }
-    if let Some(anchor_file) = anchor_file.take().map(Arc::new) {
-        tasks::keep(host, "clock", move |host| health::watch_clock(host, anchor_file.clone()));
+    if let Some(vigil) = vigil.take().map(Arc::new) {
+        tasks::keep(host, "clock", move |host| health::watch_clock(host, vigil.clone()));
         start_steward(host);
         tasks::keep(host, "signer", signer::run);
     }

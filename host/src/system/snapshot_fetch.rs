@@ -182,7 +182,7 @@ pub async fn tend(host: &Host, group: &GroupName) -> Tended {
     }
     // A node that is down is not asked, so it holds up nobody.
     let heard: Vec<NodeId> = {
-        let answering = host.answering.borrow();
+        let answering = host.published.answering.borrow();
         others.iter().copied().filter(|node| answering.contains(node)).collect()
     };
     if heard.is_empty() {

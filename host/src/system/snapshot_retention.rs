@@ -23,9 +23,6 @@ use crate::system::host::Host;
 /// How often the folders are checked on a node without an archive.
 const ROUND: Duration = Duration::from_secs(1);
 
-/// Names of the canonical snapshots that are in the archive, as they were listed last.
-pub type ArchivedSnapshots = BTreeMap<GroupName, BTreeSet<String>>;
-
 /// Why a snapshot could not be fetched.
 #[derive(Debug, thiserror::Error)]
 pub enum FetchError {

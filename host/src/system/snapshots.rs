@@ -32,7 +32,8 @@ impl Cluster {
     pub fn snapshots_elsewhere(&self, machine: &str) -> Result<Vec<(PartitionId, String)>, ClusterError> {
         let mut found = Vec::new();
         for replica in self.replicas_of(machine)? {
-            let archived = self.host().archived_snapshots.lock().get(&GroupName::new(machine, replica.id())).cloned();
+            let group = GroupName::new(machine, replica.id());
+            let archived = self.host().published.archived.borrow().snapshots.get(&group).cloned();
             let here = replica.canonical_snapshots();
             let is_here = |name: &String| here.iter().any(|listed| listed.name == *name);
             let elsewhere = archived.into_iter().flatten().filter(|name| !is_here(name));

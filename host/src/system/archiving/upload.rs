@@ -141,7 +141,7 @@ impl Archivist {
     /// The other nodes that answer.
     fn heard(&self) -> Vec<NodeId> {
         let others = self.host.others();
-        let answering = self.host.answering.borrow();
+        let answering = self.host.published.answering.borrow();
         others.into_iter().filter(|node| answering.contains(node)).collect()
     }
 
