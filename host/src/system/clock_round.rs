@@ -18,8 +18,8 @@ use crate::partition::Partition;
 use crate::peer::{Call, GroupName, Topic};
 use crate::system::clocks::{Heard, Look};
 use crate::system::host::Host;
+use crate::system::messages::{decode, encode};
 use crate::system::pulse::{GroupVote, VoteTold};
-use crate::system::service::{decode, encode};
 use crate::system::{cluster_founding, level, peer_permissions};
 
 /// The body of [`Topic::Clock`] from a node that is about to stop; nodes of earlier releases do not look at it.

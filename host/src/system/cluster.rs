@@ -22,7 +22,7 @@ use crate::system::error::NodeError;
 use crate::system::host::Host;
 use crate::system::key_row::KeyRow;
 use crate::system::loss_row::AcceptedLoss;
-use crate::system::service::{Join, TransferTo, encode};
+use crate::system::messages::{Join, TransferTo, encode};
 use crate::system::staging::RefusedModules;
 use crate::system::{cluster_founding, level, reconciliation};
 

@@ -15,8 +15,8 @@ use crate::peer::{Call, Topic};
 use crate::system::cluster::ClusterError;
 use crate::system::host::Host;
 use crate::system::level;
+use crate::system::messages::{Join, encode};
 use crate::system::peer_permissions;
-use crate::system::service::{Join, encode};
 
 const INVITE_PATIENCE: Duration = Duration::from_secs(2);
 const INVITE_AGAIN: Duration = Duration::from_millis(200);

@@ -30,9 +30,9 @@ use crate::partition::Partition;
 use crate::peer::{Call, GroupName, ServiceError, Topic};
 use crate::system::error::NodeError;
 use crate::system::host::Host;
+use crate::system::messages::{ask_head, decode, encode};
 use crate::system::pulse::VoteTold;
 use crate::system::repair::{self, Holding};
-use crate::system::service::{ask_head, decode, encode};
 
 /// How long the other side may take to answer.
 const PATIENCE: Duration = Duration::from_millis(400);

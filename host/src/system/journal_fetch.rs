@@ -24,7 +24,7 @@ use crate::partition::Partition;
 use crate::partition::tail::{Start, Tail};
 use crate::peer::{Call, GroupName, Pieces, ServiceError, Topic};
 use crate::system::host::Host;
-use crate::system::service::{decode, encode};
+use crate::system::messages::{decode, encode};
 
 /// How long a node may take to find the place, and to send the next piece.
 const PATIENCE: Duration = Duration::from_secs(10);

@@ -27,8 +27,8 @@ use crate::system::directory::Directory;
 use crate::system::error::NodeError;
 use crate::system::host::Host;
 use crate::system::install::find_machine;
+use crate::system::messages::decode;
 use crate::system::reconciliation;
-use crate::system::service::decode;
 
 /// How long `system` may take to record a level.
 const PATIENCE: Duration = Duration::from_secs(5);

@@ -19,7 +19,7 @@ use crate::planted::{Bug, is_planted};
 use crate::router::Machine;
 use crate::system::error::NodeError;
 use crate::system::host::{ASK_AGAIN, Host};
-use crate::system::service::{self, Told};
+use crate::system::messages::{Told, ask_seen};
 
 /// How long one node may take to say what it has seen.
 const SEEN_PATIENCE: Duration = Duration::from_secs(1);
@@ -51,7 +51,7 @@ impl Host {
                 return Ok(recalled);
             }
             for node in silent {
-                match service::ask_seen(self.network.as_ref(), node, group, SEEN_PATIENCE).await {
+                match ask_seen(self.network.as_ref(), node, group, SEEN_PATIENCE).await {
                     Ok(answer) => {
                         self.pulse.on_heard_of_me(answer.pulse.unwrap_or(0));
                         told.insert(node, answer);

@@ -57,6 +57,7 @@ mod removal;
 mod running;
 mod pulse;
 mod log_witnesses;
+mod messages;
 mod service;
 mod reconciliation;
 mod leadership_handover;

@@ -25,7 +25,7 @@ use crate::ids::{ClusterId, NodeId};
 use crate::key::NodeKey;
 use crate::machine::logic::Logic;
 use crate::machine::native::Native;
-use crate::peer::{SeenBook, Service};
+use crate::peer::SeenBook;
 use crate::registry::{self, Registry};
 use crate::router::Router;
 use crate::store::StoreShared;
@@ -319,7 +319,7 @@ fn spawn_tasks(host: &Arc<Host>, archiving: Option<Archiving>, scrub_bytes_per_s
 
 /// Answers the peers from now on.
 fn answer_peers(host: &Arc<Host>, answers: PeerAnswers) -> JoinHandle<()> {
-    let service: Arc<dyn Service> = Arc::new(Gate(Arc::new(HostService(host.clone()))));
+    let service = Arc::new(Gate { host: host.clone(), service: Arc::new(HostService(host.clone())) });
     let (identity, links) = (host.identity.clone(), host.links.clone());
     let serving = answers.begin(host.node, identity, links, service, host.stopping.clone());
     tokio::spawn(serving)

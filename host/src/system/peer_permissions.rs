@@ -29,7 +29,6 @@ use crate::limits;
 use crate::peer::{Call, GroupName, Service, ServiceError, Topic};
 use crate::system::host::Host;
 use crate::system::logic::SYSTEM;
-use crate::system::service::HostService;
 
 /// How long a look at `system` as of now may take, and how often there is one.
 const LOOK_PATIENCE: Duration = Duration::from_secs(1);
@@ -217,11 +216,14 @@ async fn removed(mut directory: watch::Receiver<crate::system::directory::Direct
 }
 
 /// The service as the other nodes reach it, over any network.
-pub struct Gate(pub Arc<HostService>);
+pub struct Gate {
+    pub host: Arc<Host>,
+    pub service: Arc<dyn Service>,
+}
 
 impl Gate {
     fn check(&self, from: NodeId, topic: Option<Topic>, group: Option<&GroupName>) -> Result<(), ServiceError> {
-        let checked = check(&self.0.0, from, PeerQuestion { topic, group });
+        let checked = check(&self.host, from, PeerQuestion { topic, group });
         if checked.is_err() {
             metrics::counter!("statehouse_peer_requests_refused_total").increment(1);
         }
@@ -229,15 +231,14 @@ impl Gate {
     }
 
     fn removed(&self, node: NodeId) -> impl Future<Output = ()> + Send + 'static {
-        removed(self.0.0.directory.subscribe(), node)
+        removed(self.host.directory.subscribe(), node)
     }
 }
 
 impl Service for Gate {
     fn is_known(&self, node: NodeId) -> bool {
-        let host = &self.0.0;
-        let directory = host.directory.borrow();
-        !directory.retired.contains(&node) && (!host.standing.is_level() || directory.nodes.contains_key(&node))
+        let directory = self.host.directory.borrow();
+        !directory.retired.contains(&node) && (!self.host.standing.is_level() || directory.nodes.contains_key(&node))
     }
 
     fn raft(
@@ -247,7 +248,7 @@ impl Service for Gate {
         request: PeerRequest,
     ) -> BoxFuture<'static, Result<PeerReply, ServiceError>> {
         match self.check(from, None, Some(&group)) {
-            Ok(()) => self.0.raft(from, group, request),
+            Ok(()) => self.service.raft(from, group, request),
             Err(error) => async { Err(error) }.boxed(),
         }
     }
@@ -261,7 +262,7 @@ impl Service for Gate {
         match self.check(from, None, Some(&group)) {
             Ok(()) => {
                 let requests = requests.take_until(self.removed(from)).boxed();
-                self.0.appends(from, group, requests)
+                self.service.appends(from, group, requests)
             }
             Err(error) => stream::once(async { Err(error) }).boxed(),
         }
@@ -269,7 +270,7 @@ impl Service for Gate {
 
     fn call(&self, from: NodeId, call: Call, deadline: Duration) -> BoxFuture<'static, Result<Bytes, ServiceError>> {
         match self.check(from, Some(call.topic), call.group.as_ref()) {
-            Ok(()) => self.0.call(from, call, deadline),
+            Ok(()) => self.service.call(from, call, deadline),
             Err(error) => async { Err(error) }.boxed(),
         }
     }
@@ -281,7 +282,7 @@ impl Service for Gate {
     ) -> BoxFuture<'static, Result<BoxStream<'static, Result<Bytes, ServiceError>>, ServiceError>> {
         match self.check(from, Some(call.topic), call.group.as_ref()) {
             Ok(()) => {
-                let (fetching, removed) = (self.0.fetch(from, call), self.removed(from));
+                let (fetching, removed) = (self.service.fetch(from, call), self.removed(from));
                 let cut = ServiceError::Refused(format!("node {from} was removed from this cluster for good"));
                 async move {
                     let pieces = fetching.await?;

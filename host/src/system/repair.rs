@@ -30,7 +30,7 @@ use crate::router::Machine;
 use crate::system::error::NodeError;
 use crate::system::host::Host;
 use crate::system::log_damage::LogDamage;
-use crate::system::service::{decode, encode};
+use crate::system::messages::{decode, encode};
 use crate::system::snapshot_pull::pull;
 
 /// How long a node may take to say what it has, and to send one piece.

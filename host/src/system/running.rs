@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use crate::ids::{JournalIndex, NodeId};
 use crate::peer::GroupName;
 use crate::system::cluster::Cluster;
-use crate::system::service::ask_head;
+use crate::system::messages::ask_head;
 
 /// How long a node may take to answer.
 const PATIENCE: Duration = Duration::from_secs(2);

@@ -32,7 +32,7 @@ use crate::peer::{Call, GroupName, ServiceError, Topic};
 use crate::snapshot;
 use crate::snapshot::canonical::{Days, Listed, parse_name};
 use crate::system::host::Host;
-use crate::system::service::{decode, encode};
+use crate::system::messages::{decode, encode};
 
 /// Below the node's data. What is in it can be fetched again.
 const SPOOL: &str = "midnights-spool";

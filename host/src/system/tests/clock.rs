@@ -17,7 +17,7 @@ use crate::system::clock_anchor::AnchorFile;
 use crate::system::clock_round::ClockAnswer;
 use crate::system::clocks::Anchor;
 use crate::system::lifecycle::Wanting;
-use crate::system::service::decode;
+use crate::system::messages::decode;
 
 const HOUR: Duration = Duration::from_secs(3600);
 
