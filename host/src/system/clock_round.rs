@@ -20,7 +20,7 @@ use crate::system::clocks::{Heard, Look};
 use crate::system::host::Host;
 use crate::system::messages::{decode, encode};
 use crate::system::pulse::{GroupVote, VoteTold};
-use crate::system::{cluster_founding, level, peer_permissions};
+use crate::system::{cluster_founding, directory_reading, level, peer_permissions};
 
 /// The body of [`Topic::Clock`] from a node that is about to stop; nodes of earlier releases do not look at it.
 const LEAVING: &[u8] = b"leaving";
@@ -144,7 +144,7 @@ fn clock_answer(host: &Host) -> ClockAnswer {
         is_stopping: Some(host.leaving.is_cancelled()),
         wall: says_times.then_some(look.wall.0),
         journals: says_times.then(|| journals_led(host)),
-        pulse: host.pulse_told(),
+        pulse: pulse_told(host),
         is_of_cluster: Some(host.folder.identity().is_some()),
         damaged: Some(damaged(host)).filter(|damaged| !damaged.is_empty()),
     }
@@ -173,7 +173,7 @@ fn journals_led(host: &Host) -> Vec<JournalTime> {
 pub async fn ask_clock(host: &Host, node: NodeId, patience: Duration) {
     let is_stopping = host.leaving.is_cancelled();
     let body = if host.opening.features.has(features::LOSSES) {
-        encode(&ClockQuestion { is_stopping, held: held(host), pulse: host.pulse_told() })
+        encode(&ClockQuestion { is_stopping, held: held(host), pulse: pulse_told(host) })
     } else {
         Bytes::from_static(if is_stopping { LEAVING } else { b"" })
     };
@@ -181,7 +181,7 @@ pub async fn ask_clock(host: &Host, node: NodeId, patience: Duration) {
     let asked = host.clocks.look();
     let answer = match host.network.call(node, call, patience).await {
         Ok(answer) => answer,
-        Err(error) if peer_permissions::says_removed(&error) => return host.on_removed(),
+        Err(error) if peer_permissions::says_removed(&error) => return directory_reading::on_removed(host),
         Err(_) => return,
     };
     let Ok(answer) = decode::<ClockAnswer>(&answer) else { return };
@@ -244,4 +244,10 @@ fn note_lost_data(host: &Host, from: NodeId) {
          lost, and with it what the others rely on; remove node {node} with `statehouse cluster remove`, and add \
          this one under a new id"
     )]);
+}
+
+/// The counter for the others to remember; `None` while they would read more into it than it says.
+fn pulse_told(host: &Host) -> Option<u64> {
+    let may_tell = host.opening.features.has(features::LOSSES) && host.is_all_open() && !host.pulse.is_behind();
+    may_tell.then(|| host.pulse.tell())
 }

@@ -24,7 +24,7 @@ use crate::system::key_row::KeyRow;
 use crate::system::loss_row::AcceptedLoss;
 use crate::system::messages::{Join, TransferTo, encode};
 use crate::system::staging::RefusedModules;
-use crate::system::{cluster_founding, level, reconciliation};
+use crate::system::{cluster_founding, directory_reading, level, losses, reached_level, reconciliation};
 
 /// How long another node may take to say who it is.
 const STRANGER_PATIENCE: Duration = Duration::from_secs(2);
@@ -195,7 +195,7 @@ impl Cluster {
             keys: directory.keys,
             feature_level: host.opening.features.level(),
             remarks: self.remarks(),
-            losses: host.losses(directory.losses),
+            losses: losses::losses(host, directory.losses),
         }
     }
 
@@ -285,7 +285,7 @@ impl Cluster {
         }
         let supported = level::ask(&self.host, node).await.map_err(|error| unreachable(node, peer, error))?;
         let refused = |error: NodeError| ClusterError::Refused { node, reason: error.to_string() };
-        level::check(level, supported).map_err(refused)?;
+        reached_level::check(level, supported).map_err(refused)?;
         Ok(supported)
     }
 
@@ -366,7 +366,7 @@ impl Cluster {
         let system = self.host.system.read().clone().ok_or(ClusterError::NoCluster)?;
         let partition = self.host.system_partition().ok_or(ClusterError::NoCluster)?;
         partition.read_linearizable(deadline).await.map_err(|_| ClusterError::Deadline)?;
-        let read = self.host.read_directory(&partition);
+        let read = directory_reading::read(&self.host, &partition);
         read.map_err(|error| ClusterError::Invalid(error.to_string()))?;
         let directory = self.host.directory.borrow().clone();
         Ok((system, directory))

@@ -14,9 +14,9 @@ use crate::ids::NodeId;
 use crate::peer::{Call, Topic};
 use crate::system::cluster::ClusterError;
 use crate::system::host::Host;
-use crate::system::level;
 use crate::system::messages::{Join, encode};
 use crate::system::peer_permissions;
+use crate::system::reached_level;
 
 const INVITE_PATIENCE: Duration = Duration::from_secs(2);
 const INVITE_AGAIN: Duration = Duration::from_millis(200);
@@ -40,7 +40,7 @@ pub async fn on_join(host: &Host, from: NodeId, join: Join) -> Result<(), Cluste
         Some(identity) => Err(ClusterError::Exists(identity.cluster.clone())),
         None => {
             let level = join.feature_level.map_or(features::BASE, FeatureLevel);
-            level::check(level, host.level.max()).map_err(|error| ClusterError::Invalid(error.to_string()))?;
+            reached_level::check(level, host.level.max()).map_err(|error| ClusterError::Invalid(error.to_string()))?;
             become_member(host, join.cluster, join.is_founder, peers)
         }
     }

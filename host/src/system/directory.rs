@@ -84,3 +84,33 @@ impl Directory {
         !self.nodes.is_empty()
     }
 }
+
+/// The nodes that found the groups of a machine.
+pub fn founders_of(row: &MachineRow) -> Vec<NodeId> {
+    row.founders.iter().map(|id| NodeId(*id)).collect()
+}
+
+/// Which of the operators' words about clocks this process has heard.
+#[derive(Default)]
+pub struct WordsHeard(Option<u64>);
+
+impl WordsHeard {
+    /// Whether the word is new. Words from before the process started are about clocks of another time.
+    pub fn is_new(&mut self, number: u64) -> bool {
+        let before = self.0;
+        self.0 = before.max(Some(number));
+        before.is_some_and(|before| before < number)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_word_counts_once_and_none_from_before_the_start() {
+        let mut heard = WordsHeard::default();
+        let new: Vec<bool> = [3, 3, 4, 4, 2, 5].into_iter().map(|number| heard.is_new(number)).collect();
+        assert_eq!(new, [false, false, true, false, false, true]);
+    }
+}

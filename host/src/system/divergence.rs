@@ -30,6 +30,7 @@ use crate::partition::Partition;
 use crate::peer::{Call, GroupName, ServiceError, Topic};
 use crate::system::error::NodeError;
 use crate::system::host::Host;
+use crate::system::log_damage::advice_divided;
 use crate::system::messages::{ask_head, decode, encode};
 use crate::system::pulse::VoteTold;
 use crate::system::repair::{self, Holding};
@@ -167,7 +168,7 @@ fn halt(
     );
     metrics::counter!("statehouse_two_histories_total").increment(1);
     partition.halt_diverged(index, other);
-    host.waiting.set(group, host.advice_divided(group, &text));
+    host.waiting.set(group, advice_divided(group, &text));
     host.record.note_divided(group, text, claim).inspect_err(|error| {
         tracing::error!(
             %group,

@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::features;
-use crate::ids::{NodeId, PartitionId};
+use crate::ids::NodeId;
 use crate::partition::Partition;
 use crate::peer::GroupName;
 use crate::system::clock_anchor::AnchorFile;
@@ -22,7 +22,6 @@ use crate::system::clocks::Clocks;
 use crate::system::divergence;
 use crate::system::error::NodeError;
 use crate::system::host::Host;
-use crate::system::logic::SYSTEM;
 use crate::system::pulse::Mark;
 use crate::system::timekeeping;
 
@@ -69,7 +68,7 @@ pub async fn run(host: Arc<Host>, vigil: Arc<Vigil>) {
         // What was seen is written before the others are told of it. A disk that hangs does not hold up the clock
         // round.
         if writing.as_ref().is_none_or(JoinHandle::is_finished) {
-            writing = Some(host.write_what_was_seen(&vigil, round % ROUNDS_PER_BEAT == 0));
+            writing = Some(write_what_was_seen(&host, &vigil, round % ROUNDS_PER_BEAT == 0));
         }
         if let Some(writing) = &mut writing {
             drop(tokio::time::timeout(CLOCK_PATIENCE, writing).await);
@@ -119,40 +118,22 @@ pub async fn watch_clock(host: Arc<Host>, vigil: Arc<Vigil>) {
     }
 }
 
-impl Host {
-    /// Makes durable what was seen and heard of the others, and lets this node's pulse beat if `beats` says so.
-    fn write_what_was_seen(self: &Arc<Self>, vigil: &Arc<Vigil>, beats: bool) -> JoinHandle<()> {
-        let mark = |(group, replica): (GroupName, Arc<Partition>)| {
-            let mark: Mark = (replica.log().durable(), replica.log().vote());
-            (group, mark)
-        };
-        let marks: BTreeMap<GroupName, Mark> = self.replicas().into_iter().map(mark).collect();
-        self.pulse.on_round(&marks);
-        let counts = self.opening.features.has(features::LOSSES);
-        let (host, vigil, is_mended) = (self.clone(), vigil.clone(), counts && self.is_all_open());
-        tokio::task::spawn_blocking(move || {
-            let flush_seen = || host.seen.flush().map_err(NodeError::from);
-            let written = host.pulse.write(Some(&marks).filter(|_| counts && beats), is_mended, flush_seen);
-            if let Err(error) = written {
-                tracing::warn!(%error, "the record of other nodes' logs, or this node's counter, could not be written");
-            }
-            vigil.keep_anchor(&host.clocks);
-        })
-    }
-
-    /// Whether every replica that this node should have is open. Then what others hear of this node is all there is.
-    fn is_all_open(&self) -> bool {
-        let (directory, replicas) = (self.directory.borrow(), self.replicas.read());
-        let is_open =
-            |machine: &str, partition| replicas.contains_key(&GroupName::new(machine, PartitionId(partition)));
-        let mut machines = directory.machines.iter();
-        let are_open = machines.all(|(name, row)| (0..row.partitions).all(|partition| is_open(name, partition)));
-        self.standing.is_level() && directory.is_founded() && is_open(SYSTEM, 0) && are_open
-    }
-
-    /// The counter for the others to remember; `None` while they would read more into it than it says.
-    pub(super) fn pulse_told(&self) -> Option<u64> {
-        let may_tell = self.opening.features.has(features::LOSSES) && self.is_all_open() && !self.pulse.is_behind();
-        may_tell.then(|| self.pulse.tell())
-    }
+/// Makes durable what was seen and heard of the others, and lets this node's pulse beat if `beats` says so.
+fn write_what_was_seen(host: &Arc<Host>, vigil: &Arc<Vigil>, beats: bool) -> JoinHandle<()> {
+    let mark = |(group, replica): (GroupName, Arc<Partition>)| {
+        let mark: Mark = (replica.log().durable(), replica.log().vote());
+        (group, mark)
+    };
+    let marks: BTreeMap<GroupName, Mark> = host.replicas().into_iter().map(mark).collect();
+    host.pulse.on_round(&marks);
+    let counts = host.opening.features.has(features::LOSSES);
+    let (host, vigil, is_mended) = (host.clone(), vigil.clone(), counts && host.is_all_open());
+    tokio::task::spawn_blocking(move || {
+        let flush_seen = || host.seen.flush().map_err(NodeError::from);
+        let written = host.pulse.write(Some(&marks).filter(|_| counts && beats), is_mended, flush_seen);
+        if let Err(error) = written {
+            tracing::warn!(%error, "the record of other nodes' logs, or this node's counter, could not be written");
+        }
+        vigil.keep_anchor(&host.clocks);
+    })
 }

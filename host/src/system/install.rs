@@ -17,10 +17,8 @@ use crate::consensus::SnapshotReply;
 use crate::disk::RealDisk;
 use crate::ids::NodeId;
 use crate::peer::{GroupName, Offer, ServiceError};
-use crate::router::Machine;
 use crate::snapshot::{Incoming, Manifest, TransferError, receive};
 use crate::system::host::Host;
-use crate::system::logic::SYSTEM;
 use crate::system::turn::Turn;
 
 /// How often the leader hears that there is progress.
@@ -81,13 +79,9 @@ async fn take(turn: Turn, from: NodeId, incoming: Incoming) -> Result<(), Transf
     receive(turn.host.network.as_ref(), from, &turn.group, incoming).await?;
     // The snapshot is durable. Even if the leader that offered it dies, it is installed when the partition is opened
     // again.
-    if let Some(machine) = find_machine(&turn.host, &turn.group) {
+    if let Some(machine) = turn.host.find_machine(&turn.group.machine) {
         // The group has its history, so no node has to found it.
         tokio::spawn(turn.reopen(machine, "it is installing a snapshot".to_owned(), Vec::new()));
     }
     Ok(())
-}
-
-pub fn find_machine(host: &Host, group: &GroupName) -> Option<Arc<Machine>> {
-    if &*group.machine == SYSTEM { host.system.read().clone() } else { host.router.find_machine(&group.machine) }
 }

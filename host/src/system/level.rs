@@ -8,8 +8,6 @@
 //! level, and a handle for code that decides by the level. A node that meets a level above its own stops serving and
 //! says so, because it would misread what the others write. It does not know what a level means.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -17,16 +15,14 @@ use statehouse_abi::value::Value;
 use tokio::time::Instant;
 
 use crate::consensus::PeerError;
-use crate::features::{self, FeatureLevel, Features};
+use crate::features::{self, FeatureLevel};
 use crate::ids::NodeId;
 use crate::peer::{Call, Topic};
 use crate::router::Machine;
 use crate::system::clock_round::ClockAnswer;
 use crate::system::cluster::ClusterError;
 use crate::system::directory::Directory;
-use crate::system::error::NodeError;
 use crate::system::host::Host;
-use crate::system::install::find_machine;
 use crate::system::messages::decode;
 use crate::system::reconciliation;
 
@@ -37,57 +33,6 @@ const ASK_PATIENCE: Duration = Duration::from_secs(2);
 /// The body of a clock question by a node that only wants to know the level: it relies on nothing that the asked node
 /// may have lost.
 pub const LEVEL_ONLY: &[u8] = b"level";
-
-/// What this node understands, and what the cluster has reached.
-pub struct Level {
-    max: FeatureLevel,
-    features: Features,
-    is_refused: AtomicBool,
-}
-
-impl Level {
-    pub fn new(max: FeatureLevel, features: Features) -> Self {
-        assert!(features::BASE <= max && max <= features::HIGHEST, "the configuration was checked");
-        Self { max, features, is_refused: AtomicBool::new(false) }
-    }
-
-    /// The highest level that this node may say it understands.
-    pub fn max(&self) -> FeatureLevel {
-        self.max
-    }
-
-    /// Takes over the level that the cluster has reached.
-    ///
-    /// # Errors
-    /// It is above what this node understands.
-    pub fn take_over(&self, level: FeatureLevel) -> Result<(), NodeError> {
-        if let Err(error) = check(level, self.max) {
-            self.is_refused.store(true, Ordering::Release);
-            return Err(error);
-        }
-        self.features.raise(level);
-        metrics::gauge!("statehouse_feature_level").set(f64::from(level.0));
-        Ok(())
-    }
-
-    /// Whether the cluster has reached a level that this node does not understand.
-    pub fn is_refused(&self) -> bool {
-        self.is_refused.load(Ordering::Acquire)
-    }
-}
-
-/// Checks whether a program that understands `supported` may continue a history that has reached `level`.
-pub fn check(level: FeatureLevel, supported: FeatureLevel) -> Result<(), NodeError> {
-    if level <= supported {
-        return Ok(());
-    }
-    let advice = if features::HIGHEST < level {
-        "run the version of Statehouse that wrote this data, or a later one"
-    } else {
-        "raise `feature_level_max` in `[node]` of its configuration, or leave it out"
-    };
-    Err(NodeError::FeatureLevel { level, supported, advice })
-}
 
 /// Records the level that all nodes understand. The leader of `system` calls it in each of its rounds.
 pub async fn tend(host: &Host, system: &Machine, directory: &Directory) -> Result<(), ClusterError> {
@@ -151,20 +96,4 @@ pub fn adding(reached: FeatureLevel, node: NodeId, peer: &str, supported: Featur
     let level = Value::Int(supported.0.into());
     let body = Value::map([("id", Value::Int(node.0.into())), ("peer", Value::text(peer)), ("level", level)]);
     ("nodes/supporting", body)
-}
-
-/// Stops serving and voting here, because the cluster writes what this node does not understand.
-pub async fn halt(host: &Arc<Host>, error: &NodeError) {
-    let reason = error.to_string();
-    tracing::error!(error = reason, "this node stops serving");
-    host.router.set_not_ready(vec![reason.clone()]);
-    let replicas = std::mem::take(&mut *host.replicas.write());
-    for (group, partition) in replicas {
-        if let Some(machine) = find_machine(host, &group) {
-            drop(machine.set_replica(group.partition, Err(reason.clone())));
-        }
-        if let Err(error) = partition.close().await {
-            tracing::warn!(%group, %error, "the partition could not be closed in order");
-        }
-    }
 }

@@ -27,6 +27,7 @@ use crate::system::cluster::{Cluster, ClusterError};
 use crate::system::directory::Directory;
 use crate::system::key_row::KeyRow;
 use crate::system::module_row::{Mode, ModulesRow, Step};
+use crate::system::modules::find_module;
 use crate::system::reconciliation;
 use crate::system::staging::RefusedModule;
 
@@ -348,7 +349,7 @@ impl Cluster {
     }
 
     pub(super) async fn load(&self, module: ModuleId) -> Result<Arc<dyn Logic>, ClusterError> {
-        let found = self.host().find_module(module).await;
+        let found = find_module(self.host(), module).await;
         found.map_err(|error| ClusterError::Invalid(format!("module {}: {error}", module.short())))
     }
 }

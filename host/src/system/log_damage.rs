@@ -1,8 +1,8 @@
 //! Damage of a log that the other nodes can repair: bytes are damaged, the end is lost, or nobody can say whether it is
 //! lost.
 //!
-//! In: why a partition was not opened. Out: the damaged log, and what else is known about what it held. It does not
-//! know how a log is repaired.
+//! In: why a partition was not opened. Out: the damaged log, what else is known about what it held, and what an
+//! operator may do about it. It does not know how a log is repaired.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -11,6 +11,8 @@ use crate::disk::Disk;
 use crate::ids::Term;
 use crate::log::{DamagedLog, EntryId, LogError, LogOptions};
 use crate::partition::{Loss, PartitionError, Witness};
+use crate::peer::GroupName;
+use crate::system::host::Host;
 
 /// What is wrong with a log in a way that other nodes can help with.
 #[derive(Clone, Debug)]
@@ -64,4 +66,38 @@ impl LogDamage {
             }
         }
     }
+}
+
+/// What an operator may do about a partition that has lost entries, and what it would mean.
+pub fn advice(host: &Host, group: &GroupName) -> String {
+    let others = host.others();
+    let nodes: Vec<String> = others.iter().map(ToString::to_string).collect();
+    let whom = match nodes.as_slice() {
+        [] => "no other node has them".to_owned(),
+        [node] => format!("node {node} may have them"),
+        nodes => format!("nodes {} may have them", nodes.join(", ")),
+    };
+    let archive = match &host.opening.archive {
+        Some(_) => {
+            "; the archive has everything that was archived (`statehouse snapshot restore` makes a new node from \
+             it)"
+        }
+        None => "",
+    };
+    let GroupName { machine, partition } = group;
+    format!(
+        "{whom}{archive}; put back what is missing, or, if it is gone for good, run `statehouse cluster \
+         accept-loss {machine} {partition} --why …` with the --url of this node: what clients were told of it \
+         then never happened, and is executed if it is sent again"
+    )
+}
+
+/// What an operator may do about a partition that has two histories.
+pub fn advice_divided(group: &GroupName, what: &str) -> String {
+    let GroupName { machine, partition } = group;
+    format!(
+        "{what}: look at both with `statehouse audit log`, and choose one. On each node with the history that is \
+         to continue, run `statehouse cluster accept-loss {machine} {partition} --why …`; remove the others from \
+         the cluster, and add them under new ids"
+    )
 }

@@ -19,7 +19,9 @@ use crate::planted::{Bug, is_planted};
 use crate::router::Machine;
 use crate::system::error::NodeError;
 use crate::system::host::{ASK_AGAIN, Host};
-use crate::system::messages::{Told, ask_seen};
+use crate::system::log_damage::advice;
+use crate::system::messages::{self, Told};
+use crate::system::waiting::say_not_served;
 
 /// How long one node may take to say what it has seen.
 const SEEN_PATIENCE: Duration = Duration::from_secs(1);
@@ -33,65 +35,58 @@ pub(super) enum Recalled {
     Unvouched,
 }
 
-impl Host {
-    /// What the others remember about this node, once enough of them have answered.
-    pub(super) async fn ask_seen(&self, machine: &Machine, group: &GroupName) -> Result<Recalled, NodeError> {
-        if is_planted(Bug::SeenNotAsked) {
-            return Ok(Recalled::Vouched(Remembered::default()));
+/// What the others remember about this node, once enough of them have answered.
+pub(super) async fn ask_seen(host: &Host, machine: &Machine, group: &GroupName) -> Result<Recalled, NodeError> {
+    if is_planted(Bug::SeenNotAsked) {
+        return Ok(Recalled::Vouched(Remembered::default()));
+    }
+    let mut told: BTreeMap<NodeId, Told> = BTreeMap::new();
+    loop {
+        let known = lists_of_others(host);
+        let others: BTreeSet<NodeId> = known.iter().flatten().copied().collect();
+        let silent: Vec<NodeId> = others.into_iter().filter(|node| !told.contains_key(node)).collect();
+        let mut reasons = Vec::new();
+        let own = host.pulse.own_of(group);
+        let judge = |told: &_| known.iter().find_map(|others| judge(others, told, own));
+        if let Some(recalled) = judge(&told) {
+            return Ok(recalled);
         }
-        let mut told: BTreeMap<NodeId, Told> = BTreeMap::new();
-        loop {
-            let known = self.lists_of_others();
-            let others: BTreeSet<NodeId> = known.iter().flatten().copied().collect();
-            let silent: Vec<NodeId> = others.into_iter().filter(|node| !told.contains_key(node)).collect();
-            let mut reasons = Vec::new();
-            let own = self.pulse.own_of(group);
-            let judge = |told: &_| known.iter().find_map(|others| judge(others, told, own));
+        for node in silent {
+            match messages::ask_seen(host.network.as_ref(), node, group, SEEN_PATIENCE).await {
+                Ok(answer) => {
+                    host.pulse.on_heard_of_me(answer.pulse.unwrap_or(0));
+                    told.insert(node, answer);
+                }
+                Err(error) => reasons.push(error.to_string()),
+            }
             if let Some(recalled) = judge(&told) {
                 return Ok(recalled);
             }
-            for node in silent {
-                match ask_seen(self.network.as_ref(), node, group, SEEN_PATIENCE).await {
-                    Ok(answer) => {
-                        self.pulse.on_heard_of_me(answer.pulse.unwrap_or(0));
-                        told.insert(node, answer);
-                    }
-                    Err(error) => reasons.push(error.to_string()),
-                }
-                if let Some(recalled) = judge(&told) {
-                    return Ok(recalled);
-                }
-            }
-            let mut reason = format!("waits for another node to confirm what its log held: {}", reasons.join("; "));
-            if !told.is_empty() {
-                reason = format!("{reason}; {}; {}", away(&told, own), self.advice(group));
-                self.waiting.set(group, reason.clone());
-                if self.record.is_given_up(group) {
-                    return Ok(Recalled::Unvouched);
-                }
-            }
-            self.say_not_served(machine, group, reason);
-            tokio::select! {
-                () = self.stopping.cancelled() => return Err(NodeError::Stopping),
-                () = tokio::time::sleep(ASK_AGAIN) => {}
+        }
+        let mut reason = format!("waits for another node to confirm what its log held: {}", reasons.join("; "));
+        if !told.is_empty() {
+            reason = format!("{reason}; {}; {}", away(&told, own), advice(host, group));
+            host.waiting.set(group, reason.clone());
+            if host.record.is_given_up(group) {
+                return Ok(Recalled::Unvouched);
             }
         }
-    }
-
-    /// Says why a partition is not open.
-    pub(super) fn say_not_served(&self, machine: &Machine, group: &GroupName, reason: String) {
-        drop(machine.set_replica(group.partition, Err(reason)));
-    }
-
-    /// The other nodes as this node knows them, and, until it knows for sure, as each of the others names them.
-    fn lists_of_others(&self) -> Vec<BTreeSet<NodeId>> {
-        let mut lists = self.standing.named();
-        lists.push(self.nodes.borrow().iter().copied().collect());
-        for list in &mut lists {
-            list.remove(&self.node);
+        say_not_served(machine, group, reason);
+        tokio::select! {
+            () = host.stopping.cancelled() => return Err(NodeError::Stopping),
+            () = tokio::time::sleep(ASK_AGAIN) => {}
         }
-        lists
     }
+}
+
+/// The other nodes as this node knows them, and, until it knows for sure, as each of the others names them.
+fn lists_of_others(host: &Host) -> Vec<BTreeSet<NodeId>> {
+    let mut lists = host.standing.named();
+    lists.push(host.nodes.borrow().iter().copied().collect());
+    for list in &mut lists {
+        list.remove(&host.node);
+    }
+    lists
 }
 
 /// Judges what these others have told; `None` while more answers are needed. `own` is the counter on this node's disk,

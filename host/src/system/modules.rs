@@ -16,6 +16,7 @@ use crate::machine::logic::Logic;
 use crate::machine::modules::Modules;
 use crate::peer::{Call, Topic};
 use crate::registry::RegistryError;
+use crate::system::error::NodeError;
 use crate::system::host::Host;
 
 /// How long a node may take for one piece of a module.
@@ -60,6 +61,13 @@ impl Modules for HostModules {
     fn find_loaded(&self, id: ModuleId) -> Option<Arc<dyn Logic>> {
         self.host.upgrade()?.registry.find_loaded(id)
     }
+}
+
+/// Finds a module in this node's registry, or else on another node; asks the others for a while.
+pub async fn find_module(host: &Arc<Host>, id: ModuleId) -> Result<Arc<dyn Logic>, NodeError> {
+    let modules = HostModules::new(host);
+    let finding = tokio::task::spawn_blocking(move || modules.find(id)).await;
+    Ok(finding.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?)
 }
 
 /// Asks the others for a module, again and again for a while; `None` if none of them has it.

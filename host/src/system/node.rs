@@ -39,21 +39,24 @@ use crate::system::failed_activations::Troubles;
 use crate::system::folder::DataFolder;
 use crate::system::health::Vigil;
 use crate::system::host::{Host, Opening};
-use crate::system::level::{self, Level};
 use crate::system::logic::System;
-use crate::system::losses::{self, Waiting};
+use crate::system::machine_spec::{MachineSpec, stage_all};
+use crate::system::machines::open_system;
 use crate::system::peer_network::{PeerAnswers, PeerNetwork, PeerOptions};
-use crate::system::peer_permissions::{self, Gate, Standing};
+use crate::system::peer_permissions::{self, Gate};
 use crate::system::published::Published;
 use crate::system::pulse::Pulse;
+use crate::system::reached_level::Level;
 use crate::system::record::NodeRecord;
 use crate::system::renewal::CertificateRenewal;
 use crate::system::service::HostService;
 use crate::system::shadow::ShadowPages;
+use crate::system::standing::Standing;
+use crate::system::waiting::Waiting;
 use crate::system::{
-    archiving, cluster_founding, divergence, health, in_transit, leadership_handover, prepare, reconciliation,
-    replica_rebuild, retention, scrub, segment_repair, signer, single_node, snapshot_fetch, snapshot_retention, tasks,
-    viewing,
+    archiving, cluster_founding, directory_reading, divergence, health, in_transit, leadership_handover, losses,
+    machines, prepare, reconciliation, replica_rebuild, retention, scrub, segment_repair, signer, single_node,
+    snapshot_fetch, snapshot_retention, tasks, turn, viewing,
 };
 use crate::views::{self, Views};
 
@@ -63,24 +66,6 @@ const NO_CLUSTER: &str =
     "this node belongs to no cluster yet: create one with `statehouse cluster init`, or add the node to one";
 /// Cache of the state stores of all partitions together.
 const BLOCK_CACHE_BYTES: usize = 256 << 20;
-
-/// A machine to be created if it does not exist.
-#[derive(Clone, Debug)]
-pub struct MachineSpec {
-    pub name: String,
-    pub module: ModuleSource,
-    pub partitions: u32,
-    /// Views to create if they do not exist and were not dropped.
-    pub views: Vec<ModuleSource>,
-}
-
-/// Where a module's bytes come from.
-#[derive(Clone, Debug)]
-pub enum ModuleSource {
-    File(PathBuf),
-    /// Compiled into this program.
-    Embedded(&'static [u8]),
-}
 
 pub struct NodeOptions {
     pub data: PathBuf,
@@ -341,7 +326,7 @@ async fn start_member(host: Arc<Host>, vigil: Vigil) {
     tasks::keep(&host, "claims", divergence::run);
     tasks::keep(&host, "invitations", cluster_founding::invite_founders);
     let logic = system_logic(&host);
-    while let Err(error) = host.open_system(logic.clone()).await {
+    while let Err(error) = open_system(&host, logic.clone()).await {
         // The router says why. The node retries until the disk is well, or somebody has intervened.
         host.router.set_not_ready(vec![error.to_string()]);
         tokio::select! {
@@ -350,13 +335,13 @@ async fn start_member(host: Arc<Host>, vigil: Vigil) {
         }
     }
     if let Err(error) = check_level(&host) {
-        return level::halt(&host, &error).await;
+        return turn::halt(&host, &error).await;
     }
     tasks::keep(&host, "standing", peer_permissions::run);
     start_steward(&host);
     tasks::keep(&host, "signer", signer::run);
-    tasks::keep(&host, "opening", Host::keep_open);
-    tasks::keep(&host, "directory", Host::follow_directory);
+    tasks::keep(&host, "opening", machines::keep_open);
+    tasks::keep(&host, "directory", directory_reading::follow);
 }
 
 /// Starts to keep the groups that are led here as the directory wants them, and to prepare modules.
@@ -370,7 +355,7 @@ pub(super) fn start_steward(host: &Arc<Host>) {
 /// Checks before anything is decided whether this node understands what the cluster writes, as far as its own state
 /// says.
 pub(super) fn check_level(host: &Host) -> Result<(), NodeError> {
-    let read = host.system_partition().map_or(Ok(()), |system| host.read_directory(&system));
+    let read = host.system_partition().map_or(Ok(()), |system| directory_reading::read(host, &system));
     if host.level.is_refused() { read } else { Ok(()) }
 }
 
@@ -378,50 +363,6 @@ pub(super) fn system_logic(host: &Host) -> Arc<dyn Logic> {
     let system: Arc<dyn Logic> = Arc::new(Native::<System>::new());
     host.registry.add_native(system.clone());
     system
-}
-
-impl ModuleSource {
-    /// The bytes, and the path that errors name.
-    pub(super) fn read(&self) -> Result<(Vec<u8>, PathBuf), NodeError> {
-        match self {
-            Self::Embedded(wasm) => Ok((wasm.to_vec(), PathBuf::from("(built in)"))),
-            Self::File(path) => {
-                let wasm =
-                    std::fs::read(path).map_err(|source| NodeError::ModuleFile { path: path.clone(), source })?;
-                Ok((wasm, path.clone()))
-            }
-        }
-    }
-}
-
-async fn stage_all(
-    registry: &Arc<Registry>,
-    specs: Vec<MachineSpec>,
-    stop: &CancellationToken,
-) -> Result<(), NodeError> {
-    let staged_by = registry.clone();
-    let staging =
-        tokio::task::spawn_blocking(move || specs.iter().try_for_each(|spec| stage(&staged_by, spec).map(drop)));
-    tokio::select! {
-        staged = staging => staged.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic())),
-        () = stop.cancelled() => {
-            registry.stop_compiling();
-            Err(NodeError::Stopping)
-        }
-    }
-}
-
-pub(super) fn stage(registry: &Registry, spec: &MachineSpec) -> Result<Arc<dyn Logic>, NodeError> {
-    let (wasm, path) = spec.module.read()?;
-    let logic = registry.stage(&wasm)?;
-    if logic.view().is_some() {
-        return Err(NodeError::ViewAsModule { path, machine: spec.name.clone() });
-    }
-    let found = logic.describe().name.clone();
-    if found != spec.name {
-        return Err(NodeError::ModuleMachine { path, expected: spec.name.clone(), found });
-    }
-    Ok(logic)
 }
 
 fn views_in(folder: &DataFolder, store: &StoreShared, registry: &Arc<Registry>) -> Views {

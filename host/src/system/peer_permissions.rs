@@ -12,21 +12,20 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{self, BoxStream};
 use futures_util::{FutureExt, StreamExt};
-use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::consensus::{AppendReply, PeerError, PeerReply, PeerRequest};
 use crate::ids::NodeId;
-use crate::limits;
 use crate::peer::{Call, GroupName, Service, ServiceError, Topic};
+use crate::system::directory::Directory;
+use crate::system::directory_reading;
 use crate::system::host::Host;
 use crate::system::logic::SYSTEM;
 
@@ -35,81 +34,24 @@ const LOOK_PATIENCE: Duration = Duration::from_secs(1);
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
 /// The same while this node is not level.
 const LOOK_SOON: Duration = Duration::from_millis(50);
-/// After so long without a look this node may not know new members.
-const HEARD_FOR: Duration = Duration::from_secs(6);
 /// How long a removed node may still receive answers before its connections are closed.
 const LAST_WORD: Duration = Duration::from_secs(1);
 
 /// What nodes of all releases tell a removed node. From this text it learns that it was removed.
 const REMOVED: &str = "was removed from this cluster for good";
 
-/// How many nodes may be named, and how many may name them.
-const CLUSTER_NODES_MAX: usize = limits::CLUSTER_NODES_MAX as usize;
-
-/// What this node knows about who is in the cluster.
-#[derive(Default)]
-pub struct Standing {
-    /// Whether it has read `system` as of now since it started.
-    level: watch::Sender<bool>,
-    /// When it did so last.
-    heard: Mutex<Option<Instant>>,
-    /// Until then: the nodes of the cluster as others name them, by the node that does.
-    named: Mutex<BTreeMap<NodeId, BTreeMap<NodeId, String>>>,
-    /// Whether it was removed from the cluster.
-    removed: AtomicBool,
-}
-
-impl Standing {
-    pub fn is_level(&self) -> bool {
-        *self.level.borrow()
-    }
-
-    pub async fn wait_until_level(&self) {
-        // The sender lives while `self` does, so this does not fail.
-        drop(self.level.subscribe().wait_for(|is_level| *is_level).await);
-    }
-
-    /// Notes that `system` was read as of now.
-    pub fn on_heard(&self) {
-        *self.heard.lock() = Some(Instant::now());
-        if !self.level.send_replace(true) {
-            self.named.lock().clear();
-        }
-    }
-
-    pub fn on_removed(&self) {
-        self.removed.store(true, Ordering::Relaxed);
-    }
-
-    pub fn is_removed(&self) -> bool {
-        self.removed.load(Ordering::Relaxed)
-    }
-
-    fn has_heard_lately(&self) -> bool {
-        self.heard.lock().is_some_and(|heard| heard.elapsed() < HEARD_FOR)
-    }
-
-    /// The nodes that the others name, as one list from each of them.
-    pub fn named(&self) -> Vec<BTreeSet<NodeId>> {
-        self.named.lock().values().map(|nodes| nodes.keys().copied().collect()).collect()
-    }
-}
-
 /// Handles what another node says about who is in the cluster. That counts until this node knows better. This is how a
 /// node finds the others after all nodes that it knew were replaced.
 pub fn on_named(host: &Host, from: NodeId, nodes: BTreeMap<NodeId, String>) {
     let is_out_of_date = nodes.keys().any(|node| host.directory.borrow().retired.contains(node));
     let names_both = nodes.contains_key(&from) && nodes.contains_key(&host.node);
-    if host.standing.is_level() || is_out_of_date || !names_both || CLUSTER_NODES_MAX < nodes.len() {
+    if host.standing.is_level() || is_out_of_date || !names_both {
         return;
     }
     let known = host.nodes.borrow().clone();
     let unknown = nodes.iter().filter(|(node, _)| !known.contains(node));
     let routes: BTreeMap<NodeId, String> = unknown.map(|(node, address)| (*node, address.clone())).collect();
-    let mut named = host.standing.named.lock();
-    if named.contains_key(&from) || named.len() < CLUSTER_NODES_MAX {
-        named.insert(from, nodes);
-        drop(named);
+    if host.standing.on_named(from, nodes) {
         host.routes.set(&routes);
     }
 }
@@ -176,7 +118,7 @@ pub async fn run(host: Arc<Host>) {
     loop {
         if let Some(system) = host.system_partition()
             && system.read_linearizable(Instant::now() + LOOK_PATIENCE).await.is_ok()
-            && host.read_directory(&system).is_ok()
+            && directory_reading::read(&host, &system).is_ok()
             && host.directory.borrow().is_founded()
         {
             host.standing.on_heard();
@@ -210,7 +152,7 @@ pub fn says_removed(error: &PeerError) -> bool {
 }
 
 /// Waits until the node has been removed.
-async fn removed(mut directory: watch::Receiver<crate::system::directory::Directory>, node: NodeId) {
+async fn removed(mut directory: watch::Receiver<Directory>, node: NodeId) {
     // It fails only when this node ends.
     drop(directory.wait_for(|directory| directory.retired.contains(&node)).await);
 }

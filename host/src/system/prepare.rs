@@ -24,6 +24,7 @@ use crate::partition::{Partition, ReadPoint};
 use crate::registry::{Cut, Guarded, Stop};
 use crate::system::directory::Directory;
 use crate::system::host::Host;
+use crate::system::modules::find_module;
 use crate::system::reconciliation;
 use crate::system::trial::{self, TrialRows};
 
@@ -169,7 +170,7 @@ async fn say(host: &Host, machine: &str, id: ModuleId, problem: Option<String>) 
 }
 
 async fn prepare(host: &Arc<Host>, machine: &str, id: ModuleId) -> Result<(), String> {
-    let logic = host.find_module(id).await.map_err(|error| error.to_string())?;
+    let logic = find_module(host, id).await.map_err(|error| error.to_string())?;
     let registry = host.registry.clone();
     let second = tokio::task::spawn_blocking(move || registry.find_second(id)).await;
     let second = second.map_err(|_| "the trial was broken off".to_owned())?.map_err(|error| error.to_string())?;

@@ -30,7 +30,7 @@ use crate::system::failed_activations::{self, Troubles};
 use crate::system::host::Host;
 use crate::system::lifecycle::Wanting;
 use crate::system::logic::SYSTEM;
-use crate::system::node::stage;
+use crate::system::machine_spec::stage;
 use crate::system::{drain, level};
 
 /// How often the groups are compared with the directory.

@@ -29,9 +29,10 @@ use crate::peer::{Call, GroupName, ServiceError, Topic};
 use crate::router::Machine;
 use crate::system::error::NodeError;
 use crate::system::host::Host;
-use crate::system::log_damage::LogDamage;
+use crate::system::log_damage::{LogDamage, advice};
 use crate::system::messages::{decode, encode};
 use crate::system::snapshot_pull::pull;
+use crate::system::waiting::say_not_served;
 
 /// How long a node may take to say what it has, and to send one piece.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -232,13 +233,13 @@ pub async fn repair_log(
                         format!("its log is damaged ({}) and is being repaired: {reason}", damaged.reason())
                     }
                     LogDamage::Forgot(_) | LogDamage::Unvouched => {
-                        let (what, advice) = (damaged.reason(), host.advice(group));
+                        let (what, advice) = (damaged.reason(), advice(host, group));
                         let reason = format!("{what}; it waits until other nodes send it: {reason}; {advice}");
                         host.waiting.set(group, reason.clone());
                         reason
                     }
                 };
-                host.say_not_served(machine, group, reason);
+                say_not_served(machine, group, reason);
             }
         }
         tokio::select! {

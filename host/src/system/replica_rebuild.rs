@@ -15,15 +15,11 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::durable;
-use crate::ids::LogIndex;
 use crate::partition::Partition;
 use crate::peer::GroupName;
-use crate::router::Machine;
 use crate::snapshot::{IDS, STATE};
-use crate::system::error::NodeError;
-use crate::system::host::{Host, founders_of};
-use crate::system::install::find_machine;
+use crate::system::directory::founders_of;
+use crate::system::host::Host;
 use crate::system::logic::SYSTEM;
 use crate::system::snapshot_pull::pull;
 use crate::system::turn::Turn;
@@ -57,45 +53,13 @@ pub async fn run(host: Arc<Host>) {
     }
 }
 
-/// Fetches a snapshot for a replica whose state or ids are gone, because of `reason`, and whose log only begins with
-/// `first`. Waits until another node has one.
-///
-/// # Errors
-/// The node stops, or the folder cannot be written.
-pub async fn refetch(
-    host: &Host,
-    machine: &Machine,
-    group: &GroupName,
-    first: LogIndex,
-    reason: &str,
-) -> Result<(), NodeError> {
-    tracing::error!(
-        %group,
-        reason,
-        "state or ids cannot be made again from the log; the other nodes are asked for a snapshot"
-    );
-    let folder = host.folder.partition(&group.machine, group.partition);
-    while let Err(refusal) = pull(host, group, &folder, LogIndex(first.0.saturating_sub(1))).await {
-        host.say_not_served(machine, group, format!("{reason}; {refusal}"));
-        tokio::select! {
-            () = host.stopping.cancelled() => return Err(NodeError::Stopping),
-            () = tokio::time::sleep(LOOK) => {}
-        }
-    }
-    // A snapshot replaces both, and only if the state is not further.
-    let aside = [folder.join(STATE), folder.join(IDS)];
-    let setting = tokio::task::spawn_blocking(move || aside.iter().try_for_each(|it| durable::set_aside(it).map(drop)));
-    let set = setting.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
-    set.map_err(|source| NodeError::Io { path: folder, source })
-}
-
 /// Rebuilds a replica that has a damaged file.
 ///
 /// # Errors
 /// Why the replica is not rebuilt now, in words. Nothing was changed.
 async fn heal(host: &Arc<Host>, group: &GroupName, name: &str) -> Result<(), String> {
     let replica = host.find_replica(group).ok_or("it is not open")?;
-    let machine = find_machine(host, group).ok_or("its machine is not open")?;
+    let machine = host.find_machine(&group.machine).ok_or("its machine is not open")?;
     let folder = host.folder.partition(&group.machine, group.partition);
     tracing::error!(%group, name, "a file of the partition is damaged; the partition is made again");
     let mut aside = vec![folder.join(if Path::new(name).starts_with(IDS) { IDS } else { STATE })];

@@ -50,6 +50,7 @@ use crate::system::folder::{DataFolder, Identity, artefacts_of};
 use crate::system::level;
 use crate::system::lifecycle::Wanting;
 use crate::system::logic::{MachineRow, SYSTEM, System};
+use crate::system::reached_level;
 use crate::system::reconciliation;
 use crate::system::single_node::ALONE;
 
@@ -425,7 +426,7 @@ impl<'a> Work<'a> {
         };
         let before = read(&partition)?;
         // From here on the node writes at the level that the history has reached.
-        level::check(before.feature_level, features::HIGHEST)?;
+        reached_level::check(before.feature_level, features::HIGHEST)?;
         self.features.raise(before.feature_level);
         if before.nodes.contains_key(&node) || before.retired.contains(&node) {
             return Err(RestoreError::NodeIdUsed(node));

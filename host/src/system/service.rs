@@ -23,6 +23,7 @@ use crate::snapshot;
 use crate::system::host::Host;
 use crate::system::logic::SYSTEM;
 use crate::system::messages::{SeenAnswer, TransferTo, decode, encode};
+use crate::system::opening::unopened_log;
 use crate::system::pulse::VoteTold;
 use crate::system::{
     clock_round, cluster_founding, divergence, install, journal_fetch, repair, secrets, shadow, snapshot_fetch,
@@ -99,7 +100,7 @@ impl Service for HostService {
                     let damaged = host.damaged.read().get(&group).cloned();
                     match damaged {
                         Some(damaged) => repair::records_of_damaged(damaged, &call.body),
-                        None => match host.unopened_log(&group).await {
+                        None => match unopened_log(&host, &group).await {
                             Some(log) => repair::records_unopened(log, &call.body),
                             None => repair::records(replica(group)?, &call.body),
                         },
@@ -167,7 +168,7 @@ async fn answer(host: &Arc<Host>, from: NodeId, call: Call, patience: Duration) 
             let damaged = host.damaged.read().get(&group()?).cloned();
             Ok(match damaged {
                 Some(damaged) => repair::holding_damaged(&damaged),
-                None => match host.unopened_log(&group()?).await {
+                None => match unopened_log(host, &group()?).await {
                     Some(log) => repair::holding_unopened(&log),
                     None => repair::holding(replica()?.as_ref()),
                 },

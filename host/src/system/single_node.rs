@@ -12,8 +12,9 @@ use tokio::time::Instant;
 use crate::system::error::NodeError;
 use crate::system::health::Vigil;
 use crate::system::host::Host;
+use crate::system::machines::open_system;
 use crate::system::node::{OPEN_AGAIN, check_level, start_steward, system_logic};
-use crate::system::{health, level, signer, tasks};
+use crate::system::{directory_reading, health, machines, signer, tasks, turn};
 
 /// How long a leader election may take, or the creation of a machine.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
@@ -30,7 +31,7 @@ pub async fn open(host: &Arc<Host>, vigil: Vigil) -> Result<(), NodeError> {
         return Err(NodeError::HasPeers);
     }
     host.clocks.on_round(0);
-    match host.open_system(system_logic(host)).await {
+    match open_system(host, system_logic(host)).await {
         // The node runs, so that it can say what it waits for and an operator can tell it what to do.
         Err(error @ NodeError::Lost { .. }) => {
             host.router.set_not_ready(vec![error.to_string()]);
@@ -48,7 +49,7 @@ pub async fn open(host: &Arc<Host>, vigil: Vigil) -> Result<(), NodeError> {
 async fn start_later(host: Arc<Host>, vigil: Vigil) {
     let (mut vigil, mut reason) = (Some(vigil), None);
     while !host.stopping.is_cancelled() {
-        let started = match host.open_system(system_logic(&host)).await {
+        let started = match open_system(&host, system_logic(&host)).await {
             Ok(()) => start(&host, &mut vigil).await,
             failed => failed,
         };
@@ -69,7 +70,7 @@ async fn start_later(host: Arc<Host>, vigil: Vigil) {
 async fn start(host: &Arc<Host>, vigil: &mut Option<Vigil>) -> Result<(), NodeError> {
     host.standing.on_heard();
     if let Err(error) = check_level(host) {
-        level::halt(host, &error).await;
+        turn::halt(host, &error).await;
         return Err(error);
     }
     if let Some(vigil) = vigil.take().map(Arc::new) {
@@ -78,22 +79,22 @@ async fn start(host: &Arc<Host>, vigil: &mut Option<Vigil>) -> Result<(), NodeEr
         tasks::keep(host, "signer", signer::run);
     }
     let deadline = Instant::now() + START_TIMEOUT;
-    let directory = host.wait_until_created(deadline).await?;
+    let directory = machines::wait_until_created(host, deadline).await?;
     for spec in &host.specs {
         let found = directory.machines[&spec.name].partitions;
         if spec.partitions != found {
             return Err(NodeError::Partitions { machine: spec.name.clone(), expected: spec.partitions, found });
         }
     }
-    match host.open_machines(&directory).await {
+    match machines::open_machines(host, &directory).await {
         // The other partitions are served, and this one says what it waits for.
         Err(NodeError::Lost { .. }) => {}
         opened => {
             opened?;
-            host.wait_until_served(deadline).await?;
+            machines::wait_until_served(host, deadline).await?;
         }
     }
-    tasks::keep(host, "directory", Host::follow_directory);
-    tasks::keep(host, "opening", Host::keep_open);
+    tasks::keep(host, "directory", directory_reading::follow);
+    tasks::keep(host, "opening", machines::keep_open);
     Ok(())
 }

@@ -6,12 +6,20 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::disk::RealDisk;
+use crate::durable;
 use crate::ids::{LogIndex, NodeId};
 use crate::peer::GroupName;
-use crate::snapshot::{Incoming, Manifest, ask_newest, receive};
+use crate::router::Machine;
+use crate::snapshot::{IDS, Incoming, Manifest, STATE, ask_newest, receive};
+use crate::system::error::NodeError;
 use crate::system::host::Host;
+use crate::system::waiting::say_not_served;
+
+/// The pause before the other nodes are asked again.
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// Fetches a snapshot of an entry at `at_least` or later from the first of the other nodes that has one.
 ///
@@ -53,4 +61,36 @@ async fn pull_from(
     );
     receive(network, node, group, incoming).await.map_err(|error| error.to_string())?;
     Ok(manifest)
+}
+
+/// Fetches a snapshot for a replica whose state or ids are gone, because of `reason`, and whose log only begins with
+/// `first`. Waits until another node has one.
+///
+/// # Errors
+/// The node stops, or the folder cannot be written.
+pub async fn refetch(
+    host: &Host,
+    machine: &Machine,
+    group: &GroupName,
+    first: LogIndex,
+    reason: &str,
+) -> Result<(), NodeError> {
+    tracing::error!(
+        %group,
+        reason,
+        "state or ids cannot be made again from the log; the other nodes are asked for a snapshot"
+    );
+    let folder = host.folder.partition(&group.machine, group.partition);
+    while let Err(refusal) = pull(host, group, &folder, LogIndex(first.0.saturating_sub(1))).await {
+        say_not_served(machine, group, format!("{reason}; {refusal}"));
+        tokio::select! {
+            () = host.stopping.cancelled() => return Err(NodeError::Stopping),
+            () = tokio::time::sleep(AGAIN) => {}
+        }
+    }
+    // A snapshot replaces both, and only if the state is not further.
+    let aside = [folder.join(STATE), folder.join(IDS)];
+    let setting = tokio::task::spawn_blocking(move || aside.iter().try_for_each(|it| durable::set_aside(it).map(drop)));
+    let set = setting.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
+    set.map_err(|source| NodeError::Io { path: folder, source })
 }

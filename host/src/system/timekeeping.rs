@@ -11,56 +11,27 @@ use std::time::Duration;
 use statehouse_abi::value::Value;
 
 use crate::features;
-use crate::ids::Micros;
 use crate::limits::{CLOCK_LEAP_MAX, JOURNAL_AHEAD_SAID};
 use crate::partition::Partition;
 use crate::peer::GroupName;
-use crate::system::clock_row::ClockRow;
 use crate::system::clocks::Leap;
 use crate::system::cluster::{Cluster, ClusterError};
 use crate::system::host::Host;
 use crate::system::lifecycle::Wanting;
 use crate::system::reconciliation;
 
-/// Which of the operators' words about clocks this process has heard.
-#[derive(Default)]
-pub struct WordsHeard(Option<u64>);
-
-impl WordsHeard {
-    /// Whether the word is new. Words from before the process started are about clocks of another time.
-    fn is_new(&mut self, number: u64) -> bool {
-        let before = self.0;
-        self.0 = before.max(Some(number));
-        before.is_some_and(|before| before < number)
-    }
-}
-
-impl Host {
-    /// Handles what an operator has said about clocks that leapt.
-    pub(super) fn on_clock_row(&self, row: &ClockRow, heard: &mut WordsHeard) {
-        if heard.is_new(row.number) && !self.clocks.on_accepted(Micros(row.ahead)) {
-            let seconds = row.ahead / 1_000_000;
-            tracing::info!(
-                seconds,
-                by = row.by,
-                "an operator accepts a clock jump that this node's clock has not made"
-            );
-        }
-    }
-
-    /// How far each journal is ahead of the clock; zero if this node's clock is not fit for the comparison.
-    fn journals_ahead(&self) -> Vec<(GroupName, Duration)> {
-        let is_right = self.clocks.may_lead();
-        let ahead = |(group, partition): (GroupName, Arc<Partition>)| {
-            (group, if is_right { partition.lead() } else { Duration::ZERO })
-        };
-        self.replicas().into_iter().map(ahead).collect()
-    }
+/// How far each journal is ahead of the clock; zero if this node's clock is not fit for the comparison.
+fn journals_ahead(host: &Host) -> Vec<(GroupName, Duration)> {
+    let is_right = host.clocks.may_lead();
+    let ahead = |(group, partition): (GroupName, Arc<Partition>)| {
+        (group, if is_right { partition.lead() } else { Duration::ZERO })
+    };
+    host.replicas().into_iter().map(ahead).collect()
 }
 
 /// Shows as metrics how far the journals are ahead, for the partitions that are here.
 pub fn show(host: &Host) {
-    for (group, ahead) in host.journals_ahead() {
+    for (group, ahead) in journals_ahead(host) {
         let labels = [("machine", group.machine.to_string()), ("partition", group.partition.to_string())];
         metrics::gauge!("statehouse_journal_ahead_seconds", &labels).set(ahead.as_secs_f64());
     }
@@ -100,7 +71,7 @@ impl Cluster {
                 "this node's clock differs from the other nodes' clocks, so it leads nothing: set its clock".to_owned(),
             );
         }
-        remarks.extend(ahead_text(&host.journals_ahead()));
+        remarks.extend(ahead_text(&journals_ahead(host)));
         remarks
     }
 
@@ -151,12 +122,5 @@ mod tests {
             text.contains("wallet/1 is 60 s ahead of the clock (and those of 2 more partitions by less)"),
             "{text}"
         );
-    }
-
-    #[test]
-    fn a_word_counts_once_and_none_from_before_the_start() {
-        let mut heard = WordsHeard::default();
-        let new: Vec<bool> = [3, 3, 4, 4, 2, 5].into_iter().map(|number| heard.is_new(number)).collect();
-        assert_eq!(new, [false, false, true, false, false, true]);
     }
 }

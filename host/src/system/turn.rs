@@ -1,4 +1,5 @@
-//! Keeps replicas open. Only the task that has the turn of a replica may open it, and there is one turn at a time.
+//! Closes replicas and opens them again. Only the task that has the turn of a replica may open it, and there is one
+//! turn at a time.
 //!
 //! ```text
 //! turn ─▶ close what is open ─▶ wait until nobody reads from it ─▶ open ─ not possible ─▶ again, until the node stops
@@ -10,85 +11,17 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::join_all;
-
 use crate::durable;
-use crate::ids::{NodeId, PartitionId};
-use crate::partition::RunState;
+use crate::ids::NodeId;
 use crate::peer::GroupName;
 use crate::router::Machine;
-use crate::system::directory::Directory;
-use crate::system::host::{Host, founders_of};
+use crate::system::error::NodeError;
+use crate::system::host::Host;
+use crate::system::opening::open_replica;
 
-/// How often it is checked that everything is open, and runs.
-const LOOK: Duration = Duration::from_secs(1);
 /// How soon opening is tried again, and how often it is checked whether the old partition is gone.
 const OPEN_AGAIN: Duration = Duration::from_secs(1);
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
-
-impl Host {
-    /// Opens what the directory names, until the node stops. It tries again if a replica could not be opened, or is no
-    /// longer open.
-    pub async fn keep_open(self: Arc<Self>) {
-        let mut directory = self.directory.subscribe();
-        let mut is_known = false;
-        while !self.level.is_refused() {
-            let system = self.system.read().clone();
-            if let Some(system) = system {
-                self.tend_replica(&system, PartitionId(0), self.founders_of_system());
-            }
-            let (known, was_level) = (directory.borrow_and_update().clone(), self.standing.is_level());
-            self.tend_machines(&known).await;
-            // This is reported once. Afterwards each machine reports what it lacks, and a node that stops reports that.
-            if !is_known && !self.stopping.is_cancelled() && !self.level.is_refused() {
-                let missing = self.unknown_machines();
-                is_known = missing.is_empty();
-                self.router.set_not_ready(missing);
-            }
-            tokio::select! {
-                changed = directory.changed() => if changed.is_err() { return },
-                () = self.standing.wait_until_level(), if !was_level => {}
-                () = tokio::time::sleep(LOOK) => {}
-                () = self.stopping.cancelled() => return,
-            }
-        }
-    }
-
-    /// Starts to open all replicas of the directory, and to reopen those that need it. It waits for no partition.
-    async fn tend_machines(self: &Arc<Self>, directory: &Directory) {
-        let tending = directory.machines.iter().map(|(name, row)| async move {
-            // The machine itself reports what it lacks.
-            let Ok(Some(machine)) = self.find_or_make(name, row).await else { return };
-            for id in machine.partition_ids() {
-                self.tend_replica(&machine, id, founders_of(row));
-            }
-        });
-        join_all(tending).await;
-    }
-
-    /// Starts to open a replica that is not open, without waiting. If a replica has halted for a reason that opening
-    /// repairs, it is closed first.
-    fn tend_replica(self: &Arc<Self>, machine: &Arc<Machine>, partition: PartitionId, founders: Vec<NodeId>) {
-        let group = GroupName::new(machine.name(), partition);
-        // The turn comes first, so that nobody opens the replica in between.
-        let Some(turn) = Turn::begin(self, &group) else { return };
-        let reason = match machine.find_partition(partition).map(|open| open.status().state) {
-            Some(RunState::Halted(reason)) if reason.is_mended_by_opening() || self.record.is_given_up(&group) => {
-                Some(reason)
-            }
-            Some(_) => return,
-            None => None,
-        };
-        let why = match reason {
-            Some(reason) => {
-                tracing::warn!(%group, %reason, "the partition is closed, and will be opened again");
-                format!("it is opened again: {reason}")
-            }
-            None => "it is being opened".to_owned(),
-        };
-        tokio::spawn(turn.reopen(machine.clone(), why, founders));
-    }
-}
 
 /// The right to open a replica, or to close it in order to open it again.
 pub struct Turn {
@@ -147,7 +80,7 @@ impl Turn {
     async fn open(&self, machine: &Arc<Machine>, founders: Vec<NodeId>) {
         let Self { host, group } = self;
         while !host.stopping.is_cancelled() && !host.level.is_refused() {
-            if host.open_replica(machine, group.partition, founders.clone()).await.is_ok() {
+            if open_replica(host, machine, group.partition, founders.clone()).await.is_ok() {
                 return;
             }
             tokio::select! {
@@ -161,5 +94,21 @@ impl Turn {
 impl Drop for Turn {
     fn drop(&mut self) {
         self.host.turns.lock().remove(&self.group);
+    }
+}
+
+/// Stops serving and voting here, because the cluster writes what this node does not understand.
+pub async fn halt(host: &Arc<Host>, error: &NodeError) {
+    let reason = error.to_string();
+    tracing::error!(error = reason, "this node stops serving");
+    host.router.set_not_ready(vec![reason.clone()]);
+    let replicas = std::mem::take(&mut *host.replicas.write());
+    for (group, partition) in replicas {
+        if let Some(machine) = host.find_machine(&group.machine) {
+            drop(machine.set_replica(group.partition, Err(reason.clone())));
+        }
+        if let Err(error) = partition.close().await {
+            tracing::warn!(%group, %error, "the partition could not be closed in order");
+        }
     }
 }

@@ -16,9 +16,11 @@ use crate::machine::logic::Logic;
 use crate::router::Machine;
 use crate::system::cluster::{Cluster, ClusterError};
 use crate::system::directory::Directory;
+use crate::system::directory_reading;
 use crate::system::host::Host;
 use crate::system::lifecycle::Wanting;
-use crate::system::node::MachineSpec;
+use crate::system::machine_spec::MachineSpec;
+use crate::system::modules::find_module;
 use crate::system::reconciliation;
 use crate::views::{Source, View, WantedView};
 
@@ -94,7 +96,7 @@ async fn settle(host: &Host) {
     while !host.stopping.is_cancelled() {
         if let Some(system) = host.system_partition() {
             let read = system.read_linearizable(tokio::time::Instant::now() + CHANGE_PATIENCE).await;
-            if read.is_ok() && host.read_directory(&system).is_ok() {
+            if read.is_ok() && directory_reading::read(host, &system).is_ok() {
                 return;
             }
         }
@@ -115,7 +117,7 @@ async fn tend(host: &Arc<Host>, name: &str) -> bool {
     let rows = rows_now();
     let (mut wanted, mut is_complete) = (Vec::new(), true);
     for row in &rows {
-        match host.find_module(ModuleId(row.module)).await {
+        match find_module(host, ModuleId(row.module)).await {
             Ok(logic) => wanted.push(WantedView { name: row.name.clone(), logic, build: row.build }),
             Err(error) => {
                 tracing::warn!(view = row.name, %error, "the module of a view is not here");

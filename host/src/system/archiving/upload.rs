@@ -18,6 +18,7 @@ use crate::partition::tail::Tail;
 use crate::partition::{Partition, PartitionError};
 use crate::peer::GroupName;
 use crate::system::journal_fetch::{self, Incoming, Stand};
+use crate::system::modules::find_module;
 
 impl Archivist {
     /// Whether nothing is archived yet, and another node can send the journal from its first entry on.
@@ -159,7 +160,7 @@ impl Archivist {
             if id == ModuleId::ZERO || self.modules.contains(&id) {
                 continue;
             }
-            let logic = self.host.find_module(id).await;
+            let logic = find_module(&self.host, id).await;
             let logic = logic.map_err(|error| Hindrance::Module(id, error.to_string()))?;
             // A module that is linked into the host has no bytes.
             if !self.host.registry.is_native(logic.id()) {

@@ -52,6 +52,7 @@ use tokio::time::Instant;
 
 use super::folder::artefacts_of;
 use super::host::Host;
+use super::machines;
 use super::{ArchiveOptions, MachineSpec, ModuleSource, Node, NodeError, NodeOptions, PeerOptions, PeerWay};
 use crate::clock::{Clock, SystemClock};
 use crate::disk::{RealDisk, SimDisk};
@@ -393,7 +394,7 @@ impl Cluster {
     /// Waits until all running nodes serve everything.
     async fn served(&self) {
         for node in self.running() {
-            let served = self.node(node).host.wait_until_served(soon()).await;
+            let served = machines::wait_until_served(&self.node(node).host, soon()).await;
             served.unwrap_or_else(|error| panic!("node {node}: {error}"));
         }
     }

@@ -83,7 +83,7 @@ impl Sockets {
         let cluster = sockets.nodes[&NODES[0]].cluster();
         cluster.init(sockets.addresses.clone(), soon()).await.expect("all three are there");
         for node in sockets.nodes.values() {
-            node.host.wait_until_served(soon()).await.expect("it serves");
+            machines::wait_until_served(&node.host, soon()).await.expect("it serves");
         }
         sockets
     }

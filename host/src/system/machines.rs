@@ -1,0 +1,218 @@
+//! The machines of a node: made and opened as the directory names them, and kept open until the node stops.
+//!
+//! In: the directory. Out: machines that the router knows, with an open replica of each partition. It does not know
+//! what opening a replica takes, nor who should lead.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use tokio::time::Instant;
+
+use crate::ids::{ModuleId, NodeId, PartitionId};
+use crate::machine::logic::Logic;
+use crate::partition::{Partition, RunState};
+use crate::peer::GroupName;
+use crate::router::{Machine, MachineOptions};
+use crate::system::directory::{Directory, founders_of};
+use crate::system::directory_reading;
+use crate::system::drain;
+use crate::system::error::NodeError;
+use crate::system::host::Host;
+use crate::system::logic::{MachineRow, SYSTEM};
+use crate::system::modules::{HostModules, find_module};
+use crate::system::opening::open_replica;
+use crate::system::turn::Turn;
+
+/// How often it is checked that everything is open, and runs.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Makes the machine `system` known and opens its only partition.
+pub async fn open_system(host: &Arc<Host>, system: Arc<dyn Logic>) -> Result<(), NodeError> {
+    let machine = host.system.write().get_or_insert_with(|| make(host, SYSTEM, 1, system)).clone();
+    host.router.set_system(machine.clone());
+    open_missing(host, &machine, PartitionId(0), founders_of_system(host)).await
+}
+
+pub(super) fn founders_of_system(host: &Host) -> Vec<NodeId> {
+    let identity = host.folder.identity().expect("only a member of a cluster opens partitions");
+    if identity.is_founder { identity.peers.keys().copied().collect() } else { Vec::new() }
+}
+
+/// Opens the replicas that the directory names and that are not open here, all at once. Returns the first failure.
+pub async fn open_machines(host: &Arc<Host>, directory: &Directory) -> Result<(), NodeError> {
+    let opening = directory.machines.iter().map(|(name, row)| async move {
+        let Some(machine) = find_or_make(host, name, row).await? else { return Ok(()) };
+        let founders = founders_of(row);
+        let opening = machine.partition_ids().map(|id| open_missing(host, &machine, id, founders.clone()));
+        join_all(opening).await.into_iter().collect()
+    });
+    join_all(opening).await.into_iter().collect()
+}
+
+/// Finds or makes a machine and brings it up to date. Returns `None` while its partitions must not be opened.
+pub(super) async fn find_or_make(
+    host: &Arc<Host>,
+    name: &str,
+    row: &MachineRow,
+) -> Result<Option<Arc<Machine>>, NodeError> {
+    let mut hindrances = drain::hindrances(&host.directory.borrow(), name);
+    hindrances.is_removed = host.standing.is_removed();
+    let machine = match host.router.find_machine(name) {
+        Some(machine) => {
+            machine.set_hindrances(hindrances);
+            if machine.module_id() != ModuleId(row.module) {
+                machine.set_active(find_module(host, ModuleId(row.module)).await?);
+            }
+            machine
+        }
+        None => {
+            let active = find_module(host, ModuleId(row.module)).await?;
+            let machine = make(host, name, row.partitions, active);
+            host.router.add(machine.clone());
+            machine
+        }
+    };
+    // Until this node is level, what it knows about the others may be long out of date, so it shares nothing with
+    // them yet.
+    Ok(host.standing.is_level().then_some(machine))
+}
+
+/// Opens a replica, unless it is open or a task is opening it.
+async fn open_missing(
+    host: &Arc<Host>,
+    machine: &Arc<Machine>,
+    partition: PartitionId,
+    founders: Vec<NodeId>,
+) -> Result<(), NodeError> {
+    let turn = Turn::begin(host, &GroupName::new(machine.name(), partition));
+    if turn.is_none() || machine.find_partition(partition).is_some() {
+        return Ok(());
+    }
+    open_replica(host, machine, partition, founders).await
+}
+
+fn make(host: &Arc<Host>, name: &str, partition_count: u32, active: Arc<dyn Logic>) -> Arc<Machine> {
+    Machine::new(MachineOptions {
+        name: name.to_owned(),
+        partition_count,
+        modules: Arc::new(HostModules::new(host)),
+        active,
+        clock: host.clock.clone(),
+        node: host.node,
+        network: host.network.clone(),
+        nodes: host.nodes.subscribe(),
+        answering: host.published.answering.clone(),
+        features: host.opening.features.clone(),
+    })
+}
+
+/// Machines that this node should serve and does not know yet. A request for one would be told that it does not
+/// exist.
+pub(super) fn unknown_machines(host: &Host) -> Vec<String> {
+    let unknown = host.specs.iter().filter(|spec| host.router.find_machine(&spec.name).is_none());
+    unknown.map(|spec| format!("the machine `{}` is not known yet", spec.name)).collect()
+}
+
+/// Waits until `system` knows every machine to create, and has recorded the feature level of a node that is alone.
+pub async fn wait_until_created(host: &Host, deadline: Instant) -> Result<Directory, NodeError> {
+    let system = host.system_partition().expect("it was opened before");
+    let mut progress = system.watch_progress();
+    loop {
+        directory_reading::read(host, &system)?;
+        let directory = host.directory.borrow().clone();
+        let is_level = host.level.max() <= directory.feature_level;
+        if is_level && host.specs.iter().all(|spec| directory.machines.contains_key(&spec.name)) {
+            return Ok(directory);
+        }
+        if !matches!(tokio::time::timeout_at(deadline, progress.changed()).await, Ok(Ok(()))) {
+            return Err(NodeError::NotServed("the machines were not created in time".to_owned()));
+        }
+    }
+}
+
+/// Waits until every partition has a leader and its module. At the deadline the error says what is missing.
+pub async fn wait_until_served(host: &Host, deadline: Instant) -> Result<(), NodeError> {
+    loop {
+        let missing = match host.router.is_ready() {
+            Ok(()) if is_decided(host) => return Ok(()),
+            Ok(()) => vec!["a partition has no module yet".to_owned()],
+            Err(missing) => missing,
+        };
+        if deadline <= Instant::now() {
+            return Err(NodeError::NotServed(missing.join(", ")));
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Whether every partition of every machine to create is open and has its first module.
+fn is_decided(host: &Host) -> bool {
+    host.specs.iter().all(|spec| {
+        let Some(machine) = host.router.find_machine(&spec.name) else { return false };
+        let has_module = |partition: Arc<Partition>| partition.progress().journal.module != ModuleId::ZERO;
+        machine.partition_ids().all(|id| machine.find_partition(id).is_some_and(has_module))
+    })
+}
+
+/// Opens what the directory names, until the node stops. It tries again if a replica could not be opened, or is no
+/// longer open.
+pub async fn keep_open(host: Arc<Host>) {
+    let mut directory = host.directory.subscribe();
+    let mut is_known = false;
+    while !host.level.is_refused() {
+        let system = host.system.read().clone();
+        if let Some(system) = system {
+            tend_replica(&host, &system, PartitionId(0), founders_of_system(&host));
+        }
+        let (known, was_level) = (directory.borrow_and_update().clone(), host.standing.is_level());
+        tend_machines(&host, &known).await;
+        // This is reported once. Afterwards each machine reports what it lacks, and a node that stops reports that.
+        if !is_known && !host.stopping.is_cancelled() && !host.level.is_refused() {
+            let missing = unknown_machines(&host);
+            is_known = missing.is_empty();
+            host.router.set_not_ready(missing);
+        }
+        tokio::select! {
+            changed = directory.changed() => if changed.is_err() { return },
+            () = host.standing.wait_until_level(), if !was_level => {}
+            () = tokio::time::sleep(LOOK) => {}
+            () = host.stopping.cancelled() => return,
+        }
+    }
+}
+
+/// Starts to open all replicas of the directory, and to reopen those that need it. It waits for no partition.
+async fn tend_machines(host: &Arc<Host>, directory: &Directory) {
+    let tending = directory.machines.iter().map(|(name, row)| async move {
+        // The machine itself reports what it lacks.
+        let Ok(Some(machine)) = find_or_make(host, name, row).await else { return };
+        for id in machine.partition_ids() {
+            tend_replica(host, &machine, id, founders_of(row));
+        }
+    });
+    join_all(tending).await;
+}
+
+/// Starts to open a replica that is not open, without waiting. If a replica has halted for a reason that opening
+/// repairs, it is closed first.
+fn tend_replica(host: &Arc<Host>, machine: &Arc<Machine>, partition: PartitionId, founders: Vec<NodeId>) {
+    let group = GroupName::new(machine.name(), partition);
+    // The turn comes first, so that nobody opens the replica in between.
+    let Some(turn) = Turn::begin(host, &group) else { return };
+    let reason = match machine.find_partition(partition).map(|open| open.status().state) {
+        Some(RunState::Halted(reason)) if reason.is_mended_by_opening() || host.record.is_given_up(&group) => {
+            Some(reason)
+        }
+        Some(_) => return,
+        None => None,
+    };
+    let why = match reason {
+        Some(reason) => {
+            tracing::warn!(%group, %reason, "the partition is closed, and will be opened again");
+            format!("it is opened again: {reason}")
+        }
+        None => "it is being opened".to_owned(),
+    };
+    tokio::spawn(turn.reopen(machine.clone(), why, founders));
+}
