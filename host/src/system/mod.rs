@@ -28,6 +28,7 @@ mod waiting;
 mod machine_spec;
 mod losses;
 mod published;
+mod context;
 mod host;
 mod opening;
 mod cluster_founding;

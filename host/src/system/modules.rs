@@ -8,14 +8,16 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::StreamExt;
+use tokio::sync::watch;
 
 use crate::consensus::PeerError;
 use crate::ids::{ModuleId, NodeId};
 use crate::limits::MODULE_BYTES_MAX;
 use crate::machine::logic::Logic;
 use crate::machine::modules::Modules;
-use crate::peer::{Call, Topic};
+use crate::peer::{Call, Network, Topic};
 use crate::registry::RegistryError;
+use crate::system::context::NodeContext;
 use crate::system::error::NodeError;
 use crate::system::host::Host;
 
@@ -27,23 +29,27 @@ const BETWEEN_ROUNDS: Duration = Duration::from_millis(250);
 
 /// The registry, and the other nodes for a module that is not in it.
 pub struct HostModules {
-    host: Weak<Host>,
+    context: Weak<NodeContext>,
+    nodes: watch::Receiver<Vec<NodeId>>,
     runtime: tokio::runtime::Handle,
 }
 
 impl HostModules {
-    pub fn new(host: &Arc<Host>) -> Self {
-        Self { host: Arc::downgrade(host), runtime: tokio::runtime::Handle::current() }
+    pub fn new(host: &Host) -> Self {
+        let runtime = tokio::runtime::Handle::current();
+        Self { context: Arc::downgrade(&host.context), nodes: host.nodes.subscribe(), runtime }
     }
 
     /// It waits, so it must not be called on a thread of the runtime.
     pub fn find(&self, id: ModuleId) -> Result<Arc<dyn Logic>, RegistryError> {
-        let Some(host) = self.host.upgrade() else { return Err(RegistryError::Closed) };
-        match host.registry.find(id) {
-            Err(missing @ RegistryError::Missing { .. }) => match self.runtime.block_on(fetch(&host, id)) {
-                Some(wasm) => host.registry.stage(&wasm),
-                None => Err(missing),
-            },
+        let Some(context) = self.context.upgrade() else { return Err(RegistryError::Closed) };
+        match context.registry.find(id) {
+            Err(missing @ RegistryError::Missing { .. }) => {
+                match self.runtime.block_on(fetch(&context, &self.nodes, id)) {
+                    Some(wasm) => context.registry.stage(&wasm),
+                    None => Err(missing),
+                }
+            }
             found => found,
         }
     }
@@ -55,26 +61,27 @@ impl Modules for HostModules {
     }
 
     fn find_here(&self, id: ModuleId) -> Option<Arc<dyn Logic>> {
-        self.host.upgrade()?.registry.find(id).ok()
+        self.context.upgrade()?.registry.find(id).ok()
     }
 
     fn find_loaded(&self, id: ModuleId) -> Option<Arc<dyn Logic>> {
-        self.host.upgrade()?.registry.find_loaded(id)
+        self.context.upgrade()?.registry.find_loaded(id)
     }
 }
 
 /// Finds a module in this node's registry, or else on another node; asks the others for a while.
-pub async fn find_module(host: &Arc<Host>, id: ModuleId) -> Result<Arc<dyn Logic>, NodeError> {
+pub async fn find_module(host: &Host, id: ModuleId) -> Result<Arc<dyn Logic>, NodeError> {
     let modules = HostModules::new(host);
     let finding = tokio::task::spawn_blocking(move || modules.find(id)).await;
     Ok(finding.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?)
 }
 
 /// Asks the others for a module, again and again for a while; `None` if none of them has it.
-async fn fetch(host: &Host, id: ModuleId) -> Option<Vec<u8>> {
+async fn fetch(context: &NodeContext, nodes: &watch::Receiver<Vec<NodeId>>, id: ModuleId) -> Option<Vec<u8>> {
+    let others = || nodes.borrow().iter().copied().filter(|node| *node != context.node).collect::<Vec<_>>();
     for _ in 0..ROUNDS_MAX {
-        for node in host.others() {
-            match fetch_from(host, node, id).await {
+        for node in others() {
+            match fetch_from(&*context.network, node, id).await {
                 Ok(wasm) if ModuleId::of(&wasm) == id => {
                     tracing::info!(module = %id.short(), %node, "module fetched");
                     return Some(wasm);
@@ -84,19 +91,19 @@ async fn fetch(host: &Host, id: ModuleId) -> Option<Vec<u8>> {
             }
         }
         tokio::select! {
-            () = host.stopping.cancelled() => return None,
+            () = context.stopping.cancelled() => return None,
             () = tokio::time::sleep(BETWEEN_ROUNDS) => {}
         }
-        if host.others().is_empty() {
+        if others().is_empty() {
             return None;
         }
     }
     None
 }
 
-async fn fetch_from(host: &Host, node: NodeId, id: ModuleId) -> Result<Vec<u8>, PeerError> {
+async fn fetch_from(network: &dyn Network, node: NodeId, id: ModuleId) -> Result<Vec<u8>, PeerError> {
     let call = Call { topic: Topic::Module, group: None, body: Bytes::copy_from_slice(&id.0) };
-    let mut pieces = host.network.fetch(node, call, PIECE_PATIENCE).await?;
+    let mut pieces = network.fetch(node, call, PIECE_PATIENCE).await?;
     let mut wasm = Vec::new();
     while let Some(piece) = pieces.next().await {
         wasm.extend_from_slice(&piece?);

@@ -11,7 +11,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use parking_lot::{Mutex, RwLock};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -33,12 +32,12 @@ use crate::system::archiving::{ArchiveOptions, Archiving};
 use crate::system::clock_anchor::AnchorFile;
 use crate::system::clocks::Clocks;
 use crate::system::cluster::Cluster;
-use crate::system::directory::Directory;
+use crate::system::context::{NodeContext, Opening};
 use crate::system::error::NodeError;
 use crate::system::failed_activations::Troubles;
 use crate::system::folder::DataFolder;
 use crate::system::health::Vigil;
-use crate::system::host::{Host, Opening};
+use crate::system::host::Host;
 use crate::system::logic::System;
 use crate::system::machine_spec::{MachineSpec, stage_all};
 use crate::system::machines::open_system;
@@ -51,8 +50,6 @@ use crate::system::record::NodeRecord;
 use crate::system::renewal::CertificateRenewal;
 use crate::system::service::HostService;
 use crate::system::shadow::ShadowPages;
-use crate::system::standing::Standing;
-use crate::system::waiting::Waiting;
 use crate::system::{
     archiving, cluster_founding, directory_reading, divergence, health, in_transit, leadership_handover, losses,
     machines, prepare, reconciliation, replica_rebuild, retention, scrub, segment_repair, signer, single_node,
@@ -134,54 +131,37 @@ impl Node {
             shadows: shadow_pages.subscribe(),
         };
         let clocks = Arc::new(Clocks::new(options.clock, skew_max, anchor));
-        let (peers, answers) = match options.peer {
-            None => (PeerNetwork::none(options.node), None),
-            Some(peer) => PeerNetwork::make(options.node, peer).map(|(peers, answers)| (peers, Some(answers)))?,
-        };
-        let host = Arc::new(Host {
+        let (peers, answers) = PeerNetwork::make(options.node, options.peer)?;
+        let context = NodeContext {
             node: options.node,
             key: NodeKey::of_folder(&*options.disk, folder.path())?.public(),
+            specs: options.machines,
+            opening,
+            http: options.http,
             views: views_in(&folder, &shared, &registry),
             registry,
             router: Arc::new(Router::default()),
-            clock: clocks.clone(),
-            record: NodeRecord::open(options.disk.clone(), folder.path())?,
-            pulse: Pulse::open(options.disk, folder.path())?,
-            waiting: Waiting::default(),
-            opening,
-            level: Level::new(options.feature_level_max, features),
-            standing: Standing::default(),
             network: peers.network,
             routes: peers.routes,
             identity: peers.identity,
             links: peers.links,
             renewal: peers.renewal,
-            specs: options.machines,
-            seen: Arc::new(SeenBook::open(&folder.path().join("seen"))?),
+            clock: clocks.clone(),
             clocks,
-            http: options.http,
-            published,
-            directory: watch::Sender::new(Directory::default()),
-            nodes: watch::Sender::new(vec![options.node]),
-            fetching: tokio::sync::Mutex::default(),
-            replicas: RwLock::default(),
-            damaged: RwLock::default(),
-            system: RwLock::default(),
-            turns: Mutex::default(),
+            level: Level::new(options.feature_level_max, features),
+            record: NodeRecord::open(options.disk.clone(), folder.path())?,
+            pulse: Pulse::open(options.disk, folder.path())?,
+            seen: Arc::new(SeenBook::open(&folder.path().join("seen"))?),
             examining: stopping.child_token(),
             leaving: stopping.child_token(),
-            reading: Mutex::default(),
             stopping,
             folder,
-        });
+        };
+        let host = Arc::new(Host::new(context, published));
         spawn_tasks(&host, archiving, options.scrub_bytes_per_second);
         let peers = match answers {
             None => single_node::open(&host, vigil).await.map(|()| None)?,
-            Some(answers) => {
-                host.router.set_not_ready(vec![NO_CLUSTER.to_owned()]);
-                tasks::run_once(&host, "start", start_member(host.clone(), vigil));
-                Some(answer_peers(&host, answers))
-            }
+            Some(answers) => Some(answer_peers(&host, vigil, answers)),
         };
         let cluster = Cluster::new(host.clone(), peers.is_none());
         Ok(Self { host, cluster, shadow_pages, peers })
@@ -302,8 +282,10 @@ fn spawn_tasks(host: &Arc<Host>, archiving: Option<Archiving>, scrub_bytes_per_s
     }
 }
 
-/// Answers the peers from now on.
-fn answer_peers(host: &Arc<Host>, answers: PeerAnswers) -> JoinHandle<()> {
+/// Answers the peers from now on, and takes part in the cluster as soon as the node belongs to one.
+fn answer_peers(host: &Arc<Host>, vigil: Vigil, answers: PeerAnswers) -> JoinHandle<()> {
+    host.router.set_not_ready(vec![NO_CLUSTER.to_owned()]);
+    tasks::run_once(host, "start", start_member(host.clone(), vigil));
     let service = Arc::new(Gate { host: host.clone(), service: Arc::new(HostService(host.clone())) });
     let (identity, links) = (host.identity.clone(), host.links.clone());
     let serving = answers.begin(host.node, identity, links, service, host.stopping.clone());

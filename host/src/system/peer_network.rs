@@ -65,17 +65,16 @@ pub struct NodeRoutes {
 }
 
 impl PeerNetwork {
-    /// That of a node without peers.
-    pub fn none(node: NodeId) -> Self {
-        let routes = NodeRoutes::new(node, BTreeMap::new(), Routes::default());
-        let (network, identity) = (Arc::new(NoNetwork), Identity::stranger(node));
-        Self { network, routes, identity, links: Links::default(), renewal: None }
-    }
-
+    /// The network of a node. A node without peers answers nobody.
+    ///
     /// # Errors
     /// A file with a certificate or key is not what it should be.
-    pub fn make(node: NodeId, options: PeerOptions) -> Result<(Self, PeerAnswers), NodeError> {
+    pub fn make(node: NodeId, options: Option<PeerOptions>) -> Result<(Self, Option<PeerAnswers>), NodeError> {
         let (identity, routes, links) = (Identity::stranger(node), Routes::default(), Links::default());
+        let Some(options) = options else {
+            let (network, routes) = (Arc::new(NoNetwork), NodeRoutes::new(node, BTreeMap::new(), routes));
+            return Ok((Self { network, routes, identity, links, renewal: None }, None));
+        };
         let (network, renewal, answers): (Arc<dyn Network>, _, _) = match options.way {
             PeerWay::Listen { listener, tls } => {
                 let certificates = tls.map(PeerTlsFiles::read).transpose()?;
@@ -90,7 +89,7 @@ impl PeerNetwork {
             PeerWay::Simulated(simulated) => (simulated.enter(node), None, PeerAnswers::Simulated(simulated)),
         };
         let routes = NodeRoutes::new(node, options.routes, routes);
-        Ok((Self { network, routes, identity, links, renewal }, answers))
+        Ok((Self { network, routes, identity, links, renewal }, Some(answers)))
     }
 }
 
