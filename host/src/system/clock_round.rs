@@ -20,10 +20,13 @@ use crate::system::clocks::{Heard, Look};
 use crate::system::host::Host;
 use crate::system::messages::{decode, encode};
 use crate::system::pulse::{GroupVote, VoteTold};
-use crate::system::{cluster_founding, directory_reading, level, peer_permissions};
+use crate::system::{cluster_founding, directory_reading, peer_permissions};
 
 /// The body of [`Topic::Clock`] from a node that is about to stop; nodes of earlier releases do not look at it.
 const LEAVING: &[u8] = b"leaving";
+/// The body of a clock question by a node that only wants to know the level: it relies on nothing that the asked node
+/// may have lost.
+pub const LEVEL_ONLY: &[u8] = b"level";
 
 /// The answer to [`Topic::Clock`].
 #[derive(Clone, Debug, Encode, Decode)]
@@ -120,7 +123,7 @@ pub struct HeldEntry {
 
 /// Answers [`Topic::Clock`].
 pub fn answer(host: &Host, from: NodeId, body: &[u8]) -> Bytes {
-    if body != level::LEVEL_ONLY {
+    if body != LEVEL_ONLY {
         note_lost_data(host, from);
     }
     let question = decode::<ClockQuestion>(body).ok();

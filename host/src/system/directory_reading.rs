@@ -82,6 +82,13 @@ pub fn read(host: &Host, system: &Partition) -> Result<(), NodeError> {
     Ok(())
 }
 
+/// Checks before anything is decided whether this node understands what the cluster writes, as far as its own state
+/// says.
+pub fn check_level(host: &Host) -> Result<(), NodeError> {
+    let read = host.system_partition().map_or(Ok(()), |system| read(host, &system));
+    if host.level.is_refused() { read } else { Ok(()) }
+}
+
 /// Called when `system` or another node says that this node was removed from the cluster.
 pub fn on_removed(host: &Host) {
     host.standing.on_removed();

@@ -19,7 +19,7 @@ use crate::features::{self, FeatureLevel};
 use crate::ids::NodeId;
 use crate::peer::{Call, Topic};
 use crate::router::Machine;
-use crate::system::clock_round::ClockAnswer;
+use crate::system::clock_round::{ClockAnswer, LEVEL_ONLY};
 use crate::system::cluster::ClusterError;
 use crate::system::directory::Directory;
 use crate::system::host::Host;
@@ -30,9 +30,6 @@ use crate::system::reconciliation;
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How long a node may take to say what it understands.
 const ASK_PATIENCE: Duration = Duration::from_secs(2);
-/// The body of a clock question by a node that only wants to know the level: it relies on nothing that the asked node
-/// may have lost.
-pub const LEVEL_ONLY: &[u8] = b"level";
 
 /// Records the level that all nodes understand. The leader of `system` calls it in each of its rounds.
 pub async fn tend(host: &Host, system: &Machine, directory: &Directory) -> Result<(), ClusterError> {

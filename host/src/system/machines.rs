@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use crate::ids::{ModuleId, NodeId, PartitionId};
 use crate::machine::logic::Logic;
+use crate::machine::native::Native;
 use crate::partition::{Partition, RunState};
 use crate::peer::GroupName;
 use crate::router::{Machine, MachineOptions};
@@ -19,13 +20,22 @@ use crate::system::directory_reading;
 use crate::system::drain;
 use crate::system::error::NodeError;
 use crate::system::host::Host;
-use crate::system::logic::{MachineRow, SYSTEM};
+use crate::system::logic::{MachineRow, SYSTEM, System};
 use crate::system::modules::{HostModules, find_module};
 use crate::system::opening::open_replica;
 use crate::system::turn::Turn;
 
+/// How soon a node that cannot open `system` tries again.
+pub const OPEN_AGAIN: Duration = Duration::from_secs(1);
 /// How often it is checked that everything is open, and runs.
 const LOOK: Duration = Duration::from_secs(1);
+
+/// The logic of the machine `system`, which is linked into this program.
+pub fn system_logic(host: &Host) -> Arc<dyn Logic> {
+    let system: Arc<dyn Logic> = Arc::new(Native::<System>::new());
+    host.registry.add_native(system.clone());
+    system
+}
 
 /// Makes the machine `system` known and opens its only partition.
 pub async fn open_system(host: &Arc<Host>, system: Arc<dyn Logic>) -> Result<(), NodeError> {
@@ -34,7 +44,7 @@ pub async fn open_system(host: &Arc<Host>, system: Arc<dyn Logic>) -> Result<(),
     open_missing(host, &machine, PartitionId(0), founders_of_system(host)).await
 }
 
-pub(super) fn founders_of_system(host: &Host) -> Vec<NodeId> {
+fn founders_of_system(host: &Host) -> Vec<NodeId> {
     let identity = host.folder.identity().expect("only a member of a cluster opens partitions");
     if identity.is_founder { identity.peers.keys().copied().collect() } else { Vec::new() }
 }
@@ -51,11 +61,7 @@ pub async fn open_machines(host: &Arc<Host>, directory: &Directory) -> Result<()
 }
 
 /// Finds or makes a machine and brings it up to date. Returns `None` while its partitions must not be opened.
-pub(super) async fn find_or_make(
-    host: &Arc<Host>,
-    name: &str,
-    row: &MachineRow,
-) -> Result<Option<Arc<Machine>>, NodeError> {
+async fn find_or_make(host: &Arc<Host>, name: &str, row: &MachineRow) -> Result<Option<Arc<Machine>>, NodeError> {
     let mut hindrances = drain::hindrances(&host.directory.borrow(), name);
     hindrances.is_removed = host.standing.is_removed();
     let machine = match host.router.find_machine(name) {
@@ -109,7 +115,7 @@ fn make(host: &Arc<Host>, name: &str, partition_count: u32, active: Arc<dyn Logi
 
 /// Machines that this node should serve and does not know yet. A request for one would be told that it does not
 /// exist.
-pub(super) fn unknown_machines(host: &Host) -> Vec<String> {
+fn unknown_machines(host: &Host) -> Vec<String> {
     let unknown = host.specs.iter().filter(|spec| host.router.find_machine(&spec.name).is_none());
     unknown.map(|spec| format!("the machine `{}` is not known yet", spec.name)).collect()
 }

@@ -22,8 +22,6 @@ use crate::features::{self, FeatureLevel, Features};
 use crate::guest::{Engine, EngineOptions, StopSignal};
 use crate::ids::{ClusterId, NodeId};
 use crate::key::NodeKey;
-use crate::machine::logic::Logic;
-use crate::machine::native::Native;
 use crate::peer::SeenBook;
 use crate::registry::{self, Registry};
 use crate::router::Router;
@@ -38,9 +36,8 @@ use crate::system::failed_activations::Troubles;
 use crate::system::folder::DataFolder;
 use crate::system::health::Vigil;
 use crate::system::host::Host;
-use crate::system::logic::System;
 use crate::system::machine_spec::{MachineSpec, stage_all};
-use crate::system::machines::open_system;
+use crate::system::machines::{OPEN_AGAIN, open_system, system_logic};
 use crate::system::peer_network::{PeerAnswers, PeerNetwork, PeerOptions};
 use crate::system::peer_permissions::{self, Gate};
 use crate::system::published::Published;
@@ -57,8 +54,6 @@ use crate::system::{
 };
 use crate::views::{self, Views};
 
-/// How soon a node that cannot open `system` tries again.
-pub(super) const OPEN_AGAIN: Duration = Duration::from_secs(1);
 const NO_CLUSTER: &str =
     "this node belongs to no cluster yet: create one with `statehouse cluster init`, or add the node to one";
 /// Cache of the state stores of all partitions together.
@@ -316,35 +311,17 @@ async fn start_member(host: Arc<Host>, vigil: Vigil) {
             () = tokio::time::sleep(OPEN_AGAIN) => {}
         }
     }
-    if let Err(error) = check_level(&host) {
+    if let Err(error) = directory_reading::check_level(&host) {
         return turn::halt(&host, &error).await;
     }
     tasks::keep(&host, "standing", peer_permissions::run);
-    start_steward(&host);
+    // What could not be activated is still known if the task is started again.
+    let troubles = Arc::new(Troubles::default());
+    tasks::keep(&host, "steward", move |host| reconciliation::run(host, troubles.clone()));
+    tasks::keep(&host, "prepare", prepare::run);
     tasks::keep(&host, "signer", signer::run);
     tasks::keep(&host, "opening", machines::keep_open);
     tasks::keep(&host, "directory", directory_reading::follow);
-}
-
-/// Starts to keep the groups that are led here as the directory wants them, and to prepare modules.
-pub(super) fn start_steward(host: &Arc<Host>) {
-    // What could not be activated is still known if the task is started again.
-    let troubles = Arc::new(Troubles::default());
-    tasks::keep(host, "steward", move |host| reconciliation::run(host, troubles.clone()));
-    tasks::keep(host, "prepare", prepare::run);
-}
-
-/// Checks before anything is decided whether this node understands what the cluster writes, as far as its own state
-/// says.
-pub(super) fn check_level(host: &Host) -> Result<(), NodeError> {
-    let read = host.system_partition().map_or(Ok(()), |system| directory_reading::read(host, &system));
-    if host.level.is_refused() { read } else { Ok(()) }
-}
-
-pub(super) fn system_logic(host: &Host) -> Arc<dyn Logic> {
-    let system: Arc<dyn Logic> = Arc::new(Native::<System>::new());
-    host.registry.add_native(system.clone());
-    system
 }
 
 fn views_in(folder: &DataFolder, store: &StoreShared, registry: &Arc<Registry>) -> Views {

@@ -10,11 +10,11 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::system::error::NodeError;
+use crate::system::failed_activations::Troubles;
 use crate::system::health::Vigil;
 use crate::system::host::Host;
-use crate::system::machines::open_system;
-use crate::system::node::{OPEN_AGAIN, check_level, start_steward, system_logic};
-use crate::system::{directory_reading, health, machines, signer, tasks, turn};
+use crate::system::machines::{self, OPEN_AGAIN, open_system, system_logic};
+use crate::system::{directory_reading, health, prepare, reconciliation, signer, tasks, turn};
 
 /// How long a leader election may take, or the creation of a machine.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
@@ -69,13 +69,16 @@ async fn start_later(host: Arc<Host>, vigil: Vigil) {
 /// that it starts the first time keep running, and one of them takes `vigil`.
 async fn start(host: &Arc<Host>, vigil: &mut Option<Vigil>) -> Result<(), NodeError> {
     host.standing.on_heard();
-    if let Err(error) = check_level(host) {
+    if let Err(error) = directory_reading::check_level(host) {
         turn::halt(host, &error).await;
         return Err(error);
     }
     if let Some(vigil) = vigil.take().map(Arc::new) {
         tasks::keep(host, "clock", move |host| health::watch_clock(host, vigil.clone()));
-        start_steward(host);
+        // What could not be activated is still known if the task is started again.
+        let troubles = Arc::new(Troubles::default());
+        tasks::keep(host, "steward", move |host| reconciliation::run(host, troubles.clone()));
+        tasks::keep(host, "prepare", prepare::run);
         tasks::keep(host, "signer", signer::run);
     }
     let deadline = Instant::now() + START_TIMEOUT;
