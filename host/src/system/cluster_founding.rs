@@ -13,6 +13,7 @@ use crate::features::{self, FeatureLevel};
 use crate::ids::NodeId;
 use crate::peer::{Call, Topic};
 use crate::system::cluster::ClusterError;
+use crate::system::context::NodeContext;
 use crate::system::host::Host;
 use crate::system::messages::{Join, encode};
 use crate::system::peer_permissions;
@@ -22,8 +23,8 @@ const INVITE_PATIENCE: Duration = Duration::from_secs(2);
 const INVITE_AGAIN: Duration = Duration::from_millis(200);
 
 /// Founds a cluster of `peers`, of which this node is one.
-pub fn found(host: &Host, peers: BTreeMap<NodeId, String>) -> Result<(), ClusterError> {
-    become_member(host, uuid::Uuid::new_v4().to_string(), true, peers)
+pub fn found(context: &NodeContext, peers: BTreeMap<NodeId, String>) -> Result<(), ClusterError> {
+    become_member(context, uuid::Uuid::new_v4().to_string(), true, peers)
 }
 
 /// Handles another node's message that this node belongs to its cluster now.
@@ -47,12 +48,12 @@ pub async fn on_join(host: &Host, from: NodeId, join: Join) -> Result<(), Cluste
 }
 
 fn become_member(
-    host: &Host,
+    context: &NodeContext,
     cluster: String,
     is_founder: bool,
     peers: BTreeMap<NodeId, String>,
 ) -> Result<(), ClusterError> {
-    let joined = host.folder.join(cluster.clone(), is_founder, peers);
+    let joined = context.folder.join(cluster.clone(), is_founder, peers);
     let identity =
         joined.map_err(|error| ClusterError::Invalid(format!("this node cannot write its identity: {error}")))?;
     // Somebody else may have been first.
@@ -97,7 +98,7 @@ pub async fn tell_who_is_in(host: &Host, node: NodeId) {
     }
 }
 
-pub async fn ask_to_join(host: &Host, node: NodeId, join: &Join) -> Result<(), PeerError> {
+pub async fn ask_to_join(context: &NodeContext, node: NodeId, join: &Join) -> Result<(), PeerError> {
     let call = Call { topic: Topic::Join, group: None, body: encode(join) };
-    host.network.call(node, call, INVITE_PATIENCE).await.map(drop)
+    context.network.call(node, call, INVITE_PATIENCE).await.map(drop)
 }

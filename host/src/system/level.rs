@@ -21,6 +21,7 @@ use crate::peer::{Call, Topic};
 use crate::router::Machine;
 use crate::system::clock_round::{ClockAnswer, LEVEL_ONLY};
 use crate::system::cluster::ClusterError;
+use crate::system::context::NodeContext;
 use crate::system::directory::Directory;
 use crate::system::host::Host;
 use crate::system::messages::decode;
@@ -69,18 +70,18 @@ fn understood_by_all(host: &Host, directory: &Directory) -> Option<FeatureLevel>
 
 /// Asks a node, which may belong to no cluster yet, what it understands. If it does not say, it is of the first
 /// release.
-pub async fn ask(host: &Host, node: NodeId) -> Result<FeatureLevel, PeerError> {
-    Ok(ask_all(host, node).await?.understands())
+pub async fn ask(context: &NodeContext, node: NodeId) -> Result<FeatureLevel, PeerError> {
+    Ok(ask_all(context, node).await?.understands())
 }
 
 /// Whether a node says that it belongs to no cluster. A missing answer counts as no, and so does one that does not say.
-pub async fn is_of_no_cluster(host: &Host, node: NodeId) -> bool {
-    ask_all(host, node).await.is_ok_and(|answer| answer.is_of_cluster == Some(false))
+pub async fn is_of_no_cluster(context: &NodeContext, node: NodeId) -> bool {
+    ask_all(context, node).await.is_ok_and(|answer| answer.is_of_cluster == Some(false))
 }
 
-async fn ask_all(host: &Host, node: NodeId) -> Result<ClockAnswer, PeerError> {
+async fn ask_all(context: &NodeContext, node: NodeId) -> Result<ClockAnswer, PeerError> {
     let call = Call { topic: Topic::Clock, group: None, body: Bytes::from_static(LEVEL_ONLY) };
-    let answer = host.network.call(node, call, ASK_PATIENCE).await?;
+    let answer = context.network.call(node, call, ASK_PATIENCE).await?;
     decode(&answer).map_err(|_| PeerError::UnexpectedReply { node })
 }
 

@@ -17,6 +17,7 @@ use crate::features;
 use crate::ids::PartitionId;
 use crate::peer::GroupName;
 use crate::system::cluster::{Cluster, ClusterError};
+use crate::system::context::NodeContext;
 use crate::system::error::NodeError;
 use crate::system::host::Host;
 use crate::system::loss_row::{AcceptedLoss, loss_value};
@@ -40,9 +41,9 @@ pub struct Word {
 }
 
 /// The losses that `system` knows, and those that only this node has recorded so far.
-pub(super) fn losses(host: &Host, mut known: Vec<AcceptedLoss>) -> Vec<AcceptedLoss> {
-    for word in host.record.given_up() {
-        let loss = loss_of(&word, host.node);
+pub(super) fn losses(context: &NodeContext, mut known: Vec<AcceptedLoss>) -> Vec<AcceptedLoss> {
+    for word in context.record.given_up() {
+        let loss = loss_of(&word, context.node);
         if !known.contains(&loss) {
             known.push(loss);
         }

@@ -15,6 +15,7 @@ use crate::machine::native::Native;
 use crate::partition::{Partition, RunState};
 use crate::peer::GroupName;
 use crate::router::{Machine, MachineOptions};
+use crate::system::context::NodeContext;
 use crate::system::directory::{Directory, founders_of};
 use crate::system::directory_reading;
 use crate::system::drain;
@@ -31,9 +32,9 @@ pub const OPEN_AGAIN: Duration = Duration::from_secs(1);
 const LOOK: Duration = Duration::from_secs(1);
 
 /// The logic of the machine `system`, which is linked into this program.
-pub fn system_logic(host: &Host) -> Arc<dyn Logic> {
+pub fn system_logic(context: &NodeContext) -> Arc<dyn Logic> {
     let system: Arc<dyn Logic> = Arc::new(Native::<System>::new());
-    host.registry.add_native(system.clone());
+    context.registry.add_native(system.clone());
     system
 }
 
@@ -44,8 +45,8 @@ pub async fn open_system(host: &Arc<Host>, system: Arc<dyn Logic>) -> Result<(),
     open_missing(host, &machine, PartitionId(0), founders_of_system(host)).await
 }
 
-fn founders_of_system(host: &Host) -> Vec<NodeId> {
-    let identity = host.folder.identity().expect("only a member of a cluster opens partitions");
+fn founders_of_system(context: &NodeContext) -> Vec<NodeId> {
+    let identity = context.folder.identity().expect("only a member of a cluster opens partitions");
     if identity.is_founder { identity.peers.keys().copied().collect() } else { Vec::new() }
 }
 
@@ -115,8 +116,8 @@ fn make(host: &Arc<Host>, name: &str, partition_count: u32, active: Arc<dyn Logi
 
 /// Machines that this node should serve and does not know yet. A request for one would be told that it does not
 /// exist.
-fn unknown_machines(host: &Host) -> Vec<String> {
-    let unknown = host.specs.iter().filter(|spec| host.router.find_machine(&spec.name).is_none());
+fn unknown_machines(context: &NodeContext) -> Vec<String> {
+    let unknown = context.specs.iter().filter(|spec| context.router.find_machine(&spec.name).is_none());
     unknown.map(|spec| format!("the machine `{}` is not known yet", spec.name)).collect()
 }
 
@@ -153,9 +154,9 @@ pub async fn wait_until_served(host: &Host, deadline: Instant) -> Result<(), Nod
 }
 
 /// Whether every partition of every machine to create is open and has its first module.
-fn is_decided(host: &Host) -> bool {
-    host.specs.iter().all(|spec| {
-        let Some(machine) = host.router.find_machine(&spec.name) else { return false };
+fn is_decided(context: &NodeContext) -> bool {
+    context.specs.iter().all(|spec| {
+        let Some(machine) = context.router.find_machine(&spec.name) else { return false };
         let has_module = |partition: Arc<Partition>| partition.progress().journal.module != ModuleId::ZERO;
         machine.partition_ids().all(|id| machine.find_partition(id).is_some_and(has_module))
     })

@@ -16,6 +16,7 @@ use crate::partition::{Held, Leading, Loss, Partition, PartitionError, Partition
 use crate::peer::{GroupName, GroupPeers};
 use crate::router::{Machine, MachineParticipants};
 use crate::store::StoreOptions;
+use crate::system::context::NodeContext;
 use crate::system::error::NodeError;
 use crate::system::host::Host;
 use crate::system::log_damage::{LogDamage, advice, advice_divided};
@@ -121,9 +122,9 @@ async fn try_open(
 
 /// What is wrong with a log. Either the log itself has found it, or its group has, when it read entries for the
 /// state.
-fn log_damage(host: &Host, error: PartitionError, group: &GroupName) -> Result<LogDamage, PartitionError> {
-    let log = host.folder.partition(&group.machine, group.partition).join("log");
-    if matches!(error, PartitionError::Consensus(_)) && Log::is_marked(&*host.opening.disk, &log) {
+fn log_damage(context: &NodeContext, error: PartitionError, group: &GroupName) -> Result<LogDamage, PartitionError> {
+    let log = context.folder.partition(&group.machine, group.partition).join("log");
+    if matches!(error, PartitionError::Consensus(_)) && Log::is_marked(&*context.opening.disk, &log) {
         return Ok(LogDamage::Corrupt);
     }
     LogDamage::of(error)

@@ -22,6 +22,7 @@ use crate::machine::logic::{Fault, Logic};
 use crate::machine::migration::{InvariantCheck, Migrated, Migration, MigrationError};
 use crate::partition::{Partition, ReadPoint};
 use crate::registry::{Cut, Guarded, Stop};
+use crate::system::context::NodeContext;
 use crate::system::directory::Directory;
 use crate::system::host::Host;
 use crate::system::modules::find_module;
@@ -68,8 +69,8 @@ fn wanted(host: &Host, directory: &Directory) -> Vec<(String, ModuleId)> {
 }
 
 /// Whether all partitions of the machine run on this node: the module is tried on each.
-fn is_open(host: &Host, machine: &str) -> bool {
-    let Some(open) = host.router.find_machine(machine) else { return false };
+fn is_open(context: &NodeContext, machine: &str) -> bool {
+    let Some(open) = context.router.find_machine(machine) else { return false };
     open.partition_ids().all(|partition| open.find_partition(partition).is_some_and(|replica| replica.is_running()))
 }
 

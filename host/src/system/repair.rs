@@ -27,6 +27,7 @@ use crate::log::{DamagedLog, EntryId, LogEntry, LogError, LogOptions, LogScan, M
 use crate::partition::{Partition, PartitionError};
 use crate::peer::{Call, GroupName, ServiceError, Topic};
 use crate::router::Machine;
+use crate::system::context::NodeContext;
 use crate::system::error::NodeError;
 use crate::system::host::Host;
 use crate::system::log_damage::{LogDamage, advice};
@@ -262,14 +263,14 @@ pub async fn repair_log(
 
 /// What is left of the log; `None` if it is no longer damaged.
 async fn examine(
-    host: &Host,
+    context: &NodeContext,
     group: &GroupName,
     folder: &Path,
     damage: &LogDamage,
 ) -> Result<Option<DamagedLog>, NodeError> {
     let failed = |error: LogError| NodeError::of_partition(group, PartitionError::Log(error));
     let stream = StreamId::new(&group.machine, group.partition).map_err(failed)?;
-    let (disk, dir, of) = (host.opening.disk.clone(), folder.join("log"), damage.clone());
+    let (disk, dir, of) = (context.opening.disk.clone(), folder.join("log"), damage.clone());
     let examining = tokio::task::spawn_blocking(move || of.examine(disk, &dir, &LogOptions::new(stream))).await;
     examining.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic())).map_err(failed)
 }
@@ -450,9 +451,9 @@ async fn take(
     Ok(())
 }
 
-pub async fn ask_holding(host: &Host, node: NodeId, group: &GroupName) -> Result<Holding, PeerError> {
+pub async fn ask_holding(context: &NodeContext, node: NodeId, group: &GroupName) -> Result<Holding, PeerError> {
     let call = Call { topic: Topic::Records, group: Some(group.clone()), body: Bytes::new() };
-    let answer = host.network.call(node, call, PATIENCE).await?;
+    let answer = context.network.call(node, call, PATIENCE).await?;
     decode(&answer).map_err(|_| PeerError::UnexpectedReply { node })
 }
 
@@ -468,14 +469,14 @@ pub async fn fetch_one(
 
 /// Fetches entries from another node, which may have fewer.
 pub async fn fetch(
-    host: &Host,
+    context: &NodeContext,
     node: NodeId,
     group: &GroupName,
     range: &RangeInclusive<LogIndex>,
 ) -> Result<Vec<LogEntry>, PeerError> {
     let wanted = RepairRange { first: range.start().0, last: range.end().0 };
     let call = Call { topic: Topic::Records, group: Some(group.clone()), body: encode(&wanted) };
-    let mut pieces = host.network.fetch(node, call, PATIENCE).await?;
+    let mut pieces = context.network.fetch(node, call, PATIENCE).await?;
     let mut entries = Vec::new();
     while let Some(piece) = pieces.try_next().await? {
         let records: Vec<Record> = decode(&piece).map_err(|_| PeerError::UnexpectedReply { node })?;

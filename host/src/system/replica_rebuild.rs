@@ -18,6 +18,7 @@ use tokio::time::Instant;
 use crate::partition::Partition;
 use crate::peer::GroupName;
 use crate::snapshot::{IDS, STATE};
+use crate::system::context::NodeContext;
 use crate::system::directory::founders_of;
 use crate::system::host::Host;
 use crate::system::logic::SYSTEM;
@@ -82,13 +83,13 @@ async fn heal(host: &Arc<Host>, group: &GroupName, name: &str) -> Result<(), Str
 }
 
 /// Transfers leadership. If that does not succeed, the others elect a leader once the partition is closed.
-async fn give_away_lead(host: &Host, replica: &Partition) {
+async fn give_away_lead(context: &NodeContext, replica: &Partition) {
     if !replica.is_leader() {
         return;
     }
-    let samples = host.clocks.samples();
+    let samples = context.clocks.samples();
     let voters = replica.group().metrics().voters;
-    for to in voters.into_iter().filter(|node| *node != host.node && samples.contains_key(node)) {
+    for to in voters.into_iter().filter(|node| *node != context.node && samples.contains_key(node)) {
         let until = Instant::now() + LOOK;
         if let Err(error) = replica.group().transfer_to(to).await {
             tracing::debug!(%to, %error, "a damaged replica still leads");

@@ -15,6 +15,7 @@ use crate::ids::Micros;
 use crate::limits::{LOG_FOLLOWED_BYTES_MIN, LOG_FOLLOWED_FACTOR};
 use crate::partition::{Needed, Partition, PartitionError};
 use crate::peer::GroupName;
+use crate::system::context::NodeContext;
 use crate::system::host::Host;
 
 /// How often the logs are looked at.
@@ -94,8 +95,8 @@ async fn not_sent(host: &Host, group: &GroupName, partition: &Arc<Partition>) ->
 ///
 /// # Errors
 /// A partition does not answer in time: it has no leader, or this node lags behind.
-pub async fn oldest_in_flight(host: &Host, group: &GroupName) -> Result<Option<Micros>, PartitionError> {
-    let Some(machine) = host.router.find_machine(&group.machine) else { return Ok(None) };
+pub async fn oldest_in_flight(context: &NodeContext, group: &GroupName) -> Result<Option<Micros>, PartitionError> {
+    let Some(machine) = context.router.find_machine(&group.machine) else { return Ok(None) };
     let mut oldest = None;
     for home in machine.partition_ids() {
         let partition = machine.find_partition(home).ok_or(PartitionError::NotHere(home))?;

@@ -23,6 +23,7 @@ use crate::durable::{self, PRIVATE};
 use crate::limits::{WEBHOOK_SECRET_BYTES_MAX, WEBHOOK_SECRET_BYTES_MIN};
 use crate::peer::{Call, Topic};
 use crate::system::cluster::ClusterError;
+use crate::system::context::NodeContext;
 use crate::system::host::Host;
 
 const FOLDER: &str = "webhook-secrets";
@@ -76,8 +77,8 @@ fn find(data: &Path, of: &Fingerprint) -> Option<Vec<u8>> {
 }
 
 /// Answers another node.
-pub async fn answer(host: &Arc<Host>, body: &[u8]) -> Result<Bytes, String> {
-    let data = host.folder.path().to_owned();
+pub async fn answer(context: &NodeContext, body: &[u8]) -> Result<Bytes, String> {
+    let data = context.folder.path().to_owned();
     match body {
         [KEEP, secret @ ..] if (WEBHOOK_SECRET_BYTES_MIN..=WEBHOOK_SECRET_BYTES_MAX).contains(&secret.len()) => {
             let secret = secret.to_vec();
@@ -147,22 +148,22 @@ pub async fn find_anywhere(host: &Arc<Host>, of: Fingerprint) -> Option<Vec<u8>>
 }
 
 /// Those of the named secrets that are not on this node.
-pub async fn missing(host: &Host, named: BTreeSet<Fingerprint>) -> Vec<Fingerprint> {
-    let data = host.folder.path().to_owned();
+pub async fn missing(context: &NodeContext, named: BTreeSet<Fingerprint>) -> Vec<Fingerprint> {
+    let data = context.folder.path().to_owned();
     let missing = blocking(move || named.into_iter().filter(|of| !path(&data, of).exists()).collect()).await;
     missing.unwrap_or_default()
 }
 
 /// Whether this node has other secrets than these.
-pub async fn has_others(host: &Host, named: BTreeSet<Fingerprint>) -> bool {
-    let data = host.folder.path().to_owned();
+pub async fn has_others(context: &NodeContext, named: BTreeSet<Fingerprint>) -> bool {
+    let data = context.folder.path().to_owned();
     blocking(move || !others(&data, &named).is_empty()).await.unwrap_or_default()
 }
 
 /// Deletes the secrets that no webhook has named for `patience`; `named` are those that are named as of now. A secret
 /// that is about to be recorded is not deleted, because recording it takes less time.
-pub async fn forget(host: &Host, named: BTreeSet<Fingerprint>, unnamed: &mut Unnamed, patience: Duration) {
-    let (data, mut memory) = (host.folder.path().to_owned(), std::mem::take(unnamed));
+pub async fn forget(context: &NodeContext, named: BTreeSet<Fingerprint>, unnamed: &mut Unnamed, patience: Duration) {
+    let (data, mut memory) = (context.folder.path().to_owned(), std::mem::take(unnamed));
     let forgetting = blocking(move || {
         forget_in(&data, &named, &mut memory, Instant::now(), patience);
         memory

@@ -18,6 +18,7 @@ use tokio::time::Instant;
 use crate::ids::Lsn;
 use crate::log::{Log, LogError, LogOptions, StreamId};
 use crate::peer::GroupName;
+use crate::system::context::NodeContext;
 use crate::system::host::Host;
 use crate::system::repair;
 
@@ -74,13 +75,17 @@ fn damaged(host: &Host) -> BTreeMap<SegmentPlace, (Log, String)> {
     damaged
 }
 
-fn tell(host: &Host, damaged: &BTreeMap<SegmentPlace, (Log, String)>, failed: &BTreeMap<SegmentPlace, Failed>) {
+fn tell(
+    context: &NodeContext,
+    damaged: &BTreeMap<SegmentPlace, (Log, String)>,
+    failed: &BTreeMap<SegmentPlace, Failed>,
+) {
     let words = damaged.iter().map(|(place, (_, how))| match failed.get(place) {
         Some(failed) => format!("{}: {how}; it is not repaired yet: {}", place.0, failed.why),
         None => format!("{}: {how}; it is being repaired", place.0),
     });
     let words: Vec<String> = words.collect();
-    host.router.set_trouble(DAMAGE, (!words.is_empty()).then(|| words.join("; ")));
+    context.router.set_trouble(DAMAGE, (!words.is_empty()).then(|| words.join("; ")));
 }
 
 /// Repairs the known damage of a log that is not open, because its partition does not open without the repair.

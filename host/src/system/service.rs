@@ -20,6 +20,7 @@ use crate::partition::Partition;
 use crate::peer::{Call, GroupName, Service, ServiceError, Topic};
 use crate::router::Machine;
 use crate::snapshot;
+use crate::system::context::NodeContext;
 use crate::system::host::Host;
 use crate::system::logic::SYSTEM;
 use crate::system::messages::{SeenAnswer, TransferTo, decode, encode};
@@ -180,15 +181,15 @@ async fn answer(host: &Arc<Host>, from: NodeId, call: Call, patience: Duration) 
     }
 }
 
-fn answer_seen(host: &Host, from: NodeId, group: &GroupName) -> Result<Bytes, ServiceError> {
-    let counts = host.pulse.is_used() || host.opening.features.has(features::LOSSES);
-    let seen = host.seen.of(from, group);
+fn answer_seen(context: &NodeContext, from: NodeId, group: &GroupName) -> Result<Bytes, ServiceError> {
+    let counts = context.pulse.is_used() || context.opening.features.has(features::LOSSES);
+    let seen = context.seen.of(from, group);
     let last = |id: Option<EntryId>| id.map(|id| (id.term.0, id.node.0, id.index.0));
     if !counts {
         // This is an error, because an empty answer would mean that nothing was seen.
         return Ok(encode(&SeenAnswer { last: last(seen.map_err(failed)?), pulse: None, vote: None, is_lost: None }));
     }
-    let (pulse, vote) = (Some(host.pulse.heard(from)), host.pulse.voted(from, group).map(VoteTold::from));
+    let (pulse, vote) = (Some(context.pulse.heard(from)), context.pulse.voted(from, group).map(VoteTold::from));
     Ok(encode(&SeenAnswer { last: last(seen.ok().flatten()), pulse, vote, is_lost: Some(seen.is_err()) }))
 }
 

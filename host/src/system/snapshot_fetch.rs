@@ -31,6 +31,7 @@ use crate::partition::{HeadProof, Partition, PartitionError};
 use crate::peer::{Call, GroupName, ServiceError, Topic};
 use crate::snapshot;
 use crate::snapshot::canonical::{Days, Listed, parse_name};
+use crate::system::context::NodeContext;
 use crate::system::host::Host;
 use crate::system::messages::{decode, encode};
 
@@ -246,10 +247,10 @@ fn has_gap(days: &[Days], begun: Option<Micros>, now: Micros, keep: usize) -> bo
 }
 
 /// What each of these nodes has, as far as they say so in time.
-async fn ask(host: &Host, group: &GroupName, nodes: &[NodeId]) -> BTreeMap<NodeId, Offered> {
+async fn ask(context: &NodeContext, group: &GroupName, nodes: &[NodeId]) -> BTreeMap<NodeId, Offered> {
     let asking = nodes.iter().map(|node| async move {
         let call = Call { topic: Topic::Midnights, group: Some(group.clone()), body: Bytes::new() };
-        let answer = host.network.call(*node, call, PATIENCE).await.ok()?;
+        let answer = context.network.call(*node, call, PATIENCE).await.ok()?;
         Some((*node, decode::<Offered>(&answer).ok()?))
     });
     join_all(asking).await.into_iter().flatten().collect()
@@ -342,7 +343,7 @@ pub(super) async fn take(
 }
 
 async fn fetch(
-    host: &Host,
+    context: &NodeContext,
     group: &GroupName,
     name: &str,
     (node, bytes): (NodeId, u64),
@@ -350,7 +351,7 @@ async fn fetch(
 ) -> Result<(), MidnightError> {
     let body = Bytes::copy_from_slice(name.as_bytes());
     let call = Call { topic: Topic::Midnights, group: Some(group.clone()), body };
-    let mut pieces = host.network.fetch(node, call, PIECE_PATIENCE).await?;
+    let mut pieces = context.network.fetch(node, call, PIECE_PATIENCE).await?;
     let mut file =
         tokio::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(PRIVATE).open(file).await?;
     let mut left = bytes;

@@ -14,6 +14,7 @@ use crate::ids::{LogIndex, NodeId};
 use crate::peer::GroupName;
 use crate::router::Machine;
 use crate::snapshot::{IDS, Incoming, Manifest, STATE, ask_newest, receive};
+use crate::system::context::NodeContext;
 use crate::system::error::NodeError;
 use crate::system::host::Host;
 use crate::system::waiting::say_not_served;
@@ -37,13 +38,13 @@ pub async fn pull(host: &Host, group: &GroupName, folder: &Path, at_least: LogIn
 }
 
 async fn pull_from(
-    host: &Host,
+    context: &NodeContext,
     node: NodeId,
     group: &GroupName,
     folder: &Path,
     at_least: LogIndex,
 ) -> Result<Manifest, String> {
-    let network = host.network.as_ref();
+    let network = context.network.as_ref();
     let offer = ask_newest(network, node, group, at_least).await.map_err(|error| error.to_string())?;
     let manifest = Manifest::decode(&offer).map_err(|error| error.to_string())?;
     if manifest.last().index < at_least {
