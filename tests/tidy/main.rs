@@ -9,6 +9,7 @@ mod tree;
 mod tokens;
 mod shape;
 mod layers;
+mod circles;
 mod determinism;
 mod names;
 mod wording;
