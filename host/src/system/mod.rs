@@ -1,7 +1,7 @@
 //! The node itself: its data folder, the cluster it belongs to, and the machines that the cluster has.
 //!
 //! ```text
-//! node ─▶ cluster_founding (who am I?) ─▶ host (opens what the directory names) ◀─ directory ◀─ the machine `system`
+//! node ─▶ cluster_founding (who am I?) ─▶ machines (opens what is named) ◀─ directory ◀─ the machine `system`
 //!                               ▲
 //!                               ├─ service: answers the peers
 //!                               ├─ reconciliation: members, leaders
