@@ -79,7 +79,9 @@ impl Executor {
             self.migrated = None;
             match self.prepare_activation(activation)? {
                 Ok(migrated) => {
-                    let header = self.header_without_module(EntryKind::Activate, &self.journal);
+                    // Loading and migrating may have taken minutes.
+                    let now = self.environment.now();
+                    let header = self.header_without_module(EntryKind::Activate, &self.journal, &now);
                     let header = Header { digest: migrated.digest, ..header };
                     self.migrated = Some(migrated);
                     self.propose(Entry::activate(header, activation), Vec::new(), Vec::new());

@@ -23,11 +23,11 @@ use crate::archive::Boundary;
 use crate::disk::RealDisk;
 use crate::ids::{ClusterId, Head, JournalIndex, PartitionId};
 use crate::limits;
-use crate::log::LogHealth;
 use crate::machine::entry::{Entry, EntryKind};
 use crate::machine::journal::Journal;
 use crate::partition::error::{PartitionError, SnapshotMakingError};
 use crate::partition::handle::Partition;
+use crate::partition::now::Now;
 use crate::partition::open::journal_of;
 use crate::partition::run::{Executor, Message};
 use crate::snapshot::canonical::{CanonicalError, Days, Due, Facts, Listed, SnapshotFile, SnapshotFolder};
@@ -281,16 +281,16 @@ impl Executor {
     }
 
     /// Whether the clock of this leader has passed midnight while the time of the journal has not.
-    pub(super) fn is_past_midnight(&self) -> bool {
+    pub(super) fn is_past_midnight(&self, now: &Now) -> bool {
         let journal = self.journal_speculative();
-        let is_over = Days::between(journal.time, self.timeline.present(journal.time)).is_some();
-        is_over && journal.index != JournalIndex(0) && matches!(self.log.health(), LogHealth::Ok)
+        let is_over = Days::between(journal.time, now.present(&self.timeline, journal.time)).is_some();
+        is_over && journal.index != JournalIndex(0) && now.takes_entries()
     }
 
     /// How long a leader may sleep before it looks at the clock again.
-    pub(super) fn until_midnight(&self) -> Option<Duration> {
+    pub(super) fn until_midnight(&self, now: &Now) -> Option<Duration> {
         self.term?;
-        let left = Days::next_midnight(self.journal.time).0.saturating_sub(self.present().0);
+        let left = Days::next_midnight(self.journal.time).0.saturating_sub(self.present(now).0);
         // If midnight has passed already, a tick is under way, or none is possible now.
         let left = u64::try_from(left).map_or(limits::QUEUE_LOOK, Duration::from_micros);
         Some(left.min(limits::MIDNIGHT_LOOK))

@@ -7,6 +7,7 @@
 use crate::features;
 use crate::ids::Micros;
 use crate::limits::CARRIED_AHEAD_MAX;
+use crate::partition::now::Now;
 use crate::partition::run::Executor;
 use crate::sequencer::submission::{Called, Refusal};
 
@@ -27,8 +28,8 @@ impl Executor {
     ///
     /// # Errors
     /// The time is far ahead, and not all nodes accept such times yet. The call is postponed.
-    pub(super) fn check_carried(&self, called: &Called, now: Micros) -> Result<(), Refusal> {
-        let Some(seconds) = far_ahead(called.carried, now).filter(|_| !self.features.has(features::TIMELINES)) else {
+    pub(super) fn check_carried(&self, called: &Called, now: &Now, present: Micros) -> Result<(), Refusal> {
+        let Some(seconds) = far_ahead(called.carried, present).filter(|_| !now.has(features::TIMELINES)) else {
             return Ok(());
         };
         let (partition, home) = (self.partition, called.home);

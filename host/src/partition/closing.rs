@@ -127,7 +127,7 @@ impl Executor {
                     }
                 }
                 Message::Started(group) if is_halted => {
-                    self.group = Some(group);
+                    self.environment.group = Some(group);
                     self.stop_group();
                 }
                 Message::Stop => break,
@@ -137,7 +137,7 @@ impl Executor {
     }
 
     fn stop_group(&self) {
-        let Some(group) = self.group.clone() else { return };
+        let Some(group) = self.environment.group.clone() else { return };
         // The group may have stopped on its own.
         self.runtime.spawn(async move { drop(group.shutdown().await) });
     }

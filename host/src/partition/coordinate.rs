@@ -25,6 +25,7 @@ use crate::machine::table::{Change, Table, derivations, list_finished};
 use crate::partition::answered::Answered;
 use crate::partition::error::{HaltReason, PartitionError};
 use crate::partition::known_ids::recorded_reply;
+use crate::partition::now::Now;
 use crate::partition::order::Ordered;
 use crate::partition::run::{Executor, Message, store_failed};
 use crate::saga::participant::{Known, OnCancel, on_cancel};
@@ -229,14 +230,14 @@ impl Coordinator {
 
 impl Executor {
     /// Proposes one entry with the outcomes that were heard. Returns `false` if there was nothing to record.
-    pub(super) fn propose_progress(&mut self) -> Result<bool, HaltReason> {
+    pub(super) fn propose_progress(&mut self, now: &Now) -> Result<bool, HaltReason> {
         let Some(logic) = self.logic.clone() else { return Ok(false) };
         let is_idle = self.coordinator.heard.is_empty() && self.coordinator.orders.is_empty();
-        if is_idle || !matches!(self.log.health(), crate::log::LogHealth::Ok) {
+        if is_idle || !now.takes_entries() {
             return Ok(false);
         }
         let journal = self.journal_speculative();
-        let mut header = self.header(EntryKind::Saga, &journal, logic.as_ref());
+        let mut header = self.header(EntryKind::Saga, &journal, logic.as_ref(), now);
         let carried = self.coordinator.heard.iter().map(|progress| progress.at.time()).max();
         header.time = self.time_after(header.time, carried);
         let progress = self.coordinator.take_heard(&header);
@@ -336,7 +337,7 @@ impl Executor {
             planner: ModuleId::ZERO,
             caller: command.caller.as_str().into(),
             roles: command.roles,
-            vouched: self.group.as_ref().expect("only a started group leads").node(),
+            vouched: self.environment.group.as_ref().expect("only a started group leads").node(),
             request_id: command.request_id.as_str().into(),
             // Only a recorded outcome ends a call, never time.
             expires: Micros(i64::MAX),

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use crate::ids::{CommandId, Micros};
 use crate::limits;
 use crate::partition::error::HaltReason;
+use crate::partition::now::Now;
 use crate::partition::run::{Executor, store_failed};
 use crate::sequencer::submission::{NotNow, Refusal, Reply, Submission, Ticket};
 
@@ -51,7 +52,7 @@ impl Submission {
 impl Executor {
     /// Takes a submission that is too late for the next entry out of the queue. Makes sure that an entry with a time
     /// later than its expiry follows.
-    pub(super) fn expire(&mut self, submission: Submission) -> Result<(), HaltReason> {
+    pub(super) fn expire(&mut self, submission: Submission, now: &Now) -> Result<(), HaltReason> {
         self.board.release(submission.size);
         let Submission { id, expires, ticket, .. } = submission;
         for follower in self.in_flight.take(id) {
@@ -60,7 +61,7 @@ impl Executor {
         }
         self.expired.push(Late { id, expires, ticket });
         if self.journal.time <= expires {
-            self.times_wanted.ask(expires, self.present());
+            self.times_wanted.ask(expires, self.present(now));
         }
         self.answer_expired()
     }

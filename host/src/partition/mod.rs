@@ -12,6 +12,7 @@ mod release;
 mod canonical;
 mod restore;
 pub mod run;
+mod now;
 mod claims;
 mod apply;
 mod known_ids;

@@ -32,6 +32,7 @@ use crate::partition::handle::{Partition, Parts};
 use crate::partition::journal_lookup;
 use crate::partition::known_ids::Recalls;
 use crate::partition::lost::Remembered;
+use crate::partition::now::Environment;
 use crate::partition::panics::Panics;
 use crate::partition::recorded::RecordedEntries;
 use crate::partition::release::{self, blocking};
@@ -198,13 +199,18 @@ impl Partition {
         let board = Board::new(recovered.progress(), panics);
         let timeline = Arc::new(Timeline::new(options.clock.clone()));
         let (mailbox, messages) = std::sync::mpsc::channel();
+        let environment = Environment {
+            clock: options.clock.clone(),
+            features: options.features.clone(),
+            log: log.clone(),
+            group: None,
+        };
         let executor = Executor {
             partition: options.partition,
             labels: options.labels(),
             runtime: tokio::runtime::Handle::current(),
             timeline: timeline.clone(),
             modules: options.modules.clone(),
-            log: log.clone(),
             entries: entries.clone(),
             recalls: Recalls::default(),
             store: store.clone(),
@@ -212,8 +218,7 @@ impl Partition {
             board: board.clone(),
             canonical: canonical.clone(),
             leading: options.leading,
-            features: options.features.clone(),
-            group: None,
+            environment,
             mailbox: mailbox.clone(),
             applied: recovered.applied,
             membership: recovered.membership.clone(),

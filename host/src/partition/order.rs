@@ -13,6 +13,7 @@ use crate::limits;
 use crate::machine::entry::Header;
 use crate::machine::table::Change;
 use crate::partition::coordinate::Coordinator;
+use crate::partition::now::Now;
 use crate::partition::run::Executor;
 use crate::saga::{Moment, Order, OrderRefused};
 
@@ -41,8 +42,8 @@ pub enum NotOrdered {
 }
 
 impl Executor {
-    pub(super) fn on_order(&mut self, mut ordered: Ordered) {
-        let found = self.features.level();
+    pub(super) fn on_order(&mut self, mut ordered: Ordered, now: &Now) {
+        let found = now.features;
         if found < features::ORDERS_VOUCHED {
             ordered.order = ordered.order.vouched_by(None);
         }

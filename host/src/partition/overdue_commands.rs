@@ -10,14 +10,15 @@ use std::time::Duration;
 
 use crate::ids::Micros;
 use crate::limits::{STUCK_LINES_MAX, STUCK_REPORT_EVERY};
+use crate::partition::now::Now;
 use crate::partition::run::Executor;
 use crate::saga::{Saga, WaitsFor};
 
 impl Executor {
     /// How long until the next report; `None` if this node does not lead, or nothing is in flight.
-    pub(super) fn until_stuck_report(&self) -> Option<Duration> {
+    pub(super) fn until_stuck_report(&self, now: &Now) -> Option<Duration> {
         self.term?;
-        let left = self.stuck_report_due()?.0.saturating_sub(self.present().0).max(0);
+        let left = self.stuck_report_due()?.0.saturating_sub(self.present(now).0).max(0);
         Some(Duration::from_micros(left.unsigned_abs()))
     }
 
@@ -29,8 +30,8 @@ impl Executor {
     }
 
     /// Reports the commands that have waited for long, if a report is due.
-    pub(super) fn report_stuck(&mut self) {
-        let now = self.present();
+    pub(super) fn report_stuck(&mut self, now: &Now) {
+        let now = self.present(now);
         if self.term.is_none() || self.stuck_report_due().is_none_or(|due| now < due) {
             return;
         }

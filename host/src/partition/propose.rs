@@ -6,13 +6,11 @@
 use statehouse_abi::ops::OpsBlock;
 use statehouse_abi::outcome::OutcomeWriter;
 use statehouse_abi::rows::{RowsWriter, WritesBlock};
-use tokio::time::Instant;
 
 use crate::consensus::ConsensusError;
 use crate::features;
 use crate::ids::{Digest, Head};
 use crate::limits;
-use crate::log::LogHealth;
 use crate::machine::decide::block::BlockBuilder;
 use crate::machine::decide::{Counts, Decided, Effect, decide};
 use crate::machine::entry::{BatchWriter, Entry, EntryCommand, EntryKind, Header};
@@ -25,6 +23,7 @@ use crate::partition::claims::Forbidden;
 use crate::partition::coordinate::{cancelled, is_forbidden};
 use crate::partition::error::HaltReason;
 use crate::partition::known_ids::Repeat;
+use crate::partition::now::Now;
 use crate::partition::run::{Executor, Message, store_failed};
 use crate::saga::{Derivation, Origin, Records, Start};
 use crate::sequencer::speculation::Speculative;
@@ -33,37 +32,44 @@ use crate::store::{IdRecord, StoreError};
 
 impl Executor {
     /// Proposes as much as may be under way at once.
-    pub(super) fn propose_all(&mut self) -> Result<(), HaltReason> {
-        if self.term.is_none() || self.group.is_none() {
+    ///
+    /// The moment is looked up anew whenever something has taken time: a module that was loaded or asked, or a disk.
+    pub(super) fn propose_all(&mut self, now: &mut Now) -> Result<(), HaltReason> {
+        if self.term.is_none() || self.environment.group.is_none() {
             return Ok(());
         }
         while self.speculation.len() < limits::SPECULATION_ENTRIES_MAX {
-            if self.propose_activation()? {
-                return Ok(());
+            if self.activation.is_some() {
+                let is_alone = self.propose_activation()?;
+                *now = self.environment.now();
+                if is_alone {
+                    return Ok(());
+                }
             }
             let is_trickle = !self.speculation.is_empty() && self.queue.len() < limits::BATCH_COMMANDS_WORTH_A_WAIT;
             if is_trickle && limits::SPECULATION_TRICKLE_MAX <= self.speculation.len() {
                 break;
             }
-            let is_progress = self.propose_progress()? || self.propose_forbidden()?;
-            if !self.propose_batch()? && !is_progress {
+            let is_progress = self.propose_progress(now)? || self.propose_forbidden(now)?;
+            if !self.propose_batch(now)? && !is_progress {
                 break;
             }
+            *now = self.environment.now();
         }
-        self.propose_tick_if_wanted();
+        self.propose_tick_if_wanted(now);
         Ok(())
     }
 
     /// The stages *execute* and *propose* for one batch. Returns `false` if there was nothing to do.
-    fn propose_batch(&mut self) -> Result<bool, HaltReason> {
+    fn propose_batch(&mut self, now: &mut Now) -> Result<bool, HaltReason> {
         let Some(logic) = self.logic.clone() else { return Ok(false) };
-        if !matches!(self.log.health(), LogHealth::Ok) {
+        if !now.takes_entries() {
             self.refuse_all_queued(Refusal::StorageFull);
             return Ok(false);
         }
         if self.store.is_behind() {
             match self.store.wait_while_behind() {
-                Ok(()) => {}
+                Ok(()) => *now = self.environment.now(),
                 Err(StoreError::NoSpace { .. }) => {
                     self.refuse_all_queued(Refusal::StorageFull);
                     return Ok(false);
@@ -72,11 +78,11 @@ impl Executor {
             }
         }
         let journal = self.journal_speculative();
-        let mut header = self.header(EntryKind::Batch, &journal, logic.as_ref());
+        let mut header = self.header(EntryKind::Batch, &journal, logic.as_ref(), now);
         let next = self.queue.iter().take(self.batch_commands_max);
         let carried = next.filter_map(|submission| Some(submission.called.as_ref()?.carried)).max();
         header.time = self.time_after(header.time, carried);
-        let mut submissions = self.take_batch(&header, logic.as_ref())?;
+        let mut submissions = self.take_batch(&header, logic.as_ref(), now)?;
         if submissions.is_empty() {
             return Ok(false);
         }
@@ -108,7 +114,7 @@ impl Executor {
         for submission in &submissions {
             self.board.release(submission.size);
         }
-        if decided.effect == Effect::Unasked && !self.features.has(features::UNASKED) {
+        if decided.effect == Effect::Unasked && !now.has(features::UNASKED) {
             let (partition, module) = (self.partition, logic.id());
             tracing::error!(
                 %partition, %module,
@@ -120,16 +126,16 @@ impl Executor {
                 .for_each(|submission| self.in_flight.refuse(submission, &Reply::Refused(Refusal::Halted)));
             return Ok(true);
         }
-        let entry = self.entry_of(header, &submissions, &decided);
+        let entry = self.entry_of(header, &submissions, &decided, now);
         self.propose(entry, decided.writes, submissions);
         Ok(true)
     }
 
     /// Records calls as refused, without asking the module: those that were cancelled before they arrived, and those
     /// whose command's id belongs to another command here. Returns `false` if there are none.
-    fn propose_forbidden(&mut self) -> Result<bool, HaltReason> {
+    fn propose_forbidden(&mut self, now: &mut Now) -> Result<bool, HaltReason> {
         let Some(logic) = self.logic.clone() else { return Ok(false) };
-        if self.forbidden.is_empty() || !matches!(self.log.health(), LogHealth::Ok) {
+        if self.forbidden.is_empty() || !now.takes_entries() {
             return Ok(false);
         }
         let rest = self.forbidden.len().min(limits::BATCH_COMMANDS_MAX);
@@ -151,24 +157,26 @@ impl Executor {
         if submissions.is_empty() {
             return Ok(false);
         }
+        // The index may have read from its disk.
+        *now = self.environment.now();
         let journal = self.journal_speculative();
-        let mut header = self.header(EntryKind::Batch, &journal, logic.as_ref());
+        let mut header = self.header(EntryKind::Batch, &journal, logic.as_ref(), now);
         let carried = submissions.iter().filter_map(|submission| Some(submission.called.as_ref()?.carried)).max();
         header.time = self.time_after(header.time, carried);
         let decided = forbid(&submissions, &rejections);
         for submission in &submissions {
             self.board.release(submission.size);
         }
-        let entry = self.entry_of(header, &submissions, &decided);
+        let entry = self.entry_of(header, &submissions, &decided, now);
         self.propose(entry, decided.writes, submissions);
         Ok(true)
     }
 
     /// Takes the next submissions that may still be executed at the entry's time.
-    fn take_batch(&mut self, header: &Header, logic: &dyn Logic) -> Result<Vec<Submission>, HaltReason> {
+    fn take_batch(&mut self, header: &Header, logic: &dyn Logic, now: &Now) -> Result<Vec<Submission>, HaltReason> {
         let mut batch = Vec::with_capacity(self.queue.len().min(self.batch_commands_max));
         // The plans of commands on several partitions lie in the entry, beside the ops of their first branches.
-        let (mut plans_size, now) = (0, Instant::now());
+        let mut plans_size = 0;
         while batch.len() < self.batch_commands_max {
             let Some(submission) = self.queue.pop_front() else { break };
             if submission.ticket.is_abandoned() && self.in_flight.is_abandoned(submission.id) {
@@ -193,8 +201,8 @@ impl Executor {
                     continue;
                 }
             }
-            if submission.expires < header.time || submission.is_given_up(now) {
-                self.expire(submission)?;
+            if submission.expires < header.time || submission.is_given_up(now.instant) {
+                self.expire(submission, now)?;
             } else if submission.called.is_none() && submission.planner != logic.id() {
                 // It was planned by a module that is no longer active; the router plans it again.
                 self.board.release(submission.size);
@@ -239,11 +247,11 @@ impl Executor {
         Ok(rows.finish(Vec::with_capacity(rows.size() + 64)))
     }
 
-    pub(super) fn header(&self, kind: EntryKind, journal: &Journal, logic: &dyn Logic) -> Header {
+    pub(super) fn header(&self, kind: EntryKind, journal: &Journal, logic: &dyn Logic, now: &Now) -> Header {
         Header {
             kind,
             index: journal.index.next(),
-            time: journal.next_time(self.timeline.present(journal.time)),
+            time: journal.next_time(now.present(&self.timeline, journal.time)),
             parent: journal.head,
             seed: rand::random(),
             planner: logic.id(),
@@ -252,11 +260,11 @@ impl Executor {
         }
     }
 
-    pub(super) fn header_without_module(&self, kind: EntryKind, journal: &Journal) -> Header {
+    pub(super) fn header_without_module(&self, kind: EntryKind, journal: &Journal, now: &Now) -> Header {
         Header {
             kind,
             index: journal.index.next(),
-            time: journal.next_time(self.timeline.present(journal.time)),
+            time: journal.next_time(now.present(&self.timeline, journal.time)),
             parent: journal.head,
             seed: [0; 32],
             planner: journal.module,
@@ -266,13 +274,13 @@ impl Executor {
     }
 
     /// If the partition is idle, proposes a tick when somebody waits for time to pass, or a day has begun.
-    fn propose_tick_if_wanted(&mut self) {
+    fn propose_tick_if_wanted(&mut self, now: &Now) {
         let journal = self.journal_speculative();
         self.times_wanted.on_time(journal.time);
         let is_idle = self.speculation.is_empty() && self.queue.is_empty();
-        let is_due = self.times_wanted.next().is_some_and(|wanted| wanted < self.timeline.present(journal.time));
-        if is_idle && (is_due || self.is_past_midnight()) {
-            let header = self.header_without_module(EntryKind::Tick, &journal);
+        let is_due = self.times_wanted.next().is_some_and(|wanted| wanted < now.present(&self.timeline, journal.time));
+        if is_idle && (is_due || self.is_past_midnight(now)) {
+            let header = self.header_without_module(EntryKind::Tick, &journal, now);
             self.propose(Entry::tick(header), Vec::new(), Vec::new());
         }
     }
@@ -286,7 +294,7 @@ impl Executor {
         let (payload, head) = (entry.payload().clone(), after.head);
         self.speculation.push(entry, after, writes, submissions);
         fail::fail_point!("partition::executed", |_| std::process::abort());
-        let group = self.group.clone().expect("only a started group leads");
+        let group = self.environment.group.clone().expect("only a started group leads");
         let term = self.term.expect("only a leader proposes");
         match self.runtime.block_on(group.propose(term, payload)) {
             Ok(proposed) => {
@@ -361,16 +369,16 @@ impl Executor {
         }
     }
 
-    fn records_of(&self, submissions: &[Submission]) -> Records {
-        let has_identity = self.features.has(features::CALL_IDENTITY);
-        let has_last_resorts = self.features.has(features::ORDERS);
+    fn records_of(&self, submissions: &[Submission], now: &Now) -> Records {
+        let has_identity = now.has(features::CALL_IDENTITY);
+        let has_last_resorts = now.has(features::ORDERS);
         let derivation = if has_identity { Derivation::ByContent } else { Derivation::ById };
         let mut records = Records::default();
         for (command, submission) in (0..).zip(submissions) {
             if let Some(saga) = &submission.saga {
                 let plan = saga.as_ref().clone();
                 let plan = if has_last_resorts { plan } else { plan.without_last_resorts() };
-                let plan = if self.features.has(features::CLAIMS_FIRST) { plan } else { plan.without_claims() };
+                let plan = if now.has(features::CLAIMS_FIRST) { plan } else { plan.without_claims() };
                 records.starts.push(Start::new(command, plan, derivation));
             }
             let Some(called) = &submission.called else { continue };
@@ -384,8 +392,8 @@ impl Executor {
     }
 
     /// The entry of a decided batch.
-    fn entry_of(&self, header: Header, submissions: &[Submission], decided: &Decided) -> Entry {
-        let records = self.records_of(submissions);
+    fn entry_of(&self, header: Header, submissions: &[Submission], decided: &Decided, now: &Now) -> Entry {
+        let records = self.records_of(submissions, now);
         assert!(submissions.len() == decided.plan_count);
         let mut batch = BatchWriter::default();
         for submission in submissions {
@@ -394,7 +402,7 @@ impl Executor {
                 name: &submission.name,
                 caller: &submission.caller,
                 roles: submission.roles,
-                vouched: Some(submission.vouched).filter(|_| self.features.has(features::VOUCHED)),
+                vouched: Some(submission.vouched).filter(|_| now.has(features::VOUCHED)),
                 request_id: &submission.request_id,
                 body: submission.plan.view().body,
                 expires: submission.expires,

@@ -19,10 +19,9 @@ use hashbrown::{HashMap, HashSet};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use crate::consensus::{Committed, Group, Leadership};
-use crate::features::Features;
 use crate::ids::{CommandId, Head, JournalIndex, Micros, PartitionId, Term};
 use crate::limits;
-use crate::log::{EntryId, Log, LogEntry};
+use crate::log::{EntryId, LogEntry};
 use crate::machine::entry::Activation;
 use crate::machine::journal::Journal;
 use crate::machine::logic::Logic;
@@ -34,6 +33,7 @@ use crate::partition::coordinate::{Answers, Cancel, Coordinator, Participants, c
 use crate::partition::error::HaltReason;
 use crate::partition::expired::Expired;
 use crate::partition::known_ids::{Purpose, Recalled, Recalls, Repeat};
+use crate::partition::now::{Environment, Now};
 use crate::partition::order::Ordered;
 use crate::partition::recorded::RecordedEntries;
 use crate::partition::release::checkpoint;
@@ -107,7 +107,6 @@ pub struct Executor {
     pub(super) runtime: tokio::runtime::Handle,
     pub(super) timeline: Arc<Timeline>,
     pub(super) modules: Arc<dyn Modules>,
-    pub(super) log: Log,
     pub(super) entries: Arc<RecordedEntries>,
     pub(super) recalls: Recalls,
     pub(super) store: Arc<Store>,
@@ -115,9 +114,7 @@ pub struct Executor {
     pub(super) board: Arc<Board>,
     pub(super) canonical: Arc<Canonical>,
     pub(super) leading: Leading,
-    /// The features that may be written.
-    pub(super) features: Features,
-    pub(super) group: Option<Group>,
+    pub(super) environment: Environment,
     pub(super) mailbox: std::sync::mpsc::Sender<Message>,
     /// The last applied entry.
     pub(super) applied: Option<EntryId>,
@@ -170,8 +167,9 @@ impl Executor {
     }
 
     fn serve(&mut self, mailbox: &Receiver<Message>) -> Result<(), HaltReason> {
+        let mut now = self.environment.now();
         loop {
-            let mut next = match self.wait(mailbox) {
+            let mut next = match self.wait(mailbox, &now) {
                 Wake::Message(message) => Some(message),
                 Wake::Due => None,
                 Wake::Closed => return Ok(()),
@@ -186,27 +184,32 @@ impl Executor {
             }
             self.read_wanted();
             self.make_calls();
-            self.report_stuck();
-            self.propose_all()?;
+            now = self.environment.now();
+            self.report_stuck(&now);
+            self.propose_all(&mut now)?;
             if self.admit_unheld()? {
-                self.propose_all()?;
+                now = self.environment.now();
+                self.propose_all(&mut now)?;
             }
-            if !self.queue.is_empty() && !self.is_heard() {
+            // What is queued may be proposed a whole decision later, so what was heard before that is not enough.
+            if !self.queue.is_empty() && !self.environment.is_heard() {
                 self.refuse_queue(Refusal::NotNow(NotNow::NoMajority));
             }
             self.board.in_flight.store(self.in_flight.len(), std::sync::atomic::Ordering::Relaxed);
         }
     }
 
-    fn wait(&self, mailbox: &Receiver<Message>) -> Wake {
+    fn wait(&self, mailbox: &Receiver<Message>, now: &Now) -> Wake {
         let until_wanted = self.times_wanted.next().map(|wanted| {
-            let left = wanted.0.saturating_sub(self.present().0).clamp(0, 60_000_000) as u64;
+            let left = wanted.0.saturating_sub(self.present(now).0).clamp(0, 60_000_000) as u64;
             Duration::from_micros(left + 1000)
         });
         // If proposals are stuck, the queue after them must not wait for good.
         let until_look = (!self.queue.is_empty()).then_some(limits::QUEUE_LOOK);
-        let Some(patience) =
-            [until_wanted, until_look, self.until_midnight(), self.until_stuck_report()].into_iter().flatten().min()
+        let Some(patience) = [until_wanted, until_look, self.until_midnight(now), self.until_stuck_report(now)]
+            .into_iter()
+            .flatten()
+            .min()
         else {
             return mailbox.recv().map_or(Wake::Closed, Wake::Message);
         };
@@ -232,12 +235,12 @@ impl Executor {
             }
             Message::Leadership(leadership) => self.on_leadership(leadership)?,
             Message::ProposalLost { head, is_appended } => self.on_proposal_lost(head, is_appended),
-            Message::Started(group) => self.group = Some(group),
+            Message::Started(group) => self.environment.group = Some(group),
             Message::Activate(wanted) => self.activation = Some(wanted),
             Message::WaitForTime(time) => {
                 // Only a leader makes time pass. If this node does not lead, the caller asks again.
                 if self.term.is_some() && self.journal.time <= time {
-                    self.times_wanted.ask(time, self.present());
+                    self.times_wanted.ask(time, self.present(&self.environment.now()));
                 }
             }
             Message::Drain(is_draining) => self.is_draining = is_draining,
@@ -246,7 +249,7 @@ impl Executor {
                 let _ = reply.send(self.is_drained());
             }
             Message::Answered(answers) => self.on_answered(answers),
-            Message::Order(ordered) => self.on_order(ordered),
+            Message::Order(ordered) => self.on_order(ordered, &self.environment.now()),
             Message::Recalled(recalled) => self.on_recalled(recalled)?,
             Message::CallAgain(commands) => self.on_call_again(commands),
             Message::Checkpoint(folder, reply) => {
@@ -268,7 +271,10 @@ impl Executor {
             self.board.release(gone.size);
         }
         let LookedUp { known, claims } = self.look_up(&submissions)?;
-        let (mut claims, now) = (claims.into_iter(), self.present());
+        let mut claims = claims.into_iter();
+        // The index may have waited for its disk. What was heard before that does not count.
+        let now = self.environment.now();
+        let present = self.present(&now);
         // Each entry is looked up once, however many of its ids were sent.
         let mut by_entry: BTreeMap<JournalIndex, Vec<(Repeat, IdRecord)>> = BTreeMap::new();
         for (submission, known) in submissions.into_iter().zip(known) {
@@ -276,7 +282,7 @@ impl Executor {
             if let Some(known) = known {
                 self.board.release(submission.size);
                 by_entry.entry(known.journal).or_default().push((Repeat::of(submission), known));
-            } else if let Err(refusal) = self.check_admittable(&submission, now) {
+            } else if let Err(refusal) = self.check_admittable(&submission, &now, present) {
                 self.board.release(submission.size);
                 submission.ticket.reply(Reply::Refused(refusal));
             } else {
@@ -351,30 +357,25 @@ impl Executor {
         self.term.is_some() && !is_proposed && !self.queue.iter().any(begins) && self.coordinator.under_way().0 == 0
     }
 
-    /// Whether a majority answers. If not, this leader may be deposed and can promise nothing.
-    fn is_heard(&self) -> bool {
-        self.group.as_ref().is_some_and(|group| group.is_heard())
-    }
-
-    fn check_admittable(&mut self, submission: &Submission, now: Micros) -> Result<(), Refusal> {
+    fn check_admittable(&mut self, submission: &Submission, now: &Now, present: Micros) -> Result<(), Refusal> {
         if self.term.is_none() {
             return Err(Refusal::NotNow(NotNow::NotLeading));
         }
         if self.logic.is_none() {
             return Err(Refusal::NotNow(NotNow::NoModule));
         }
-        if !self.is_heard() {
+        if !now.is_heard {
             return Err(Refusal::NotNow(NotNow::NoMajority));
         }
-        if !matches!(self.log.health(), crate::log::LogHealth::Ok) {
+        if !now.takes_entries() {
             return Err(Refusal::StorageFull);
         }
         if self.is_draining && submission.saga.is_some() {
             return Err(Refusal::Draining);
         }
         match &submission.called {
-            None => self.meter.check(now, &submission.caller),
-            Some(called) => self.check_carried(called, now),
+            None => self.meter.check(present, &submission.caller),
+            Some(called) => self.check_carried(called, now, present),
         }
     }
 
@@ -452,8 +453,8 @@ impl Executor {
     }
 
     /// The present time of the journal as far as it is applied.
-    pub(super) fn present(&self) -> Micros {
-        self.timeline.present(self.journal.time)
+    pub(super) fn present(&self, now: &Now) -> Micros {
+        now.present(&self.timeline, self.journal.time)
     }
 
     /// The journal on which the next batch is decided.

@@ -36,8 +36,12 @@ impl Timeline {
 
     /// The present time if the last entry has the time `journal`; never earlier than that.
     pub fn present(&self, journal: Micros) -> Micros {
+        self.present_at(journal, self.clock.now(), self.clock.running())
+    }
+
+    /// The same by clocks that were looked up a moment ago. Another thread may have looked at them since.
+    pub fn present_at(&self, journal: Micros, wall: Micros, running: Duration) -> Micros {
         let mut ahead = self.ahead.lock();
-        let (wall, running) = (self.clock.now(), self.clock.running());
         let slow = ahead.map(|Ahead { time, since }| {
             let passed = running.saturating_sub(since) / 2;
             Micros(time.0.saturating_add(i64::try_from(passed.as_micros()).unwrap_or(i64::MAX)))
