@@ -64,7 +64,7 @@ impl Executor {
     pub(super) fn propose_activation(&mut self) -> Result<bool, HaltReason> {
         let Some(wanted) = &self.activation else { return Ok(false) };
         let activation = wanted.activation;
-        let is_done = self.logic.is_some() && activation.number <= self.journal.activation;
+        let is_done = self.at.logic().is_some() && activation.number <= self.at.journal().activation;
         if !is_done && self.must_wait(activation) {
             // What is under way continues first; the activation is proposed afterwards.
             return Ok(false);
@@ -73,7 +73,7 @@ impl Executor {
             return Ok(true);
         }
         let refused = if is_done {
-            Ok(self.journal)
+            Ok(self.at.journal())
         } else {
             // The next file is written at the same path, so drop the old one first.
             self.migrated = None;
@@ -81,7 +81,7 @@ impl Executor {
                 Ok(migrated) => {
                     // Loading and migrating may have taken minutes.
                     let now = self.environment.now();
-                    let header = self.header_without_module(EntryKind::Activate, &self.journal, &now);
+                    let header = self.header_without_module(EntryKind::Activate, &self.at.journal(), &now);
                     let header = Header { digest: migrated.digest, ..header };
                     self.migrated = Some(migrated);
                     self.propose(Entry::activate(header, activation), Vec::new(), Vec::new());
@@ -99,7 +99,7 @@ impl Executor {
 
     /// A module that is not a successor of the current one may not understand what is under way between partitions.
     fn must_wait(&self, activation: Activation) -> bool {
-        let (Some(current), (1.., _)) = (&self.logic, self.coordinator.under_way()) else { return false };
+        let (Some(current), (1.., _)) = (self.at.logic(), self.table.under_way()) else { return false };
         let next = self.modules.find_here(activation.module);
         next.is_some_and(|next| !check_successor(current.describe(), next.describe()).is_empty())
     }
@@ -125,10 +125,10 @@ impl Executor {
         invariants: Invariants,
     ) -> Result<Migrated, Hindrance> {
         let mut migration = match invariants {
-            Invariants::Checked => Migration::checked(logic, self.journal.schema)?,
-            Invariants::Trusted => Migration::new(logic, self.journal.schema)?,
+            Invariants::Checked => Migration::checked(logic, self.at.journal().schema)?,
+            Invariants::Trusted => Migration::new(logic, self.at.journal().schema)?,
         };
-        let parent = self.journal.head;
+        let parent = self.at.journal().head;
         if !migration.is_needed() {
             return Ok(Migrated { activation, parent, digest: Digest::ZERO, rows: None });
         }
@@ -186,7 +186,7 @@ impl Executor {
         tracing::info!(
             partition = %self.partition, module = %activation.module.short(), migrated = count, "module activated"
         );
-        self.logic = Some(logic);
+        self.at.on_activated(logic);
         self.is_draining = false;
         Ok(Applied::without_writes(entry))
     }

@@ -20,7 +20,6 @@ use crate::partition::claims::granted;
 use crate::partition::error::HaltReason;
 use crate::partition::journal_lookup;
 use crate::partition::known_ids::recorded_reply;
-use crate::partition::open::meta_of;
 use crate::partition::run::{ActivationRequest, Executor, store_failed};
 use crate::partition::status::Progress;
 use crate::sequencer::submission::{Recorded, Submission, Ticket};
@@ -30,22 +29,20 @@ impl Executor {
     /// The stages *apply* and *answer* for one committed entry.
     pub(super) fn on_committed(&mut self, committed: Committed<LogEntry>) -> Result<(), HaltReason> {
         let LogEntry { id, payload } = committed.into_inner();
-        if let Some(applied) = self.applied {
-            assert!(id.index == applied.index.next(), "consensus hands entries over in order, without a gap");
-        }
+        self.at.check_next(id);
         match payload {
             Payload::Blank => {
                 self.on_blank(id);
                 self.skip(id);
             }
             Payload::Membership(bytes) => {
-                self.membership = Some(bytes);
+                self.at.on_membership(bytes);
                 self.skip(id);
             }
             Payload::Entry(bytes) => {
                 let index = id.index.0;
                 let entry = Entry::parse(bytes).map_err(|source| HaltReason::Entry { index, source })?;
-                match self.journal.judge(&entry).map_err(|source| HaltReason::Journal { index, source })? {
+                match self.at.journal().judge(&entry).map_err(|source| HaltReason::Journal { index, source })? {
                     Verdict::Effective(after) => self.on_effective(id, entry, after)?,
                     Verdict::Void => self.on_void(id, &entry),
                 }
@@ -56,14 +53,15 @@ impl Executor {
 
     /// Takes an entry without effect: only the place in the log advances.
     fn skip(&mut self, id: EntryId) {
-        self.applied = Some(id);
-        self.store.apply([], meta_of(id, &self.journal, self.membership.as_ref()), 0);
+        let journal = self.at.journal();
+        self.at.advance(id, journal);
+        self.store.apply([], self.at.meta(id, &journal), 0);
         self.publish(id);
     }
 
     /// Wakes everybody who waits for the partition to reach this point.
     fn publish(&self, id: EntryId) {
-        self.board.progress.send_replace(Progress { log_index: id.index, journal: self.journal });
+        self.board.progress.send_replace(Progress { log_index: id.index, journal: self.at.journal() });
     }
 
     fn on_void(&mut self, id: EntryId, entry: &Entry) {
@@ -79,7 +77,7 @@ impl Executor {
         self.entries.on_effective(after.index, id.index);
         self.show_in_transit(after.time);
         self.keep_what_is_due(&entry, &after);
-        let meta = meta_of(id, &after, self.membership.as_ref());
+        let meta = self.at.meta(id, &after);
         let (applied, submissions) = match self.speculation.promote(&entry) {
             Some(own) => {
                 let (entry, writes, submissions) = own.into_parts();
@@ -88,7 +86,7 @@ impl Executor {
                 } else if writes.is_empty() {
                     self.store_applied(Applied::without_writes(entry), meta)
                 } else {
-                    let applied = Applied::promote(entry, writes, &self.coordinator).map_err(HaltReason::Apply)?;
+                    let applied = Applied::promote(entry, writes, &self.table).map_err(HaltReason::Apply)?;
                     self.store_applied(applied, meta)
                 };
                 (applied, submissions)
@@ -100,9 +98,9 @@ impl Executor {
             }
         };
         fail::fail_point!("partition::applied", |_| std::process::abort());
-        self.applied = Some(id);
-        self.journal = after;
+        self.at.advance(id, after);
         if !applied.change().rows.is_empty() {
+            self.table.on_applied(applied.change());
             self.coordinator.on_applied(applied.change());
             self.show_under_way();
         }
@@ -130,12 +128,12 @@ impl Executor {
         let Some(batch) = entry.batch() else {
             return Ok(self.store_applied(Applied::without_writes(entry), meta));
         };
-        let logic = self.logic.clone().ok_or_else(|| HaltReason::Module {
+        let logic = self.at.logic().cloned().ok_or_else(|| HaltReason::Module {
             id: entry.header().decider,
             reason: "the journal has a batch before its first activation".to_owned(),
         })?;
         let rows = self.fetch_applied(&batch.ops)?;
-        let applied = Applied::compute(logic.as_ref(), entry, &rows, &self.coordinator).map_err(HaltReason::Apply)?;
+        let applied = Applied::compute(logic.as_ref(), entry, &rows, &self.table).map_err(HaltReason::Apply)?;
         Ok(self.store_applied(applied, meta))
     }
 
@@ -160,16 +158,16 @@ impl Executor {
             |wanted: &mut ActivationRequest| recorded.entry.activation().is_ok_and(|done| done == wanted.activation);
         if let Some(wanted) = self.activation.take_if(is_done) {
             // The receiver may have stopped waiting.
-            drop(wanted.reply.send(Ok(self.journal)));
+            drop(wanted.reply.send(Ok(self.at.journal())));
         }
         count(&recorded.entry);
         match (recorded.entry.batch(), recorded.entry.header().kind) {
-            (Some(batch), EntryKind::Saga) => self.answer_ended(recorded, &batch),
+            (Some(batch), EntryKind::Saga) => self.waiters.answer_ended(recorded, &batch),
             (Some(batch), _) => self.answer_batch(recorded, &batch, submissions),
             (None, _) => {}
         }
-        if !self.clashes.is_empty() {
-            let clashes = std::mem::take(&mut self.clashes);
+        if !self.queue.clashes().is_empty() {
+            let clashes = self.queue.take_clashes();
             // By now their ids are recorded, or they are first in line. Admission can fail only if the index is broken,
             // and the next submission reports that.
             if let Err(reason) = self.admit(clashes) {
@@ -179,7 +177,7 @@ impl Executor {
     }
 
     fn show_under_way(&self) {
-        let (count, oldest) = self.coordinator.under_way();
+        let (count, oldest) = self.table.under_way();
         metrics::gauge!("statehouse_commands_in_flight", &self.labels).set(count as f64);
         // A point in time, not an age, so that it ages while nothing is applied. 0 means that nothing waits.
         let started = oldest.map_or(0.0, |started| started.0 as f64 / 1e6);
@@ -187,9 +185,9 @@ impl Executor {
     }
 
     fn answer_batch(&mut self, recorded: &Arc<Recorded>, batch: &Batch<'_>, submissions: Vec<Submission>) {
-        if submissions.is_empty() && !self.orphans.is_empty() {
+        if submissions.is_empty() && self.waiters.has_orphans() {
             for n in 0..batch.command_count() {
-                if let Some(ticket) = self.orphans.remove(&batch.command_id(n)) {
+                if let Some(ticket) = self.waiters.take_orphan(batch.command_id(n)) {
                     self.answer_one(recorded, n as u32, ticket);
                 }
             }
@@ -198,11 +196,11 @@ impl Executor {
             // A claim is recorded as a rejection, but it is nobody's fault.
             let is_claim = granted(&submission).is_some();
             if !is_claim && matches!(batch.outcome.group(n as usize), GroupOutcome::Rejected(_)) {
-                self.meter.record(self.journal.time, &submission.caller);
+                self.meter.record(self.at.journal().time, &submission.caller);
             }
             // If the command has started, those who asked for the same command keep waiting as well.
             if !recorded.entry.is_started(n) {
-                self.in_flight.finish(submission.id, || recorded_reply(recorded, n, true));
+                self.waiters.in_flight.finish(submission.id, || recorded_reply(recorded, n, true));
             }
             self.answer_one(recorded, n, submission.ticket);
         }
@@ -212,20 +210,9 @@ impl Executor {
     fn answer_one(&mut self, recorded: &Arc<Recorded>, command: u32, ticket: Ticket) {
         match recorded.entry.batch() {
             Some(batch) if recorded.entry.is_started(command) => {
-                self.coordinator.wait(batch.command_id(command as usize), ticket);
+                self.waiters.wait_for_end(batch.command_id(command as usize), ticket);
             }
             _ => ticket.reply(recorded_reply(recorded, command, false)),
-        }
-    }
-
-    /// Answers those who wait for commands on several partitions that are now over.
-    fn answer_ended(&mut self, recorded: &Arc<Recorded>, batch: &Batch<'_>) {
-        for n in 0..batch.command_count() as u32 {
-            let id = batch.command_id(n as usize);
-            for ticket in self.coordinator.take_waiting(id) {
-                ticket.reply(recorded_reply(recorded, n, false));
-            }
-            self.in_flight.finish(id, || recorded_reply(recorded, n, true));
         }
     }
 }

@@ -244,7 +244,7 @@ impl Executor {
     /// Keeps the states for the snapshots that are due at an effective entry that is about to be applied. The journal
     /// stands at `after` once it is applied.
     pub(super) fn keep_what_is_due(&self, entry: &Entry, after: &Journal) {
-        let before = &self.journal;
+        let before = self.at.journal();
         // Before the first entry there was no state on any day, so no snapshot is due.
         if let Some(days) = Days::between(before.time, after.time).filter(|_| before.index != JournalIndex(0)) {
             self.keep(KeepWhat::Applied, Due { index: before.index, days: Some(days) }, None);
@@ -259,11 +259,12 @@ impl Executor {
 
     /// Makes a snapshot of what is applied, because somebody asked for it.
     pub(super) fn on_snapshot_asked(&self, mut asked: SnapshotRequest) {
-        if self.journal.index == JournalIndex(0) {
+        let index = self.at.journal().index;
+        if index == JournalIndex(0) {
             asked.tell(Err(PartitionError::NoEntry(JournalIndex(1))));
             return;
         }
-        self.keep(KeepWhat::Applied, Due { index: self.journal.index, days: None }, Some(asked));
+        self.keep(KeepWhat::Applied, Due { index, days: None }, Some(asked));
     }
 
     fn keep(&self, what: KeepWhat, due: Due, asked: Option<SnapshotRequest>) {
@@ -290,7 +291,7 @@ impl Executor {
     /// How long a leader may sleep before it looks at the clock again.
     pub(super) fn until_midnight(&self, now: &Now) -> Option<Duration> {
         self.term?;
-        let left = Days::next_midnight(self.journal.time).0.saturating_sub(self.present(now).0);
+        let left = Days::next_midnight(self.at.journal().time).0.saturating_sub(self.present(now).0);
         // If midnight has passed already, a tick is under way, or none is possible now.
         let left = u64::try_from(left).map_or(limits::QUEUE_LOOK, Duration::from_micros);
         Some(left.min(limits::MIDNIGHT_LOOK))

@@ -39,14 +39,6 @@ pub(super) struct LookedUp {
     pub claims: Vec<Claim>,
 }
 
-/// A submission that is recorded as refused without asking the module. A granted claim is recorded the same way,
-/// because nothing is carried out for it.
-pub(super) struct Forbidden {
-    pub submission: Submission,
-    /// CBOR of the rejection.
-    pub rejection: Vec<u8>,
-}
-
 impl Executor {
     /// Looks up the id of each submission and, for each call that needs it, the owner of the client's id.
     pub(super) fn look_up(&self, submissions: &[Submission]) -> Result<LookedUp, HaltReason> {
@@ -104,7 +96,7 @@ impl Executor {
                 let ours = (&*submission.name, submission.plan.view().body);
                 (Some(different_fields(ours, (other.name, other.body))), position)
             }
-            None if !self.recalls.is_released(holder.journal) => return None,
+            None if !self.waiters.recalls.is_released(holder.journal) => return None,
             // Its place is known even though its entry is released.
             None => (None, Position { partition: self.partition, index: holder.journal, n: 0, head8: [0; 4] }),
         };

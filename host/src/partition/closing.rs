@@ -146,15 +146,11 @@ impl Executor {
     fn abandon(&mut self, refusal: Refusal) {
         for batch in self.speculation.drain() {
             for submission in batch.submissions {
-                self.in_flight.refuse(&submission, &Reply::Unknown);
+                self.waiters.in_flight.refuse(&submission, &Reply::Unknown);
             }
         }
-        for (_, ticket) in self.orphans.drain() {
-            ticket.reply(Reply::Unknown);
-        }
-        for ticket in self.coordinator.take_all_waiting() {
-            ticket.reply(Reply::Unknown);
-        }
+        self.waiters.answer_orphans(&Reply::Unknown);
+        self.waiters.answer_ends(&Reply::Unknown);
         self.give_up_recalls(refusal);
         self.refuse_queue(refusal);
     }

@@ -8,7 +8,7 @@
 //! node leads. Everything kept here beside the table may be lost: the next leader makes the same calls again, and a
 //! participant carries each of them out once. This file does not know how a participant is reached.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
@@ -23,17 +23,15 @@ use crate::machine::plan::Plan;
 use crate::machine::replica::{digest, no_writes};
 use crate::machine::table::{Change, Table, derivations, list_finished};
 use crate::partition::answered::Answered;
-use crate::partition::error::{HaltReason, PartitionError};
+use crate::partition::error::HaltReason;
 use crate::partition::known_ids::recorded_reply;
 use crate::partition::now::Now;
 use crate::partition::order::Ordered;
 use crate::partition::run::{Executor, Message, store_failed};
+use crate::partition::saga_table::SagaTable;
 use crate::saga::participant::{Known, OnCancel, on_cancel};
-use crate::saga::status::ENTITY;
 use crate::saga::{Advance, CallKey, Moment, Order, Progress, Records, Saga};
-use crate::sequencer::submission::{Called, Recorded, Refusal, Reply, Submission, Ticket, Unticketed};
-use crate::store::View;
-use statehouse_abi::key::key;
+use crate::sequencer::submission::{Called, Recorded, Refusal, Reply, Submission, Unticketed};
 use statehouse_abi::ops::OpsBlock;
 use statehouse_abi::rows::WritesBlock;
 
@@ -57,15 +55,9 @@ pub type Answers = Vec<(CommandId, CallKey, Option<Answered>)>;
 /// A call that is to be made: its command, its key, and what is sent.
 type DueCall = (CommandId, CallKey, Unticketed);
 
-/// What the coordinator knows.
+/// What the coordinator knows beside the phase status table, while this node leads.
 #[derive(Default)]
-pub struct Coordinator {
-    /// The phase status table, as the journal has it.
-    pub(super) in_flight: BTreeMap<CommandId, Saga>,
-    /// The same commands, oldest first.
-    by_start: BTreeSet<(Micros, CommandId)>,
-    /// Clients that wait for the end of a command.
-    waiting: HashMap<CommandId, Vec<Ticket>>,
+pub(super) struct Coordinator {
     /// Outcomes that are in no proposed entry yet.
     heard: VecDeque<Progress>,
     /// Commands whose progress is in a proposed entry.
@@ -80,88 +72,27 @@ pub struct Coordinator {
     pub(super) ordering: HashMap<CommandId, Ordered>,
 }
 
-impl Table for Coordinator {
-    fn find(&self, command: CommandId) -> Option<Saga> {
-        self.in_flight.get(&command).cloned()
-    }
-}
-
-/// Reads the commands in flight from a partition's rows.
-///
-/// # Errors
-/// The store cannot be read, or a row is of a later version.
-pub fn read_table(view: &View) -> Result<Vec<Saga>, PartitionError> {
-    let rows = view.scan(&key(ENTITY, b""), None, usize::MAX)?;
-    let read = |(_, row): &(Vec<u8>, Vec<u8>)| Saga::of_row(row).map_err(HaltReason::Store);
-    Ok(rows.iter().map(read).collect::<Result<_, _>>()?)
-}
-
 impl Coordinator {
-    pub fn new(table: Vec<Saga>) -> Self {
-        let by_start = table.iter().map(|saga| (saga.started(), saga.command.id())).collect();
-        let in_flight = table.into_iter().map(|saga| (saga.command.id(), saga)).collect();
-        Self { in_flight, by_start, ..Self::default() }
-    }
-
-    /// Takes over what an applied entry has changed.
-    pub fn on_applied(&mut self, change: &Change) {
-        for (id, saga) in &change.rows {
-            self.proposed.remove(id);
-            let before = match saga {
-                Some(saga) => {
-                    self.by_start.insert((saga.started(), *id));
-                    self.in_flight.insert(*id, saga.clone())
-                }
-                None => self.in_flight.remove(id),
-            };
-            if let Some(before) = before.filter(|_| saga.is_none()) {
-                self.by_start.remove(&(before.started(), *id));
-            }
-            self.stirred.push(*id);
-        }
-    }
-
-    /// How many commands are under way, and when the oldest of them has started.
-    pub fn under_way(&self) -> (usize, Option<Micros>) {
-        (self.in_flight.len(), self.by_start.first().map(|(started, _)| *started))
-    }
-
-    /// The commands under way, oldest first.
-    pub fn oldest(&self) -> impl Iterator<Item = &Saga> {
-        self.by_start.iter().filter_map(|(_, id)| self.in_flight.get(id))
-    }
-
-    /// Makes a client wait for the end of a command that has started. Clients that have gone are dropped.
-    pub fn wait(&mut self, command: CommandId, ticket: Ticket) {
-        let waiting = self.waiting.entry(command).or_default();
-        if waiting.len() == waiting.capacity() {
-            waiting.retain(|ticket| !ticket.is_abandoned());
-        }
-        waiting.push(ticket);
-    }
-
-    /// Everybody who waits for a command that is now over.
-    pub fn take_waiting(&mut self, command: CommandId) -> Vec<Ticket> {
-        self.waiting.remove(&command).unwrap_or_default()
-    }
-
-    pub fn take_all_waiting(&mut self) -> impl Iterator<Item = Ticket> + use<> {
-        std::mem::take(&mut self.waiting).into_values().flatten()
-    }
-
     /// This node leads from now on: every call that is due is made.
-    pub fn begin(&mut self) {
-        self.stirred = self.in_flight.keys().copied().collect();
+    pub fn begin(&mut self, table: &SagaTable) {
+        self.stirred = table.commands().collect();
     }
 
-    /// This node does not lead any more. Clients keep waiting, because this node will also apply the end of their
-    /// commands.
+    /// This node does not lead any more.
     pub fn end(&mut self) {
         self.heard.clear();
         self.proposed.clear();
         self.calling.clear();
         self.stirred.clear();
         self.drop_orders();
+    }
+
+    /// An applied entry has changed these commands.
+    pub fn on_applied(&mut self, change: &Change) {
+        for (id, _) in &change.rows {
+            self.proposed.remove(id);
+            self.stirred.push(*id);
+        }
     }
 
     /// Consensus has refused an entry with progress. After a while its outcomes are asked for and heard again.
@@ -196,7 +127,7 @@ impl Coordinator {
     }
 
     /// The outcomes for the next entry: those that are due on the rows as they will be at that entry.
-    fn take_heard(&mut self, header: &Header) -> Vec<Progress> {
+    fn take_heard(&mut self, table: &SagaTable, header: &Header) -> Vec<Progress> {
         let at = Moment::at_home(header.time, header.index.0);
         let mut rows: HashMap<CommandId, Option<Saga>> = HashMap::new();
         let mut taken = Vec::new();
@@ -208,7 +139,7 @@ impl Coordinator {
                 later.push_back(progress);
                 continue;
             }
-            let before = rows.remove(&id).unwrap_or_else(|| self.in_flight.get(&id).cloned());
+            let before = rows.remove(&id).unwrap_or_else(|| table.find(id));
             let advanced = before.clone().map(|saga| saga.advance(progress.key, &progress.outcome, &progress.at, &at));
             let after = match advanced {
                 Some(Ok(Advance::GoesOn(saga))) => Some(*saga),
@@ -231,7 +162,7 @@ impl Coordinator {
 impl Executor {
     /// Proposes one entry with the outcomes that were heard. Returns `false` if there was nothing to record.
     pub(super) fn propose_progress(&mut self, now: &Now) -> Result<bool, HaltReason> {
-        let Some(logic) = self.logic.clone() else { return Ok(false) };
+        let Some(logic) = self.at.logic().cloned() else { return Ok(false) };
         let is_idle = self.coordinator.heard.is_empty() && self.coordinator.orders.is_empty();
         if is_idle || !now.takes_entries() {
             return Ok(false);
@@ -240,9 +171,8 @@ impl Executor {
         let mut header = self.header(EntryKind::Saga, &journal, logic.as_ref(), now);
         let carried = self.coordinator.heard.iter().map(|progress| progress.at.time()).max();
         header.time = self.time_after(header.time, carried);
-        let progress = self.coordinator.take_heard(&header);
-        let mut change =
-            Change::of_progress(&header, &progress, &[], &self.coordinator).expect("only what is due was taken");
+        let progress = self.coordinator.take_heard(&self.table, &header);
+        let mut change = Change::of_progress(&header, &progress, &[], &self.table).expect("only what is due was taken");
         let ordered = self.take_orders(&header, &mut change);
         if progress.is_empty() && ordered.is_none() {
             return Ok(false);
@@ -279,7 +209,7 @@ impl Executor {
         stirred.dedup();
         let mut calls: BTreeMap<(PartitionId, Duration), Vec<DueCall>> = BTreeMap::new();
         for id in stirred {
-            let Some(saga) = self.coordinator.in_flight.get(&id) else { continue };
+            let Some(saga) = self.table.row(id) else { continue };
             if self.coordinator.proposed.contains(&id) {
                 continue;
             }
@@ -350,7 +280,7 @@ impl Executor {
                 key: due,
                 // What was carried out together with the start of the command is known to be done.
                 is_cancel: saga.is_cancel(due) && due.branch != 0,
-                carried: self.journal.time,
+                carried: self.at.journal().time,
                 derivation: identity.derivation,
                 needs_claim: saga.needs_claim(due),
             })),
@@ -393,7 +323,7 @@ impl Executor {
             Some(at) => match self.entries.find_kept(at.journal) {
                 Some(recorded) => Some((recorded, at.n)),
                 // It is known that the call was recorded, but not its outcome, so nothing may be done about it here.
-                None if self.recalls.is_released(at.journal) => {
+                None if self.waiters.recalls.is_released(at.journal) => {
                     return Ok(Some(Cancel::Answer(Reply::Refused(Refusal::OutcomeReleased))));
                 }
                 None => return Ok(Some(Cancel::Recall(at.journal))),
@@ -407,7 +337,7 @@ impl Executor {
                 let is_done = is_own && matches!(batch.outcome.group(*command as usize), GroupOutcome::Events { .. });
                 if is_done { Known::Done } else { Known::Refused }
             }
-            None if self.in_flight.contains(tried) => Known::UnderWay,
+            None if self.waiters.in_flight.contains(tried) => Known::UnderWay,
             None => Known::Nothing,
         };
         Ok(match on_cancel(known) {

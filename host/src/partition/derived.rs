@@ -16,10 +16,10 @@ use crate::durable;
 use crate::ids::{JournalIndex, LogIndex};
 use crate::log::{EntryId, Log};
 use crate::machine::journal::Journal;
-use crate::partition::coordinate::read_table;
 use crate::partition::error::{Held, PartitionError};
 use crate::partition::lost::{self, Loss, Remembered, Witness};
 use crate::partition::open::journal_of;
+use crate::partition::saga_table::read_table;
 use crate::store::{IdIndex, IdOptions, Store, StoreError, StoreOptions};
 
 const STATE: &str = "state";

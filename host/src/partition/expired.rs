@@ -55,12 +55,12 @@ impl Executor {
     pub(super) fn expire(&mut self, submission: Submission, now: &Now) -> Result<(), HaltReason> {
         self.board.release(submission.size);
         let Submission { id, expires, ticket, .. } = submission;
-        for follower in self.in_flight.take(id) {
+        for follower in self.waiters.in_flight.take(id) {
             // The follower was sent later, so it may still be in time: its node asks again.
             follower.reply(Reply::Refused(Refusal::NotNow(NotNow::OtherCopy)));
         }
         self.expired.push(Late { id, expires, ticket });
-        if self.journal.time <= expires {
+        if self.at.journal().time <= expires {
             self.times_wanted.ask(expires, self.present(now));
         }
         self.answer_expired()
@@ -68,14 +68,14 @@ impl Executor {
 
     /// An entry is committed: no node executes what expired before its time.
     pub(super) fn answer_expired(&mut self) -> Result<(), HaltReason> {
-        let time = self.journal.time;
+        let time = self.at.journal().time;
         if self.expired.0.iter().all(|late| time <= late.expires) {
             return Ok(());
         }
         for late in self.expired.0.extract_if(.., |late| late.expires < time).collect::<Vec<_>>() {
             // Another copy of it may have been sent in time.
             let is_known =
-                self.in_flight.is_held(late.id) || self.ids.lookup(&late.id).map_err(store_failed)?.is_some();
+                self.waiters.in_flight.is_held(late.id) || self.ids.lookup(&late.id).map_err(store_failed)?.is_some();
             let not_now = Reply::Refused(Refusal::NotNow(NotNow::OtherCopy));
             late.ticket.reply(if is_known { not_now } else { Reply::Expired });
         }

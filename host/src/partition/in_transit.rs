@@ -49,10 +49,10 @@ impl Executor {
     /// Must be called before an entry with this time is applied.
     pub(super) fn show_in_transit(&self, time: Micros) {
         let at = moment_before(time);
-        if at <= self.journal.time {
+        if at <= self.at.journal().time {
             return;
         }
-        let Some(logic) = &self.logic else { return };
+        let Some(logic) = self.at.logic() else { return };
         let view = self.store.read();
         let rows = view.scan(&key(LOCAL, b""), None, limits::LOCAL_ROWS_SHOWN_MAX + 1);
         let kept = match rows {

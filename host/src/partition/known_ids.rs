@@ -167,20 +167,20 @@ impl Executor {
 
     /// Makes a purpose wait for the entry.
     pub(super) fn recall(&mut self, index: JournalIndex, purpose: Purpose) {
-        if let Err(purpose) = self.recalls.push(index, purpose) {
+        if let Err(purpose) = self.waiters.recalls.push(index, purpose) {
             self.give_up(purpose, Refusal::Overloaded);
         }
     }
 
     /// Starts to read the wanted entries, unless a reading is under way.
     pub(super) fn read_wanted(&mut self) {
-        let (next, abandoned) = self.recalls.next(limits::RECALL_ENTRIES);
+        let (next, abandoned) = self.waiters.recalls.next(limits::RECALL_ENTRIES);
         abandoned.into_iter().for_each(|purpose| self.give_up(purpose, Refusal::NotNow(NotNow::NobodyWaits)));
         if next.is_empty() {
             return;
         }
         let (entries, mailbox) = (self.entries.clone(), self.mailbox.clone());
-        let (applied, journal) = (self.applied.map(|id| id.index), self.journal);
+        let (applied, journal) = (self.at.log_index(), self.at.journal());
         self.runtime.spawn_blocking(move || {
             let read = std::panic::catch_unwind(AssertUnwindSafe(|| {
                 let (mut read, mut bytes) = (Vec::with_capacity(next.len()), 0);
@@ -204,7 +204,7 @@ impl Executor {
     }
 
     pub(super) fn on_recalled(&mut self, recalled: Recalled) -> Result<(), HaltReason> {
-        self.recalls.on_read(recalled.left);
+        self.waiters.recalls.on_read(recalled.left);
         metrics::counter!("statehouse_recalled_entries_total").increment(recalled.read.len() as u64);
         for (index, found) in recalled.read {
             let recorded = match found {
@@ -212,8 +212,8 @@ impl Executor {
                 // It is known that the command was decided, so it is not executed again. How it was decided is no
                 // longer here.
                 Err(PartitionError::Released { first, .. }) => {
-                    self.recalls.on_released(index, first);
-                    for purpose in self.recalls.take(index) {
+                    self.waiters.recalls.on_released(index, first);
+                    for purpose in self.waiters.recalls.take(index) {
                         match purpose {
                             Purpose::Admit(submission) => self.admit(vec![*submission])?,
                             other => self.give_up(other, Refusal::OutcomeReleased),
@@ -226,7 +226,7 @@ impl Executor {
             };
             // Keep it as the newest, so that it is in memory for the submissions that are admitted with it now.
             self.entries.keep(&recorded);
-            for purpose in self.recalls.take(index) {
+            for purpose in self.waiters.recalls.take(index) {
                 match purpose {
                     Purpose::Answer(repeat, at) => self.answer_repeat(repeat, at, &recorded)?,
                     Purpose::End(ticket, n) => ticket.reply(recorded_reply(&recorded, n, true)),
@@ -255,7 +255,7 @@ impl Executor {
             return Ok(());
         };
         match self.ids.lookup(&end).map_err(store_failed)? {
-            None => self.coordinator.wait(repeat.id, repeat.ticket),
+            None => self.waiters.wait_for_end(repeat.id, repeat.ticket),
             Some(end) => match self.entries.find_kept(end.journal) {
                 Some(recorded) => repeat.ticket.reply(recorded_reply(&recorded, end.n, true)),
                 None => self.recall(end.journal, Purpose::End(repeat.ticket, end.n)),
@@ -274,7 +274,7 @@ impl Executor {
 
     /// The executor ends, so nothing will be read any more.
     pub(super) fn give_up_recalls(&mut self, refusal: Refusal) {
-        self.recalls.drain().into_iter().for_each(|purpose| self.give_up(purpose, refusal));
+        self.waiters.recalls.drain().into_iter().for_each(|purpose| self.give_up(purpose, refusal));
     }
 }
 

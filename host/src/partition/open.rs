@@ -24,13 +24,13 @@ use crate::machine::journal::Journal;
 use crate::machine::logic::Logic;
 use crate::machine::modules::Modules;
 use crate::partition::canonical::Canonical;
-use crate::partition::coordinate::{Coordinator, Participants, read_table};
+use crate::partition::coordinate::{Coordinator, Participants};
 use crate::partition::derived::{self, Known};
 use crate::partition::error::{HaltReason, PartitionError};
 use crate::partition::expired::Expired;
 use crate::partition::handle::{Partition, Parts};
 use crate::partition::journal_lookup;
-use crate::partition::known_ids::Recalls;
+use crate::partition::journal_state::JournalState;
 use crate::partition::lost::Remembered;
 use crate::partition::now::Environment;
 use crate::partition::panics::Panics;
@@ -38,12 +38,15 @@ use crate::partition::recorded::RecordedEntries;
 use crate::partition::release::{self, blocking};
 use crate::partition::restore::Leading;
 use crate::partition::run::{Executor, Message};
+use crate::partition::saga_table::{SagaTable, read_table};
 use crate::partition::status::{Board, Progress, RunState};
 use crate::partition::timeline::Timeline;
 use crate::partition::times::WantedTimes;
+use crate::partition::waiters::Waiters;
 use crate::peer::GroupPeers;
 use crate::saga::Saga;
-use crate::sequencer::admission::{InFlight, RejectionMeter};
+use crate::sequencer::admission::RejectionMeter;
+use crate::sequencer::queue::SubmissionQueue;
 use crate::sequencer::speculation::Speculation;
 use crate::snapshot::canonical::SnapshotFolder;
 use crate::snapshot::{Incoming, Snapshots, finish_install};
@@ -212,7 +215,6 @@ impl Partition {
             timeline: timeline.clone(),
             modules: options.modules.clone(),
             entries: entries.clone(),
-            recalls: Recalls::default(),
             store: store.clone(),
             ids: ids.clone(),
             board: board.clone(),
@@ -220,21 +222,15 @@ impl Partition {
             leading: options.leading,
             environment,
             mailbox: mailbox.clone(),
-            applied: recovered.applied,
-            membership: recovered.membership.clone(),
-            journal: recovered.journal,
-            logic,
+            at: JournalState::new(recovered.applied, recovered.membership.clone(), recovered.journal, logic),
+            table: SagaTable::new(under_way),
+            waiters: Waiters::default(),
             term: None,
-            queue: Default::default(),
-            requeued: Default::default(),
-            in_flight: InFlight::default(),
-            clashes: Vec::new(),
-            orphans: Default::default(),
+            queue: SubmissionQueue::default(),
             meter: RejectionMeter::default(),
-            coordinator: Coordinator::new(under_way),
+            coordinator: Coordinator::default(),
             stuck_reported: None,
             participants: options.participants.clone(),
-            forbidden: Vec::new(),
             speculation: Speculation::default(),
             activation: None,
             migrated: None,

@@ -68,7 +68,7 @@ impl Executor {
         let mut taken = Vec::new();
         while let Some(ordered) = self.coordinator.take_order() {
             let id = ordered.order.command();
-            let saga = change.find(id, &self.coordinator).ok_or(NotOrdered::NotInFlight);
+            let saga = change.find(id, &self.table).ok_or(NotOrdered::NotInFlight);
             match saga.and_then(|saga| Ok(saga.order(&ordered.order, &at)?)) {
                 Ok(advance) => {
                     change.set(id, advance);
@@ -86,7 +86,7 @@ impl Executor {
     pub(super) fn answer_ordered(&mut self, orders: &[Order]) {
         for order in orders {
             if let Some(ordered) = self.coordinator.ordering.remove(&order.command()) {
-                drop(ordered.reply.send(Ok(self.journal.index)));
+                drop(ordered.reply.send(Ok(self.at.journal().index)));
             }
         }
     }

@@ -24,7 +24,7 @@ impl Executor {
 
     fn stuck_report_due(&self) -> Option<Micros> {
         let every = i64::try_from(STUCK_REPORT_EVERY.as_micros()).expect("a minute fits");
-        let oldest = self.coordinator.under_way().1?;
+        let oldest = self.table.under_way().1?;
         let next = self.stuck_reported.map_or(i64::MIN, |reported| reported.0.saturating_add(every));
         Some(Micros(next.max(oldest.0.saturating_add(every))))
     }
@@ -38,7 +38,7 @@ impl Executor {
         self.stuck_reported = Some(now);
         let partition = self.partition;
         let (mut shown, mut hidden) = (0, 0);
-        for saga in self.coordinator.oldest() {
+        for saga in self.table.oldest() {
             let age = Duration::from_micros(now.0.saturating_sub(saga.started().0).max(0).unsigned_abs());
             if age < STUCK_REPORT_EVERY {
                 break;

@@ -19,13 +19,13 @@ use crate::machine::logic::Logic;
 use crate::machine::plan::PlanView;
 use crate::machine::replica::{digest, no_writes};
 use crate::machine::table::{self, Change};
-use crate::partition::claims::Forbidden;
 use crate::partition::coordinate::{cancelled, is_forbidden};
 use crate::partition::error::HaltReason;
 use crate::partition::known_ids::Repeat;
 use crate::partition::now::Now;
 use crate::partition::run::{Executor, Message, store_failed};
 use crate::saga::{Derivation, Origin, Records, Start};
+use crate::sequencer::queue::Forbidden;
 use crate::sequencer::speculation::Speculative;
 use crate::sequencer::submission::{NotNow, Refusal, Reply, Submission};
 use crate::store::{IdRecord, StoreError};
@@ -62,7 +62,7 @@ impl Executor {
 
     /// The stages *execute* and *propose* for one batch. Returns `false` if there was nothing to do.
     fn propose_batch(&mut self, now: &mut Now) -> Result<bool, HaltReason> {
-        let Some(logic) = self.logic.clone() else { return Ok(false) };
+        let Some(logic) = self.at.logic().cloned() else { return Ok(false) };
         if !now.takes_entries() {
             self.refuse_all_queued(Refusal::StorageFull);
             return Ok(false);
@@ -93,7 +93,7 @@ impl Executor {
         };
         count(decided.counts);
         for submission in submissions.drain(decided.plan_count..).rev() {
-            self.queue.push_front(submission);
+            self.queue.put_back(submission);
         }
         self.batch_commands_max = match decided.effect {
             Effect::Applied => (2 * self.batch_commands_max).min(limits::BATCH_COMMANDS_MAX),
@@ -123,7 +123,7 @@ impl Executor {
             );
             submissions
                 .iter()
-                .for_each(|submission| self.in_flight.refuse(submission, &Reply::Refused(Refusal::Halted)));
+                .for_each(|submission| self.waiters.in_flight.refuse(submission, &Reply::Refused(Refusal::Halted)));
             return Ok(true);
         }
         let entry = self.entry_of(header, &submissions, &decided, now);
@@ -134,14 +134,14 @@ impl Executor {
     /// Records calls as refused, without asking the module: those that were cancelled before they arrived, and those
     /// whose command's id belongs to another command here. Returns `false` if there are none.
     fn propose_forbidden(&mut self, now: &mut Now) -> Result<bool, HaltReason> {
-        let Some(logic) = self.logic.clone() else { return Ok(false) };
-        if self.forbidden.is_empty() || !now.takes_entries() {
+        let Some(logic) = self.at.logic().cloned() else { return Ok(false) };
+        if !self.queue.has_forbidden() || !now.takes_entries() {
             return Ok(false);
         }
-        let rest = self.forbidden.len().min(limits::BATCH_COMMANDS_MAX);
-        let mut submissions = Vec::with_capacity(rest);
-        let mut rejections = Vec::with_capacity(rest);
-        for Forbidden { submission, rejection } in self.forbidden.drain(..rest).collect::<Vec<_>>() {
+        let forbidden = self.queue.take_forbidden(limits::BATCH_COMMANDS_MAX);
+        let mut submissions = Vec::with_capacity(forbidden.len());
+        let mut rejections = Vec::with_capacity(forbidden.len());
+        for Forbidden { submission, rejection } in forbidden {
             // It may have been proposed before, in an entry that was not known to be lost.
             match self.ids.lookup(&submission.id).map_err(store_failed)? {
                 None => {
@@ -178,22 +178,22 @@ impl Executor {
         // The plans of commands on several partitions lie in the entry, beside the ops of their first branches.
         let mut plans_size = 0;
         while batch.len() < self.batch_commands_max {
-            let Some(submission) = self.queue.pop_front() else { break };
-            if submission.ticket.is_abandoned() && self.in_flight.is_abandoned(submission.id) {
+            let Some(submission) = self.queue.pop() else { break };
+            if submission.ticket.is_abandoned() && self.waiters.in_flight.is_abandoned(submission.id) {
                 // The client was told that the outcome is unknown, or has gone. The command is not executed; if sent
                 // again, it is new.
                 metrics::counter!("statehouse_commands_abandoned_total").increment(1);
                 self.board.release(submission.size);
-                self.requeued.remove(&submission.id);
-                self.in_flight.take(submission.id);
+                _ = self.queue.was_proposed(submission.id);
+                self.waiters.in_flight.take(submission.id);
                 continue;
             }
             plans_size += submission.saga.as_ref().map_or(0, |_| submission.size);
             if limits::OPS_BLOCK_BYTES_MAX < plans_size && !batch.is_empty() {
-                self.queue.push_front(submission);
+                self.queue.put_back(submission);
                 break;
             }
-            if !self.requeued.is_empty() && self.requeued.remove(&submission.id) {
+            if self.queue.was_proposed(submission.id) {
                 let known = self.ids.lookup(&submission.id).map_err(store_failed)?;
                 if let Some(known) = known {
                     self.board.release(submission.size);
@@ -206,7 +206,7 @@ impl Executor {
             } else if submission.called.is_none() && submission.planner != logic.id() {
                 // It was planned by a module that is no longer active; the router plans it again.
                 self.board.release(submission.size);
-                self.in_flight.refuse(&submission, &Reply::Refused(Refusal::NotNow(NotNow::PlannedByAnother)));
+                self.waiters.in_flight.refuse(&submission, &Reply::Refused(Refusal::NotNow(NotNow::PlannedByAnother)));
             } else {
                 batch.push(submission);
             }
@@ -217,7 +217,7 @@ impl Executor {
     /// A waiting submission turns out to be recorded already. Answers it, and all who wait for the same id.
     fn answer_recorded(&mut self, submission: Submission, known: IdRecord) -> Result<(), HaltReason> {
         let (id, fingerprint, is_call) = (submission.id, submission.fingerprint, submission.called.is_some());
-        let followers = self.in_flight.take(id);
+        let followers = self.waiters.in_flight.take(id);
         let tickets = std::iter::once(submission.ticket).chain(followers);
         let repeats = tickets.map(|ticket| (Repeat { id, fingerprint, is_call, ticket }, known)).collect();
         self.answer_known(known.journal, repeats)
@@ -332,7 +332,7 @@ impl Executor {
         self.call_again_later(unheard);
         for submission in lost.iter().flat_map(|batch| &batch.submissions) {
             // Its bytes were released when it was proposed.
-            self.in_flight.refuse(submission, &Reply::Refused(Refusal::NotNow(NotNow::NotAppended)));
+            self.waiters.in_flight.refuse(submission, &Reply::Refused(Refusal::NotNow(NotNow::NotAppended)));
         }
         self.times_wanted.clear();
         self.refuse_queue(Refusal::NotNow(NotNow::NotAppended));
@@ -354,17 +354,16 @@ impl Executor {
                 // not checked.
                 self.board.queue_bytes.fetch_add(submission.size, std::sync::atomic::Ordering::AcqRel);
                 if is_forbidden(&submission) {
-                    self.forbidden.push(Forbidden { submission, rejection: cancelled() });
+                    self.queue.forbid(submission, cancelled());
                     continue;
                 }
                 if submission.called.as_ref().is_some_and(|called| called.needs_claim) {
                     // The owner of the client's id must be looked up anew: its coordinator asks again.
                     self.board.release(submission.size);
-                    self.in_flight.refuse(&submission, &Reply::Refused(Refusal::NotNow(NotNow::ClaimUnknown)));
+                    self.waiters.in_flight.refuse(&submission, &Reply::Refused(Refusal::NotNow(NotNow::ClaimUnknown)));
                     continue;
                 }
-                self.requeued.insert(submission.id);
-                self.queue.push_front(submission);
+                self.queue.requeue(submission);
             }
         }
     }
@@ -385,7 +384,7 @@ impl Executor {
             let origin = Origin::new(command, &called.identity(submission.fingerprint), called.key);
             // A call with an id by content shows that all nodes know of claims, even if this node was not told yet.
             let has_claims = has_identity || called.derivation == Derivation::ByContent;
-            let is_claim = has_claims && self.in_flight.is_claiming(submission.id);
+            let is_claim = has_claims && self.waiters.in_flight.is_claiming(submission.id);
             records.origins.push(if is_claim { origin.claiming() } else { origin });
         }
         records
@@ -421,11 +420,7 @@ impl Executor {
     }
 
     fn refuse_all_queued(&mut self, refusal: Refusal) {
-        self.requeued.clear();
-        for submission in std::mem::take(&mut self.queue) {
-            self.board.release(submission.size);
-            self.in_flight.refuse(&submission, &Reply::Refused(refusal));
-        }
+        self.queue.refuse_waiting(refusal, &mut self.waiters.in_flight, |size| self.board.release(size));
     }
 }
 

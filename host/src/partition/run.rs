@@ -7,15 +7,13 @@
 //! ```
 //! In: messages. Out: proposals, row writes, replies. All its state is its own; what others may see is on the board.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
 
-use bytes::Bytes;
-use hashbrown::{HashMap, HashSet};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use crate::consensus::{Committed, Group, Leadership};
@@ -24,26 +22,29 @@ use crate::limits;
 use crate::log::{EntryId, LogEntry};
 use crate::machine::entry::Activation;
 use crate::machine::journal::Journal;
-use crate::machine::logic::Logic;
 use crate::machine::modules::Modules;
 use crate::partition::activate::Migrated;
 use crate::partition::canonical::{Canonical, SnapshotRequest};
-use crate::partition::claims::{Claim, Forbidden, LookedUp, claimed_by, claiming, granted};
+use crate::partition::claims::{Claim, LookedUp, claimed_by, claiming, granted};
 use crate::partition::coordinate::{Answers, Cancel, Coordinator, Participants, cancelled};
 use crate::partition::error::HaltReason;
 use crate::partition::expired::Expired;
-use crate::partition::known_ids::{Purpose, Recalled, Recalls, Repeat};
+use crate::partition::journal_state::JournalState;
+use crate::partition::known_ids::{Purpose, Recalled, Repeat};
 use crate::partition::now::{Environment, Now};
 use crate::partition::order::Ordered;
 use crate::partition::recorded::RecordedEntries;
 use crate::partition::release::checkpoint;
 use crate::partition::restore::Leading;
+use crate::partition::saga_table::SagaTable;
 use crate::partition::status::{Board, RunState};
 use crate::partition::timeline::Timeline;
 use crate::partition::times::WantedTimes;
-use crate::sequencer::admission::{Admitted, InFlight, RejectionMeter};
+use crate::partition::waiters::Waiters;
+use crate::sequencer::admission::{Admitted, RejectionMeter};
+use crate::sequencer::queue::SubmissionQueue;
 use crate::sequencer::speculation::Speculation;
-use crate::sequencer::submission::{NotNow, Refusal, Reply, Submission, Ticket};
+use crate::sequencer::submission::{NotNow, Refusal, Reply, Submission};
 use crate::store::{IdIndex, IdRecord, Meta, Store, StoreError};
 
 /// What the executor is told.
@@ -108,7 +109,6 @@ pub struct Executor {
     pub(super) timeline: Arc<Timeline>,
     pub(super) modules: Arc<dyn Modules>,
     pub(super) entries: Arc<RecordedEntries>,
-    pub(super) recalls: Recalls,
     pub(super) store: Arc<Store>,
     pub(super) ids: Arc<IdIndex>,
     pub(super) board: Arc<Board>,
@@ -116,31 +116,17 @@ pub struct Executor {
     pub(super) leading: Leading,
     pub(super) environment: Environment,
     pub(super) mailbox: std::sync::mpsc::Sender<Message>,
-    /// The last applied entry.
-    pub(super) applied: Option<EntryId>,
-    pub(super) membership: Option<Bytes>,
-    pub(super) journal: Journal,
-    /// The module that decides at `journal`.
-    pub(super) logic: Option<Arc<dyn Logic>>,
+    pub(super) at: JournalState,
+    pub(super) table: SagaTable,
+    pub(super) waiters: Waiters,
     /// The term in which this node leads and whose blank entry it has applied.
     pub(super) term: Option<Term>,
-    pub(super) queue: VecDeque<Submission>,
-    /// Ids of queued submissions that were proposed before.
-    pub(super) requeued: HashSet<CommandId>,
-    pub(super) in_flight: InFlight,
-    /// Submissions with the id of a command in flight but other content. They are admitted again once that one is
-    /// recorded.
-    pub(super) clashes: Vec<Submission>,
-    /// Proposed by this node while it led. Their fate is known when the next leader's blank entry is applied.
-    pub(super) orphans: HashMap<CommandId, Ticket>,
+    pub(super) queue: SubmissionQueue,
     pub(super) meter: RejectionMeter,
     pub(super) coordinator: Coordinator,
     /// When the commands that have been in flight for long were last reported.
     pub(super) stuck_reported: Option<Micros>,
     pub(super) participants: Arc<dyn Participants>,
-    /// Calls to record as refused: cancelled before they arrived, or their command's id belongs to another command
-    /// here.
-    pub(super) forbidden: Vec<Forbidden>,
     pub(super) speculation: Speculation,
     pub(super) activation: Option<ActivationRequest>,
     /// What this leader has migrated for the activation it has proposed.
@@ -195,7 +181,7 @@ impl Executor {
             if !self.queue.is_empty() && !self.environment.is_heard() {
                 self.refuse_queue(Refusal::NotNow(NotNow::NoMajority));
             }
-            self.board.in_flight.store(self.in_flight.len(), std::sync::atomic::Ordering::Relaxed);
+            self.board.in_flight.store(self.waiters.in_flight.len(), std::sync::atomic::Ordering::Relaxed);
         }
     }
 
@@ -239,7 +225,7 @@ impl Executor {
             Message::Activate(wanted) => self.activation = Some(wanted),
             Message::WaitForTime(time) => {
                 // Only a leader makes time pass. If this node does not lead, the caller asks again.
-                if self.term.is_some() && self.journal.time <= time {
+                if self.term.is_some() && self.at.journal().time <= time {
                     self.times_wanted.ask(time, self.present(&self.environment.now()));
                 }
             }
@@ -325,11 +311,11 @@ impl Executor {
                 granted(&submission)
             }
         };
-        match (self.in_flight.admit(submission, claimed), rejection) {
-            (Admitted::First(submission), Some(rejection)) => self.forbidden.push(Forbidden { submission, rejection }),
-            (Admitted::First(submission), None) => self.queue.push_back(submission),
+        match (self.waiters.in_flight.admit(submission, claimed), rejection) {
+            (Admitted::First(submission), Some(rejection)) => self.queue.forbid(submission, rejection),
+            (Admitted::First(submission), None) => self.queue.push(submission),
             (Admitted::Follows, _) => self.board.release(size),
-            (Admitted::Clashes(submission), _) => self.clashes.push(submission),
+            (Admitted::Clashes(submission), _) => self.queue.clash(submission),
         }
         Ok(())
     }
@@ -337,15 +323,15 @@ impl Executor {
     /// Admits clashing submissions again once nothing holds their ids, even if the other was not recorded. Returns
     /// `false` if there is nothing to do.
     fn admit_unheld(&mut self) -> Result<bool, HaltReason> {
-        let in_flight = &self.in_flight;
+        let in_flight = &self.waiters.in_flight;
         let is_held = |submission: &Submission| {
             let claimed = claiming(submission).map(|called| called.parent);
             in_flight.is_held(submission.id) || claimed.is_some_and(|id| in_flight.is_held(id))
         };
-        if self.clashes.iter().all(is_held) {
+        if self.queue.clashes().iter().all(is_held) {
             return Ok(false);
         }
-        let clashes = std::mem::take(&mut self.clashes);
+        let clashes = self.queue.take_clashes();
         self.admit(clashes)?;
         Ok(true)
     }
@@ -354,14 +340,14 @@ impl Executor {
     fn is_drained(&self) -> bool {
         let begins = |submission: &Submission| submission.saga.is_some();
         let is_proposed = self.speculation.batches().flat_map(|batch| &batch.submissions).any(begins);
-        self.term.is_some() && !is_proposed && !self.queue.iter().any(begins) && self.coordinator.under_way().0 == 0
+        self.term.is_some() && !is_proposed && !self.queue.iter().any(begins) && self.table.under_way().0 == 0
     }
 
     fn check_admittable(&mut self, submission: &Submission, now: &Now, present: Micros) -> Result<(), Refusal> {
         if self.term.is_none() {
             return Err(Refusal::NotNow(NotNow::NotLeading));
         }
-        if self.logic.is_none() {
+        if self.at.logic().is_none() {
             return Err(Refusal::NotNow(NotNow::NoModule));
         }
         if !now.is_heard {
@@ -399,7 +385,7 @@ impl Executor {
             }
             self.term = term;
             if term.is_some() {
-                self.coordinator.begin();
+                self.coordinator.begin(&self.table);
             }
         }
         Ok(())
@@ -412,9 +398,7 @@ impl Executor {
             self.step_down();
         }
         if self.term.is_none_or(|term| term == blank.term) {
-            for (_, ticket) in self.orphans.drain() {
-                ticket.reply(Reply::Refused(Refusal::NotNow(NotNow::LeftOut)));
-            }
+            self.waiters.answer_orphans(&Reply::Refused(Refusal::NotNow(NotNow::LeftOut)));
         }
     }
 
@@ -424,42 +408,27 @@ impl Executor {
         self.times_wanted.clear();
         self.coordinator.end();
         for batch in self.speculation.drain() {
-            for submission in batch.submissions {
-                self.in_flight.finish(submission.id, || Reply::Unknown);
-                self.orphans.insert(submission.id, submission.ticket);
-            }
+            batch.submissions.into_iter().for_each(|submission| self.waiters.orphan(submission));
         }
         self.refuse_queue(Refusal::NotNow(NotNow::NotLeading));
     }
 
     /// Refuses everything that is not proposed yet.
     pub(super) fn refuse_queue(&mut self, refusal: Refusal) {
-        self.requeued.clear();
         self.expired.refuse_all(refusal);
-        for submission in std::mem::take(&mut self.queue) {
-            self.board.release(submission.size);
-            self.in_flight.refuse(&submission, &Reply::Refused(refusal));
-        }
-        for Forbidden { submission, .. } in std::mem::take(&mut self.forbidden) {
-            self.board.release(submission.size);
-            self.in_flight.refuse(&submission, &Reply::Refused(refusal));
-        }
-        for submission in std::mem::take(&mut self.clashes) {
-            self.board.release(submission.size);
-            submission.ticket.reply(Reply::Refused(refusal));
-        }
+        self.queue.refuse_all(refusal, &mut self.waiters.in_flight, |size| self.board.release(size));
         // Those who asked for it ask again and find the new leader.
         self.activation = None;
     }
 
     /// The present time of the journal as far as it is applied.
     pub(super) fn present(&self, now: &Now) -> Micros {
-        now.present(&self.timeline, self.journal.time)
+        now.present(&self.timeline, self.at.journal().time)
     }
 
     /// The journal on which the next batch is decided.
     pub(super) fn journal_speculative(&self) -> Journal {
-        self.speculation.journal().unwrap_or(self.journal)
+        self.speculation.journal().unwrap_or(self.at.journal())
     }
 }
 

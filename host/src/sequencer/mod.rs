@@ -7,4 +7,5 @@
 
 pub mod submission;
 pub mod admission;
+pub mod queue;
 pub mod speculation;

@@ -1,0 +1,76 @@
+//! Clients that keep waiting when this node stops leading: for an entry that is read, for the fate of a proposal, or
+//! for the end of a command on several partitions.
+//!
+//! In: tickets. Out: the same tickets, once it is known what to answer. This replica applies what they wait for, also
+//! if another one leads. This file does not know how an outcome is found.
+
+use std::sync::Arc;
+
+use hashbrown::HashMap;
+
+use crate::ids::CommandId;
+use crate::machine::entry::Batch;
+use crate::partition::known_ids::{Recalls, recorded_reply};
+use crate::sequencer::admission::InFlight;
+use crate::sequencer::submission::{Recorded, Reply, Submission, Ticket};
+
+#[derive(Default)]
+pub(super) struct Waiters {
+    pub in_flight: InFlight,
+    pub recalls: Recalls,
+    /// For the end of a command.
+    ends: HashMap<CommandId, Vec<Ticket>>,
+    /// Proposed by this node while it led. Their fate is known when the next leader's blank entry is applied.
+    orphans: HashMap<CommandId, Ticket>,
+}
+
+impl Waiters {
+    /// Makes a client wait for the end of a command that has started. Clients that have gone are dropped.
+    pub fn wait_for_end(&mut self, command: CommandId, ticket: Ticket) {
+        let waiting = self.ends.entry(command).or_default();
+        if waiting.len() == waiting.capacity() {
+            waiting.retain(|ticket| !ticket.is_abandoned());
+        }
+        waiting.push(ticket);
+    }
+
+    /// Answers those who wait for commands on several partitions that are now over.
+    pub fn answer_ended(&mut self, recorded: &Arc<Recorded>, batch: &Batch<'_>) {
+        for n in 0..batch.command_count() as u32 {
+            let id = batch.command_id(n as usize);
+            for ticket in self.ends.remove(&id).unwrap_or_default() {
+                ticket.reply(recorded_reply(recorded, n, false));
+            }
+            self.in_flight.finish(id, || recorded_reply(recorded, n, true));
+        }
+    }
+
+    /// This node has proposed the submission and leads no more: whether it takes effect is not known yet.
+    pub fn orphan(&mut self, submission: Submission) {
+        self.in_flight.finish(submission.id, || Reply::Unknown);
+        self.orphans.insert(submission.id, submission.ticket);
+    }
+
+    pub fn has_orphans(&self) -> bool {
+        !self.orphans.is_empty()
+    }
+
+    /// The client whose command turns out to be recorded.
+    pub fn take_orphan(&mut self, command: CommandId) -> Option<Ticket> {
+        self.orphans.remove(&command)
+    }
+
+    /// Answers all whose proposals have not turned up.
+    pub fn answer_orphans(&mut self, reply: &Reply) {
+        for (_, ticket) in self.orphans.drain() {
+            ticket.reply(reply.clone());
+        }
+    }
+
+    /// Answers all who wait for ends: this replica will not see them.
+    pub fn answer_ends(&mut self, reply: &Reply) {
+        for ticket in self.ends.drain().flat_map(|(_, tickets)| tickets) {
+            ticket.reply(reply.clone());
+        }
+    }
+}
