@@ -17,8 +17,10 @@ use crate::machine::entry::{Activation, Entry, EntryKind, Header};
 use crate::machine::logic::Logic;
 use crate::machine::migration::{MigratedDigest, Migration, MigrationError};
 use crate::machine::replica::{Applied, ApplyError};
+use crate::partition::base::Base;
 use crate::partition::error::HaltReason;
-use crate::partition::run::{Executor, store_failed};
+use crate::partition::leader::LeaderState;
+use crate::partition::run::store_failed;
 use crate::store::{Meta, RowsFile, StoreError, WrittenRows};
 
 /// Rows that are migrated, but not yet put in place.
@@ -58,14 +60,14 @@ impl From<MigrationError> for Hindrance {
     }
 }
 
-impl Executor {
+impl LeaderState {
     /// Proposes the activation that was asked for, if there is one and nothing else is under way. Returns `true` if
     /// nothing else may be decided before the activation is applied.
-    pub(super) fn propose_activation(&mut self) -> Result<bool, HaltReason> {
-        let Some(wanted) = &self.activation else { return Ok(false) };
+    pub(super) fn propose_activation(&mut self, base: &mut Base) -> Result<bool, HaltReason> {
+        let Some(wanted) = &base.activation else { return Ok(false) };
         let activation = wanted.activation;
-        let is_done = self.at.logic().is_some() && activation.number <= self.at.journal().activation;
-        if !is_done && self.must_wait(activation) {
+        let is_done = base.at.logic().is_some() && activation.number <= base.at.journal().activation;
+        if !is_done && base.must_wait(activation) {
             // What is under way continues first; the activation is proposed afterwards.
             return Ok(false);
         }
@@ -73,30 +75,32 @@ impl Executor {
             return Ok(true);
         }
         let refused = if is_done {
-            Ok(self.at.journal())
+            Ok(base.at.journal())
         } else {
             // The next file is written at the same path, so drop the old one first.
-            self.migrated = None;
-            match self.prepare_activation(activation)? {
+            base.migrated = None;
+            match base.prepare_activation(activation)? {
                 Ok(migrated) => {
                     // Loading and migrating may have taken minutes.
-                    let now = self.environment.now();
-                    let header = self.header_without_module(EntryKind::Activate, &self.at.journal(), &now);
+                    let now = base.now();
+                    let header = base.header_without_module(EntryKind::Activate, &base.at.journal(), &now);
                     let header = Header { digest: migrated.digest, ..header };
-                    self.migrated = Some(migrated);
-                    self.propose(Entry::activate(header, activation), Vec::new(), Vec::new());
+                    base.migrated = Some(migrated);
+                    self.propose(base, Entry::activate(header, activation), Vec::new(), Vec::new());
                     return Ok(true);
                 }
                 Err(reason) => Err(reason),
             }
         };
-        if let Some(wanted) = self.activation.take() {
+        if let Some(wanted) = base.activation.take() {
             // The receiver may have stopped waiting.
             drop(wanted.reply.send(refused));
         }
         Ok(false)
     }
+}
 
+impl Base {
     /// A module that is not a successor of the current one may not understand what is under way between partitions.
     fn must_wait(&self, activation: Activation) -> bool {
         let (Some(current), (1.., _)) = (self.at.logic(), self.table.under_way()) else { return false };

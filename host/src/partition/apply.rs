@@ -1,4 +1,4 @@
-//! Every replica's half of the executor: takes committed entries in order, changes the state, and answers those who
+//! Every replica's half of the stages: takes committed entries in order, changes the state, and answers those who
 //! wait.
 //!
 //! In: committed entries. Out: rows in the store, ids in the index, replies. If the leader has already computed the
@@ -12,37 +12,40 @@ use statehouse_abi::outcome::GroupOutcome;
 use statehouse_abi::rows::RowsWriter;
 
 use crate::consensus::Committed;
+use crate::ids::Micros;
 use crate::log::{EntryId, LogEntry, Payload};
 use crate::machine::entry::{Batch, Entry, EntryKind};
 use crate::machine::journal::{Journal, Verdict};
 use crate::machine::replica::Applied;
+use crate::partition::base::Base;
 use crate::partition::claims::granted;
 use crate::partition::error::HaltReason;
 use crate::partition::journal_lookup;
-use crate::partition::known_ids::recorded_reply;
+use crate::partition::leader::LeaderState;
 use crate::partition::run::{ActivationRequest, Executor, store_failed};
 use crate::partition::status::Progress;
-use crate::sequencer::submission::{Recorded, Submission, Ticket};
+use crate::sequencer::submission::{Recorded, Submission};
 use crate::store::Meta;
 
 impl Executor {
     /// The stages *apply* and *answer* for one committed entry.
     pub(super) fn on_committed(&mut self, committed: Committed<LogEntry>) -> Result<(), HaltReason> {
         let LogEntry { id, payload } = committed.into_inner();
-        self.at.check_next(id);
+        self.base.at.check_next(id);
         match payload {
             Payload::Blank => {
                 self.on_blank(id);
-                self.skip(id);
+                self.base.skip(id);
             }
             Payload::Membership(bytes) => {
-                self.at.on_membership(bytes);
-                self.skip(id);
+                self.base.at.on_membership(bytes);
+                self.base.skip(id);
             }
             Payload::Entry(bytes) => {
                 let index = id.index.0;
                 let entry = Entry::parse(bytes).map_err(|source| HaltReason::Entry { index, source })?;
-                match self.at.journal().judge(&entry).map_err(|source| HaltReason::Journal { index, source })? {
+                let verdict = self.base.at.journal().judge(&entry);
+                match verdict.map_err(|source| HaltReason::Journal { index, source })? {
                     Verdict::Effective(after) => self.on_effective(id, entry, after)?,
                     Verdict::Void => self.on_void(id, &entry),
                 }
@@ -51,6 +54,111 @@ impl Executor {
         Ok(())
     }
 
+    fn on_void(&mut self, id: EntryId, entry: &Entry) {
+        metrics::counter!("statehouse_void_entries_total").increment(1);
+        // Only the sequencer that proposed it, if it still leads in that term, queues its commands again.
+        if self.role.leader().is_some_and(|leader| leader.term == id.term && leader.speculation.is_oldest(entry)) {
+            self.requeue_speculation();
+        }
+        self.base.skip(id);
+    }
+
+    fn requeue_speculation(&mut self) {
+        let lost = self.role.leader().map_or(0, |leader| leader.requeue_speculation(&mut self.base));
+        metrics::counter!("statehouse_speculation_dropped_total").increment(lost as u64);
+    }
+
+    fn on_effective(&mut self, id: EntryId, entry: Entry, after: Journal) -> Result<(), HaltReason> {
+        let base = &mut self.base;
+        base.entries.on_effective(after.index, id.index);
+        base.show_in_transit(after.time);
+        base.keep_what_is_due(&entry, &after);
+        let meta = base.at.meta(id, &after);
+        let (applied, submissions) = match self.role.leader().and_then(|leader| leader.speculation.promote(&entry)) {
+            Some(own) => {
+                let (entry, writes, submissions) = own.into_parts();
+                let applied = if entry.header().kind == EntryKind::Activate {
+                    base.apply_activation(entry, meta)?
+                } else if writes.is_empty() {
+                    base.store_applied(Applied::without_writes(entry), meta)
+                } else {
+                    let applied = Applied::promote(entry, writes, &base.table).map_err(HaltReason::Apply)?;
+                    base.store_applied(applied, meta)
+                };
+                (applied, submissions)
+            }
+            None => {
+                // Another leader's entry: what was computed here on another journal is void.
+                self.requeue_speculation();
+                (self.base.compute(entry, meta)?, Vec::new())
+            }
+        };
+        fail::fail_point!("partition::applied", |_| std::process::abort());
+        let Self { base, role } = self;
+        base.at.advance(id, after);
+        if !applied.change().rows.is_empty() {
+            base.table.on_applied(applied.change());
+            if let Some(leader) = role.leader() {
+                leader.coordinator.on_applied(applied.change());
+            }
+            base.show_under_way();
+        }
+        let recorded = Arc::new(Recorded::new(applied.entry().clone(), id.index));
+        if let Some(leader) = role.leader() {
+            leader.coordinator.on_ordered(recorded.entry.records().orders(), after.index);
+        }
+        base.entries.keep(&recorded);
+        base.record_ids(&recorded, &submissions)?;
+        fail::fail_point!("partition::recorded", |_| std::process::abort());
+        base.publish(id);
+        self.answer(&recorded, submissions);
+        if let Some(leader) = self.role.leader() {
+            leader.answer_expired(&self.base)?;
+        }
+        Ok(())
+    }
+
+    fn answer(&mut self, recorded: &Arc<Recorded>, submissions: Vec<Submission>) {
+        let Self { base, role } = self;
+        base.answer_activated(recorded);
+        count(&recorded.entry);
+        match (recorded.entry.batch(), recorded.entry.header().kind) {
+            (Some(batch), EntryKind::Saga) => base.waiters.answer_ended(recorded, &batch),
+            (Some(batch), _) => {
+                if let Some(leader) = role.leader() {
+                    leader.meter_rejected(base.at.journal().time, &batch, &submissions);
+                }
+                base.waiters.answer_batch(recorded, &batch, submissions);
+            }
+            (None, _) => {}
+        }
+        if let Some(leader) = role.leader()
+            && !leader.queue.clashes().is_empty()
+        {
+            let clashes = leader.queue.take_clashes();
+            // By now their ids are recorded, or they are first in line. Admission can fail only if the index is broken,
+            // and the next submission reports that.
+            if let Err(reason) = role.admit(base, clashes) {
+                tracing::error!(%reason, "clashing submissions cannot be looked up");
+            }
+        }
+    }
+}
+
+impl LeaderState {
+    /// Counts the rejections of an entry that this leader has decided.
+    fn meter_rejected(&mut self, time: Micros, batch: &Batch<'_>, submissions: &[Submission]) {
+        for (n, submission) in submissions.iter().enumerate() {
+            // A claim is recorded as a rejection, but it is nobody's fault.
+            let is_claim = granted(submission).is_some();
+            if !is_claim && matches!(batch.outcome.group(n), GroupOutcome::Rejected(_)) {
+                self.meter.record(time, &submission.caller);
+            }
+        }
+    }
+}
+
+impl Base {
     /// Takes an entry without effect: only the place in the log advances.
     fn skip(&mut self, id: EntryId) {
         let journal = self.at.journal();
@@ -64,55 +172,14 @@ impl Executor {
         self.board.progress.send_replace(Progress { log_index: id.index, journal: self.at.journal() });
     }
 
-    fn on_void(&mut self, id: EntryId, entry: &Entry) {
-        metrics::counter!("statehouse_void_entries_total").increment(1);
-        // Only the sequencer that proposed it, if it still leads in that term, queues its commands again.
-        if self.term == Some(id.term) && self.speculation.is_oldest(entry) {
-            self.requeue_speculation();
+    /// Tells the one who has asked for this activation that the module decides from now on.
+    fn answer_activated(&mut self, recorded: &Recorded) {
+        let is_done =
+            |wanted: &mut ActivationRequest| recorded.entry.activation().is_ok_and(|done| done == wanted.activation);
+        if let Some(wanted) = self.activation.take_if(is_done) {
+            // The receiver may have stopped waiting.
+            drop(wanted.reply.send(Ok(self.at.journal())));
         }
-        self.skip(id);
-    }
-
-    fn on_effective(&mut self, id: EntryId, entry: Entry, after: Journal) -> Result<(), HaltReason> {
-        self.entries.on_effective(after.index, id.index);
-        self.show_in_transit(after.time);
-        self.keep_what_is_due(&entry, &after);
-        let meta = self.at.meta(id, &after);
-        let (applied, submissions) = match self.speculation.promote(&entry) {
-            Some(own) => {
-                let (entry, writes, submissions) = own.into_parts();
-                let applied = if entry.header().kind == EntryKind::Activate {
-                    self.apply_activation(entry, meta)?
-                } else if writes.is_empty() {
-                    self.store_applied(Applied::without_writes(entry), meta)
-                } else {
-                    let applied = Applied::promote(entry, writes, &self.table).map_err(HaltReason::Apply)?;
-                    self.store_applied(applied, meta)
-                };
-                (applied, submissions)
-            }
-            None => {
-                // Another leader's entry: what was computed here on another journal is void.
-                self.requeue_speculation();
-                (self.compute(entry, meta)?, Vec::new())
-            }
-        };
-        fail::fail_point!("partition::applied", |_| std::process::abort());
-        self.at.advance(id, after);
-        if !applied.change().rows.is_empty() {
-            self.table.on_applied(applied.change());
-            self.coordinator.on_applied(applied.change());
-            self.show_under_way();
-        }
-        let recorded = Arc::new(Recorded::new(applied.entry().clone(), id.index));
-        self.answer_ordered(recorded.entry.records().orders());
-        self.entries.keep(&recorded);
-        self.record_ids(&recorded, &submissions)?;
-        fail::fail_point!("partition::recorded", |_| std::process::abort());
-        self.publish(id);
-        self.answer(&recorded, submissions);
-        self.answer_expired()?;
-        Ok(())
     }
 
     fn store_applied(&self, applied: Applied, meta: Meta) -> Applied {
@@ -153,67 +220,12 @@ impl Executor {
         self.ids.record(recorded.entry.header().index, recorded.log_index, &ids).map_err(store_failed)
     }
 
-    fn answer(&mut self, recorded: &Arc<Recorded>, submissions: Vec<Submission>) {
-        let is_done =
-            |wanted: &mut ActivationRequest| recorded.entry.activation().is_ok_and(|done| done == wanted.activation);
-        if let Some(wanted) = self.activation.take_if(is_done) {
-            // The receiver may have stopped waiting.
-            drop(wanted.reply.send(Ok(self.at.journal())));
-        }
-        count(&recorded.entry);
-        match (recorded.entry.batch(), recorded.entry.header().kind) {
-            (Some(batch), EntryKind::Saga) => self.waiters.answer_ended(recorded, &batch),
-            (Some(batch), _) => self.answer_batch(recorded, &batch, submissions),
-            (None, _) => {}
-        }
-        if !self.queue.clashes().is_empty() {
-            let clashes = self.queue.take_clashes();
-            // By now their ids are recorded, or they are first in line. Admission can fail only if the index is broken,
-            // and the next submission reports that.
-            if let Err(reason) = self.admit(clashes) {
-                tracing::error!(%reason, "clashing submissions cannot be looked up");
-            }
-        }
-    }
-
     fn show_under_way(&self) {
         let (count, oldest) = self.table.under_way();
         metrics::gauge!("statehouse_commands_in_flight", &self.labels).set(count as f64);
         // A point in time, not an age, so that it ages while nothing is applied. 0 means that nothing waits.
         let started = oldest.map_or(0.0, |started| started.0 as f64 / 1e6);
         metrics::gauge!("statehouse_command_in_flight_oldest_timestamp_seconds", &self.labels).set(started);
-    }
-
-    fn answer_batch(&mut self, recorded: &Arc<Recorded>, batch: &Batch<'_>, submissions: Vec<Submission>) {
-        if submissions.is_empty() && self.waiters.has_orphans() {
-            for n in 0..batch.command_count() {
-                if let Some(ticket) = self.waiters.take_orphan(batch.command_id(n)) {
-                    self.answer_one(recorded, n as u32, ticket);
-                }
-            }
-        }
-        for (n, submission) in (0..).zip(submissions) {
-            // A claim is recorded as a rejection, but it is nobody's fault.
-            let is_claim = granted(&submission).is_some();
-            if !is_claim && matches!(batch.outcome.group(n as usize), GroupOutcome::Rejected(_)) {
-                self.meter.record(self.at.journal().time, &submission.caller);
-            }
-            // If the command has started, those who asked for the same command keep waiting as well.
-            if !recorded.entry.is_started(n) {
-                self.waiters.in_flight.finish(submission.id, || recorded_reply(recorded, n, true));
-            }
-            self.answer_one(recorded, n, submission.ticket);
-        }
-    }
-
-    /// Answers the client, or keeps it waiting until the end of a command that continues on other partitions.
-    fn answer_one(&mut self, recorded: &Arc<Recorded>, command: u32, ticket: Ticket) {
-        match recorded.entry.batch() {
-            Some(batch) if recorded.entry.is_started(command) => {
-                self.waiters.wait_for_end(batch.command_id(command as usize), ticket);
-            }
-            _ => ticket.reply(recorded_reply(recorded, command, false)),
-        }
     }
 }
 

@@ -25,11 +25,13 @@ use crate::ids::{ClusterId, Head, JournalIndex, PartitionId};
 use crate::limits;
 use crate::machine::entry::{Entry, EntryKind};
 use crate::machine::journal::Journal;
+use crate::partition::base::Base;
 use crate::partition::error::{PartitionError, SnapshotMakingError};
 use crate::partition::handle::Partition;
+use crate::partition::leader::LeaderState;
 use crate::partition::now::Now;
 use crate::partition::open::journal_of;
-use crate::partition::run::{Executor, Message};
+use crate::partition::run::Message;
 use crate::snapshot::canonical::{CanonicalError, Days, Due, Facts, Listed, SnapshotFile, SnapshotFolder};
 use crate::store::{KeepWhat, StoreShared, open_kept};
 
@@ -240,7 +242,7 @@ impl Canonical {
     }
 }
 
-impl Executor {
+impl Base {
     /// Keeps the states for the snapshots that are due at an effective entry that is about to be applied. The journal
     /// stands at `after` once it is applied.
     pub(super) fn keep_what_is_due(&self, entry: &Entry, after: &Journal) {
@@ -280,22 +282,23 @@ impl Executor {
         canonical.under_way.fetch_add(1, Ordering::Relaxed);
         self.store.keep(what, folder, Box::new(move || canonical.make(Job { due, asked })));
     }
+}
 
+impl LeaderState {
     /// Whether the clock of this leader has passed midnight while the time of the journal has not.
-    pub(super) fn is_past_midnight(&self, now: &Now) -> bool {
-        let journal = self.journal_speculative();
-        let is_over = Days::between(journal.time, now.present(&self.timeline, journal.time)).is_some();
+    pub(super) fn is_past_midnight(&self, base: &Base, now: &Now) -> bool {
+        let journal = self.journal_speculative(base);
+        let is_over = Days::between(journal.time, now.present(&base.timeline, journal.time)).is_some();
         is_over && journal.index != JournalIndex(0) && now.takes_entries()
     }
+}
 
-    /// How long a leader may sleep before it looks at the clock again.
-    pub(super) fn until_midnight(&self, now: &Now) -> Option<Duration> {
-        self.term?;
-        let left = Days::next_midnight(self.at.journal().time).0.saturating_sub(self.present(now).0);
-        // If midnight has passed already, a tick is under way, or none is possible now.
-        let left = u64::try_from(left).map_or(limits::QUEUE_LOOK, Duration::from_micros);
-        Some(left.min(limits::MIDNIGHT_LOOK))
-    }
+/// How long a leader may sleep before it looks at the clock again.
+pub(super) fn until_midnight(base: &Base, now: &Now) -> Duration {
+    let left = Days::next_midnight(base.at.journal().time).0.saturating_sub(base.present(now).0);
+    // If midnight has passed already, a tick is under way, or none is possible now.
+    let left = u64::try_from(left).map_or(limits::QUEUE_LOOK, Duration::from_micros);
+    left.min(limits::MIDNIGHT_LOOK)
 }
 
 impl Partition {

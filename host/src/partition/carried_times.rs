@@ -7,8 +7,8 @@
 use crate::features;
 use crate::ids::Micros;
 use crate::limits::CARRIED_AHEAD_MAX;
+use crate::partition::base::Base;
 use crate::partition::now::Now;
-use crate::partition::run::Executor;
 use crate::sequencer::submission::{Called, Refusal};
 
 /// The earliest time of an entry that was caused by something at this time.
@@ -23,7 +23,7 @@ fn far_ahead(carried: Micros, now: Micros) -> Option<i64> {
     (ahead_max < ahead).then_some(ahead / 1_000_000)
 }
 
-impl Executor {
+impl Base {
     /// Checks whether a call may carry its time into this journal.
     ///
     /// # Errors

@@ -13,8 +13,9 @@
 //! (`Call::Claim`). This file does not know what a call does.
 
 use crate::ids::{CommandId, Position};
+use crate::partition::base::Base;
 use crate::partition::error::HaltReason;
-use crate::partition::run::{Executor, store_failed};
+use crate::partition::run::store_failed;
 use crate::planted::{Bug, is_planted};
 use crate::saga::claim::{claimed, different_fields, refusal};
 use crate::saga::{Call, Derivation, Identity};
@@ -31,7 +32,7 @@ pub(super) enum Claim {
     Other(IdRecord),
 }
 
-/// See [`Executor::look_up`].
+/// See [`Base::look_up`].
 pub(super) struct LookedUp {
     /// What is recorded under the id of each submission.
     pub known: Vec<Option<IdRecord>>,
@@ -39,7 +40,7 @@ pub(super) struct LookedUp {
     pub claims: Vec<Claim>,
 }
 
-impl Executor {
+impl Base {
     /// Looks up the id of each submission and, for each call that needs it, the owner of the client's id.
     pub(super) fn look_up(&self, submissions: &[Submission]) -> Result<LookedUp, HaltReason> {
         let calls = || submissions.iter().filter_map(|submission| Some((submission, claiming(submission)?)));

@@ -17,6 +17,7 @@ use futures_util::future::BoxFuture;
 
 use crate::consensus::ConsensusError;
 use crate::limits::{PARTITION_CLOSE_GRACE, PARTITION_CLOSE_MAX};
+use crate::partition::base::Base;
 use crate::partition::error::PartitionError;
 use crate::partition::handle::Partition;
 use crate::partition::run::{Executor, Message};
@@ -103,18 +104,18 @@ impl Executor {
     /// Answers all who wait, and those who came too late to see the board's state. A halted replica neither votes nor
     /// leads from now on, so the others elect a leader that answers.
     pub(super) fn end(mut self, state: RunState, mailbox: &Receiver<Message>) {
-        let board = self.board.clone();
+        let board = self.base.board.clone();
         let state = state_at_end(state, &board.is_closing);
         let is_halted = matches!(state, RunState::Halted(_));
         let refusal = if is_halted { Refusal::Halted } else { Refusal::ShuttingDown };
         if let RunState::Halted(reason) = &state {
-            tracing::error!(partition = %self.partition, %reason, "partition halted");
-            metrics::gauge!("statehouse_partition_halted", &self.labels).set(1.0);
+            tracing::error!(partition = %self.base.partition, %reason, "partition halted");
+            metrics::gauge!("statehouse_partition_halted", &self.base.labels).set(1.0);
         }
         // Set the state before anybody is answered, so that a client that asks again is not sent here.
         board.state.send_replace(state);
         if is_halted {
-            self.stop_group();
+            self.base.stop_group();
         }
         self.abandon(refusal);
         while let Ok(message) = if is_halted { mailbox.recv().map_err(drop) } else { mailbox.try_recv().map_err(drop) }
@@ -127,8 +128,8 @@ impl Executor {
                     }
                 }
                 Message::Started(group) if is_halted => {
-                    self.environment.group = Some(group);
-                    self.stop_group();
+                    self.base.environment.group = Some(group);
+                    self.base.stop_group();
                 }
                 Message::Stop => break,
                 _ => {}
@@ -136,22 +137,21 @@ impl Executor {
         }
     }
 
+    /// Answers everybody when the executor ends. Their proposals may or may not be committed.
+    fn abandon(&mut self, refusal: Refusal) {
+        let Self { base, role } = self;
+        role.step_down(base, refusal);
+        base.waiters.answer_orphans(&Reply::Unknown);
+        base.waiters.answer_ends(&Reply::Unknown);
+        base.give_up_recalls(refusal);
+        base.activation = None;
+    }
+}
+
+impl Base {
     fn stop_group(&self) {
         let Some(group) = self.environment.group.clone() else { return };
         // The group may have stopped on its own.
         self.runtime.spawn(async move { drop(group.shutdown().await) });
-    }
-
-    /// Answers everybody when the executor ends. Their proposals may or may not be committed.
-    fn abandon(&mut self, refusal: Refusal) {
-        for batch in self.speculation.drain() {
-            for submission in batch.submissions {
-                self.waiters.in_flight.refuse(&submission, &Reply::Unknown);
-            }
-        }
-        self.waiters.answer_orphans(&Reply::Unknown);
-        self.waiters.answer_ends(&Reply::Unknown);
-        self.give_up_recalls(refusal);
-        self.refuse_queue(refusal);
     }
 }

@@ -1,4 +1,4 @@
-//! The coordinator's half of the executor: commands that continue on other partitions, from their first branch to their
+//! The coordinator, a part of the leader: commands that continue on other partitions, from their first branch to their
 //! end.
 //!
 //! ```text
@@ -23,11 +23,13 @@ use crate::machine::plan::Plan;
 use crate::machine::replica::{digest, no_writes};
 use crate::machine::table::{Change, Table, derivations, list_finished};
 use crate::partition::answered::Answered;
+use crate::partition::base::Base;
 use crate::partition::error::HaltReason;
 use crate::partition::known_ids::recorded_reply;
+use crate::partition::leader::LeaderState;
 use crate::partition::now::Now;
 use crate::partition::order::Ordered;
-use crate::partition::run::{Executor, Message, store_failed};
+use crate::partition::run::{Message, store_failed};
 use crate::partition::saga_table::SagaTable;
 use crate::saga::participant::{Known, OnCancel, on_cancel};
 use crate::saga::{Advance, CallKey, Moment, Order, Progress, Records, Saga};
@@ -70,21 +72,26 @@ pub(super) struct Coordinator {
     pub(super) orders: VecDeque<Ordered>,
     /// Orders that are in a proposed entry.
     pub(super) ordering: HashMap<CommandId, Ordered>,
+    /// When the commands that have been in flight for long were last reported.
+    pub(super) stuck_reported: Option<Micros>,
 }
 
 impl Coordinator {
     /// This node leads from now on: every call that is due is made.
-    pub fn begin(&mut self, table: &SagaTable) {
-        self.stirred = table.commands().collect();
+    pub fn new(table: &SagaTable) -> Self {
+        Self { stirred: table.commands().collect(), ..Self::default() }
     }
 
-    /// This node does not lead any more.
-    pub fn end(&mut self) {
-        self.heard.clear();
-        self.proposed.clear();
-        self.calling.clear();
-        self.stirred.clear();
-        self.drop_orders();
+    /// This node does not lead any more. What it has heard, the next leader hears as well.
+    pub fn end(self) {
+        let Self { heard: _, proposed: _, calling: _, stirred: _, orders, ordering, stuck_reported: _ } = self;
+        // Operators ask again, and find out what was recorded.
+        drop((orders, ordering));
+    }
+
+    /// These commands may have calls that must be repeated.
+    pub fn call_again(&mut self, commands: Vec<CommandId>) {
+        self.stirred.extend(commands);
     }
 
     /// An applied entry has changed these commands.
@@ -159,21 +166,21 @@ impl Coordinator {
     }
 }
 
-impl Executor {
+impl LeaderState {
     /// Proposes one entry with the outcomes that were heard. Returns `false` if there was nothing to record.
-    pub(super) fn propose_progress(&mut self, now: &Now) -> Result<bool, HaltReason> {
-        let Some(logic) = self.at.logic().cloned() else { return Ok(false) };
+    pub(super) fn propose_progress(&mut self, base: &mut Base, now: &Now) -> Result<bool, HaltReason> {
+        let Some(logic) = base.at.logic().cloned() else { return Ok(false) };
         let is_idle = self.coordinator.heard.is_empty() && self.coordinator.orders.is_empty();
         if is_idle || !now.takes_entries() {
             return Ok(false);
         }
-        let journal = self.journal_speculative();
-        let mut header = self.header(EntryKind::Saga, &journal, logic.as_ref(), now);
+        let journal = self.journal_speculative(base);
+        let mut header = base.header(EntryKind::Saga, &journal, logic.as_ref(), now);
         let carried = self.coordinator.heard.iter().map(|progress| progress.at.time()).max();
-        header.time = self.time_after(header.time, carried);
-        let progress = self.coordinator.take_heard(&self.table, &header);
-        let mut change = Change::of_progress(&header, &progress, &[], &self.table).expect("only what is due was taken");
-        let ordered = self.take_orders(&header, &mut change);
+        header.time = base.time_after(header.time, carried);
+        let progress = self.coordinator.take_heard(&base.table, &header);
+        let mut change = Change::of_progress(&header, &progress, &[], &base.table).expect("only what is due was taken");
+        let ordered = self.coordinator.take_orders(&base.table, &header, &mut change);
         if progress.is_empty() && ordered.is_none() {
             return Ok(false);
         }
@@ -190,17 +197,12 @@ impl Executor {
         let ended = derivations(&change.finished);
         let records = Records { progress, marks, ordered, ended, ..Records::default() };
         let entry = commands.finish(Header { digest, ..header }, &ops, &outcome, records);
-        self.propose(entry, writes, Vec::new());
+        self.propose(base, entry, writes, Vec::new());
         Ok(true)
     }
 
     /// Makes the calls that have become due.
-    pub(super) fn make_calls(&mut self) {
-        if self.term.is_none() {
-            // A node that begins to lead looks at all commands.
-            self.coordinator.stirred.clear();
-            return;
-        }
+    pub(super) fn make_calls(&mut self, base: &Base) {
         if self.coordinator.stirred.is_empty() {
             return;
         }
@@ -209,14 +211,14 @@ impl Executor {
         stirred.dedup();
         let mut calls: BTreeMap<(PartitionId, Duration), Vec<DueCall>> = BTreeMap::new();
         for id in stirred {
-            let Some(saga) = self.table.row(id) else { continue };
+            let Some(saga) = base.table.row(id) else { continue };
             if self.coordinator.proposed.contains(&id) {
                 continue;
             }
             for due in saga.due() {
                 if self.coordinator.calling.insert((id, due)) {
                     let place = (saga.branch(due).partition(), delay(due.attempt));
-                    calls.entry(place).or_default().push((id, due, self.call_of(saga, due)));
+                    calls.entry(place).or_default().push((id, due, base.call_of(saga, due)));
                 }
             }
         }
@@ -227,11 +229,20 @@ impl Executor {
             let mut calls = calls.into_iter().peekable();
             while calls.peek().is_some() {
                 let some: Vec<_> = calls.by_ref().take(limits::BATCH_COMMANDS_MAX).collect();
-                self.make_some_calls(partition, delay, some);
+                base.make_some_calls(partition, delay, some);
             }
         }
     }
 
+    /// Takes the participants' answers, and notes which of them did not answer.
+    pub(super) fn on_answered(&mut self, base: &Base, answers: Answers) {
+        fail::fail_point!("partition::answered", |_| std::process::abort());
+        let silent = self.coordinator.hear(answers);
+        base.call_again_later(silent);
+    }
+}
+
+impl Base {
     fn make_some_calls(&self, partition: PartitionId, delay: Duration, calls: Vec<DueCall>) {
         let (participants, mailbox) = (self.participants.clone(), self.mailbox.clone());
         self.runtime.spawn(async move {
@@ -288,16 +299,6 @@ impl Executor {
         }
     }
 
-    /// Takes the participants' answers, and notes which of them did not answer.
-    pub(super) fn on_answered(&mut self, answers: Answers) {
-        if self.term.is_none() {
-            return;
-        }
-        fail::fail_point!("partition::answered", |_| std::process::abort());
-        let silent = self.coordinator.hear(answers);
-        self.call_again_later(silent);
-    }
-
     pub(super) fn call_again_later(&self, commands: Vec<CommandId>) {
         if commands.is_empty() {
             return;
@@ -307,10 +308,6 @@ impl Executor {
             tokio::time::sleep(CALL_AGAIN).await;
             drop(mailbox.send(Message::CallAgain(commands)));
         });
-    }
-
-    pub(super) fn on_call_again(&mut self, commands: Vec<CommandId>) {
-        self.coordinator.stirred.extend(commands);
     }
 
     /// Handles a cancel of a call that this partition may never have received. `Ok(None)`: undo it like any other call.

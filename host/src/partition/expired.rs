@@ -8,9 +8,11 @@ use tokio::time::Instant;
 
 use crate::ids::{CommandId, Micros};
 use crate::limits;
+use crate::partition::base::Base;
 use crate::partition::error::HaltReason;
+use crate::partition::leader::LeaderState;
 use crate::partition::now::Now;
-use crate::partition::run::{Executor, store_failed};
+use crate::partition::run::store_failed;
 use crate::sequencer::submission::{NotNow, Refusal, Reply, Submission, Ticket};
 
 /// Submissions whose clients are to be told. They are dropped when their clients stop waiting.
@@ -49,33 +51,33 @@ impl Submission {
     }
 }
 
-impl Executor {
+impl LeaderState {
     /// Takes a submission that is too late for the next entry out of the queue. Makes sure that an entry with a time
     /// later than its expiry follows.
-    pub(super) fn expire(&mut self, submission: Submission, now: &Now) -> Result<(), HaltReason> {
-        self.board.release(submission.size);
+    pub(super) fn expire(&mut self, base: &mut Base, submission: Submission, now: &Now) -> Result<(), HaltReason> {
+        base.board.release(submission.size);
         let Submission { id, expires, ticket, .. } = submission;
-        for follower in self.waiters.in_flight.take(id) {
+        for follower in base.waiters.in_flight.take(id) {
             // The follower was sent later, so it may still be in time: its node asks again.
             follower.reply(Reply::Refused(Refusal::NotNow(NotNow::OtherCopy)));
         }
         self.expired.push(Late { id, expires, ticket });
-        if self.at.journal().time <= expires {
-            self.times_wanted.ask(expires, self.present(now));
+        if base.at.journal().time <= expires {
+            self.times_wanted.ask(expires, base.present(now));
         }
-        self.answer_expired()
+        self.answer_expired(base)
     }
 
     /// An entry is committed: no node executes what expired before its time.
-    pub(super) fn answer_expired(&mut self) -> Result<(), HaltReason> {
-        let time = self.at.journal().time;
+    pub(super) fn answer_expired(&mut self, base: &Base) -> Result<(), HaltReason> {
+        let time = base.at.journal().time;
         if self.expired.0.iter().all(|late| time <= late.expires) {
             return Ok(());
         }
         for late in self.expired.0.extract_if(.., |late| late.expires < time).collect::<Vec<_>>() {
             // Another copy of it may have been sent in time.
             let is_known =
-                self.waiters.in_flight.is_held(late.id) || self.ids.lookup(&late.id).map_err(store_failed)?.is_some();
+                base.waiters.in_flight.is_held(late.id) || base.ids.lookup(&late.id).map_err(store_failed)?.is_some();
             let not_now = Reply::Refused(Refusal::NotNow(NotNow::OtherCopy));
             late.ticket.reply(if is_known { not_now } else { Reply::Expired });
         }

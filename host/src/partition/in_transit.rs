@@ -15,8 +15,8 @@ use crate::ids::{Head, Micros};
 use crate::limits;
 use crate::machine::logic::Logic;
 use crate::machine::transit::InTransit;
+use crate::partition::base::Base;
 use crate::partition::handle::Partition;
-use crate::partition::run::Executor;
 use crate::store::{KeyRow, View};
 
 /// The distance between two moments, in microseconds of the journals' time.
@@ -45,7 +45,7 @@ pub fn moment_before(time: Micros) -> Micros {
     Micros(time.0.div_euclid(ROUND) * ROUND)
 }
 
-impl Executor {
+impl Base {
     /// Must be called before an entry with this time is applied.
     pub(super) fn show_in_transit(&self, time: Micros) {
         let at = moment_before(time);

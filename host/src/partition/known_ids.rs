@@ -16,9 +16,11 @@ use hashbrown::HashMap;
 
 use crate::ids::{CommandId, Fingerprint, JournalIndex};
 use crate::limits;
+use crate::partition::base::Base;
 use crate::partition::coordinate::end_of;
 use crate::partition::error::{HaltReason, PartitionError};
-use crate::partition::run::{Executor, Message, panic_text, store_failed};
+use crate::partition::leader::ReplicaRole;
+use crate::partition::run::{Message, panic_text, store_failed};
 use crate::sequencer::submission::{NotNow, Recorded, Refusal, Reply, Submission, Ticket};
 use crate::store::IdRecord;
 
@@ -147,7 +149,7 @@ pub struct Recalled {
     left: Vec<JournalIndex>,
 }
 
-impl Executor {
+impl Base {
     /// Answers ids that this entry has, or keeps them waiting for it.
     pub(super) fn answer_known(
         &mut self,
@@ -163,6 +165,15 @@ impl Executor {
                 Ok(())
             }
         }
+    }
+
+    /// A waiting submission turns out to be recorded already. Answers it, and all who wait for the same id.
+    pub(super) fn answer_recorded(&mut self, submission: Submission, known: IdRecord) -> Result<(), HaltReason> {
+        let (id, fingerprint, is_call) = (submission.id, submission.fingerprint, submission.called.is_some());
+        let followers = self.waiters.in_flight.take(id);
+        let tickets = std::iter::once(submission.ticket).chain(followers);
+        let repeats = tickets.map(|ticket| (Repeat { id, fingerprint, is_call, ticket }, known)).collect();
+        self.answer_known(known.journal, repeats)
     }
 
     /// Makes a purpose wait for the entry.
@@ -203,7 +214,7 @@ impl Executor {
         });
     }
 
-    pub(super) fn on_recalled(&mut self, recalled: Recalled) -> Result<(), HaltReason> {
+    pub(super) fn on_recalled(&mut self, role: &mut ReplicaRole, recalled: Recalled) -> Result<(), HaltReason> {
         self.waiters.recalls.on_read(recalled.left);
         metrics::counter!("statehouse_recalled_entries_total").increment(recalled.read.len() as u64);
         for (index, found) in recalled.read {
@@ -215,7 +226,7 @@ impl Executor {
                     self.waiters.recalls.on_released(index, first);
                     for purpose in self.waiters.recalls.take(index) {
                         match purpose {
-                            Purpose::Admit(submission) => self.admit(vec![*submission])?,
+                            Purpose::Admit(submission) => role.admit(self, vec![*submission])?,
                             other => self.give_up(other, Refusal::OutcomeReleased),
                         }
                     }
@@ -230,7 +241,7 @@ impl Executor {
                 match purpose {
                     Purpose::Answer(repeat, at) => self.answer_repeat(repeat, at, &recorded)?,
                     Purpose::End(ticket, n) => ticket.reply(recorded_reply(&recorded, n, true)),
-                    Purpose::Admit(submission) => self.admit(vec![*submission])?,
+                    Purpose::Admit(submission) => role.admit(self, vec![*submission])?,
                 }
             }
         }

@@ -23,14 +23,15 @@ use crate::log::{EntryId, Log, LogEntry, LogOptions, StreamId};
 use crate::machine::journal::Journal;
 use crate::machine::logic::Logic;
 use crate::machine::modules::Modules;
+use crate::partition::base::Base;
 use crate::partition::canonical::Canonical;
-use crate::partition::coordinate::{Coordinator, Participants};
+use crate::partition::coordinate::Participants;
 use crate::partition::derived::{self, Known};
 use crate::partition::error::{HaltReason, PartitionError};
-use crate::partition::expired::Expired;
 use crate::partition::handle::{Partition, Parts};
 use crate::partition::journal_lookup;
 use crate::partition::journal_state::JournalState;
+use crate::partition::leader::ReplicaRole;
 use crate::partition::lost::Remembered;
 use crate::partition::now::Environment;
 use crate::partition::panics::Panics;
@@ -41,13 +42,9 @@ use crate::partition::run::{Executor, Message};
 use crate::partition::saga_table::{SagaTable, read_table};
 use crate::partition::status::{Board, Progress, RunState};
 use crate::partition::timeline::Timeline;
-use crate::partition::times::WantedTimes;
 use crate::partition::waiters::Waiters;
 use crate::peer::GroupPeers;
 use crate::saga::Saga;
-use crate::sequencer::admission::RejectionMeter;
-use crate::sequencer::queue::SubmissionQueue;
-use crate::sequencer::speculation::Speculation;
 use crate::snapshot::canonical::SnapshotFolder;
 use crate::snapshot::{Incoming, Snapshots, finish_install};
 use crate::store::{IdIndex, Meta, Store, StoreOptions};
@@ -154,7 +151,7 @@ pub fn journal_of(meta: &Meta) -> Journal {
 }
 
 /// The files of a partition, open and level.
-struct Files {
+pub(super) struct Files {
     log: Log,
     store: Arc<Store>,
     ids: Arc<IdIndex>,
@@ -162,14 +159,15 @@ struct Files {
     recovered: Recovered,
     snapshots: Arc<Snapshots>,
     canonical: Arc<Canonical>,
-    panics: Panics,
+    entries: Arc<RecordedEntries>,
+    board: Arc<Board>,
     /// The content of its phase status table.
     under_way: Vec<Saga>,
 }
 
 impl Files {
     /// Blocks until recovery is complete.
-    fn open(options: &PartitionOptions) -> Result<Self, PartitionError> {
+    pub(super) fn open(options: &PartitionOptions) -> Result<Self, PartitionError> {
         let stream = StreamId::new(&options.machine, options.partition)?;
         let log = open_log(options, stream.clone())?;
         finish_install(&RealDisk, &options.folder, &log, &stream.to_string(), &options.store)?;
@@ -182,8 +180,47 @@ impl Files {
         backfill_ids(options.partition, &log, &ids, &recovered)?;
         let snapshots = open_snapshots(&options.folder, stream, &log, &store, &ids)?;
         let canonical = open_canonical(options)?;
-        let (panics, under_way) = (Panics::open(&options.folder), read_table(&store.read())?);
-        Ok(Self { log, store, ids, genesis, recovered, snapshots, canonical, panics, under_way })
+        let under_way = read_table(&store.read())?;
+        let entries = RecordedEntries::open(&log, recovered.applied, &recovered.journal);
+        let board = Board::new(recovered.progress(), Panics::open(&options.folder));
+        Ok(Self { log, store, ids, genesis, recovered, snapshots, canonical, entries, board, under_way })
+    }
+
+    /// What the executor begins with.
+    pub(super) fn base(
+        &self,
+        options: &PartitionOptions,
+        logic: Option<Arc<dyn Logic>>,
+        mailbox: std::sync::mpsc::Sender<Message>,
+    ) -> Base {
+        let Recovered { applied, membership, journal } = &self.recovered;
+        Base {
+            partition: options.partition,
+            labels: options.labels(),
+            at: JournalState::new(*applied, membership.clone(), *journal, logic),
+            table: SagaTable::new(self.under_way.clone()),
+            waiters: Waiters::default(),
+            activation: None,
+            migrated: None,
+            is_draining: false,
+            batch_commands_max: BATCH_COMMANDS_MAX,
+            store: self.store.clone(),
+            ids: self.ids.clone(),
+            entries: self.entries.clone(),
+            canonical: self.canonical.clone(),
+            timeline: Arc::new(Timeline::new(options.clock.clone())),
+            environment: Environment {
+                clock: options.clock.clone(),
+                features: options.features.clone(),
+                log: self.log.clone(),
+                group: None,
+            },
+            modules: options.modules.clone(),
+            participants: options.participants.clone(),
+            board: self.board.clone(),
+            runtime: tokio::runtime::Handle::current(),
+            mailbox,
+        }
     }
 }
 
@@ -196,50 +233,13 @@ impl Partition {
             Ok((options, files))
         })
         .await?;
-        let Files { log, store, ids, genesis, recovered, snapshots, canonical, panics, under_way } = files;
-        let logic = load_active(&options.modules, recovered.journal.module).await?;
-        let entries = RecordedEntries::open(&log, recovered.applied, &recovered.journal);
-        let board = Board::new(recovered.progress(), panics);
-        let timeline = Arc::new(Timeline::new(options.clock.clone()));
+        let logic = load_active(&options.modules, files.recovered.journal.module).await?;
         let (mailbox, messages) = std::sync::mpsc::channel();
-        let environment = Environment {
-            clock: options.clock.clone(),
-            features: options.features.clone(),
-            log: log.clone(),
-            group: None,
-        };
-        let executor = Executor {
-            partition: options.partition,
-            labels: options.labels(),
-            runtime: tokio::runtime::Handle::current(),
-            timeline: timeline.clone(),
-            modules: options.modules.clone(),
-            entries: entries.clone(),
-            store: store.clone(),
-            ids: ids.clone(),
-            board: board.clone(),
-            canonical: canonical.clone(),
-            leading: options.leading,
-            environment,
-            mailbox: mailbox.clone(),
-            at: JournalState::new(recovered.applied, recovered.membership.clone(), recovered.journal, logic),
-            table: SagaTable::new(under_way),
-            waiters: Waiters::default(),
-            term: None,
-            queue: SubmissionQueue::default(),
-            meter: RejectionMeter::default(),
-            coordinator: Coordinator::default(),
-            stuck_reported: None,
-            participants: options.participants.clone(),
-            speculation: Speculation::default(),
-            activation: None,
-            migrated: None,
-            times_wanted: WantedTimes::default(),
-            expired: Expired::default(),
-            is_draining: false,
-            batch_commands_max: BATCH_COMMANDS_MAX,
-        };
-        metrics::gauge!("statehouse_partition_halted", &executor.labels).set(0.0);
+        let base = files.base(&options, logic, mailbox.clone());
+        metrics::gauge!("statehouse_partition_halted", &base.labels).set(0.0);
+        let (board, timeline) = (base.board.clone(), base.timeline.clone());
+        let executor = Executor { base, role: ReplicaRole::new(options.leading) };
+        let Files { log, store, ids, entries, genesis, recovered, snapshots, canonical, .. } = files;
         let spawned = std::thread::Builder::new().name(options.name()).spawn(move || executor.run(&messages));
         let thread = spawned.map_err(PartitionError::Thread)?;
         let applied = (recovered.applied, recovered.membership);

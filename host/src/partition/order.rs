@@ -14,7 +14,7 @@ use crate::machine::entry::Header;
 use crate::machine::table::Change;
 use crate::partition::coordinate::Coordinator;
 use crate::partition::now::Now;
-use crate::partition::run::Executor;
+use crate::partition::saga_table::SagaTable;
 use crate::saga::{Moment, Order, OrderRefused};
 
 /// An order, and the operator who waits for it.
@@ -41,68 +41,64 @@ pub enum NotOrdered {
     Overloaded,
 }
 
-impl Executor {
+impl Ordered {
+    pub fn refuse(self, reason: NotOrdered) {
+        // The operator may have stopped waiting.
+        drop(self.reply.send(Err(reason)));
+    }
+}
+
+impl Coordinator {
     pub(super) fn on_order(&mut self, mut ordered: Ordered, now: &Now) {
         let found = now.features;
         if found < features::ORDERS_VOUCHED {
             ordered.order = ordered.order.vouched_by(None);
         }
-        let refusal = if self.term.is_none() {
-            Some(NotOrdered::NotLeading)
-        } else if found < features::ORDERS {
-            Some(NotOrdered::Level { expected: features::ORDERS, found })
-        } else {
-            None
-        };
-        match refusal {
-            // The operator may have stopped waiting.
-            Some(refusal) => drop(ordered.reply.send(Err(refusal))),
-            None => self.coordinator.order(ordered),
-        }
-    }
-
-    /// The orders for the next entry, judged on the rows as the heard outcomes leave them. Their effects are added to
-    /// `change`.
-    pub(super) fn take_orders(&mut self, header: &Header, change: &mut Change) -> Option<Vec<Order>> {
-        let at = Moment::at_home(header.time, header.index.0);
-        let mut taken = Vec::new();
-        while let Some(ordered) = self.coordinator.take_order() {
-            let id = ordered.order.command();
-            let saga = change.find(id, &self.table).ok_or(NotOrdered::NotInFlight);
-            match saga.and_then(|saga| Ok(saga.order(&ordered.order, &at)?)) {
-                Ok(advance) => {
-                    change.set(id, advance);
-                    taken.push(ordered.order.clone());
-                    self.coordinator.on_ordering(ordered);
-                }
-                // The operator may have stopped waiting.
-                Err(refusal) => drop(ordered.reply.send(Err(refusal))),
-            }
-        }
-        (!taken.is_empty()).then_some(taken)
-    }
-
-    /// Tells operators that their orders are recorded.
-    pub(super) fn answer_ordered(&mut self, orders: &[Order]) {
-        for order in orders {
-            if let Some(ordered) = self.coordinator.ordering.remove(&order.command()) {
-                drop(ordered.reply.send(Ok(self.at.journal().index)));
-            }
-        }
-    }
-}
-
-impl Coordinator {
-    fn order(&mut self, ordered: Ordered) {
-        if limits::ORDERS_WAITING_MAX <= self.orders.len() {
-            drop(ordered.reply.send(Err(NotOrdered::Overloaded)));
+        if found < features::ORDERS {
+            ordered.refuse(NotOrdered::Level { expected: features::ORDERS, found });
+        } else if limits::ORDERS_WAITING_MAX <= self.orders.len() {
+            ordered.refuse(NotOrdered::Overloaded);
         } else {
             self.orders.push_back(ordered);
         }
     }
 
+    /// The orders for the next entry, judged on the rows as the heard outcomes leave them. Their effects are added to
+    /// `change`.
+    pub(super) fn take_orders(
+        &mut self,
+        table: &SagaTable,
+        header: &Header,
+        change: &mut Change,
+    ) -> Option<Vec<Order>> {
+        let at = Moment::at_home(header.time, header.index.0);
+        let mut taken = Vec::new();
+        while let Some(ordered) = self.take_order() {
+            let id = ordered.order.command();
+            let saga = change.find(id, table).ok_or(NotOrdered::NotInFlight);
+            match saga.and_then(|saga| Ok(saga.order(&ordered.order, &at)?)) {
+                Ok(advance) => {
+                    change.set(id, advance);
+                    taken.push(ordered.order.clone());
+                    self.on_ordering(ordered);
+                }
+                Err(refusal) => ordered.refuse(refusal),
+            }
+        }
+        (!taken.is_empty()).then_some(taken)
+    }
+
+    /// Tells operators that their orders are recorded, in this entry of the journal.
+    pub(super) fn on_ordered(&mut self, orders: &[Order], index: JournalIndex) {
+        for order in orders {
+            if let Some(ordered) = self.ordering.remove(&order.command()) {
+                drop(ordered.reply.send(Ok(index)));
+            }
+        }
+    }
+
     /// The next order whose command is in no proposed entry.
-    pub(super) fn take_order(&mut self) -> Option<Ordered> {
+    fn take_order(&mut self) -> Option<Ordered> {
         let is_free = |ordered: &Ordered| {
             let id = ordered.order.command();
             !self.proposed.contains(&id) && !self.ordering.contains_key(&id)
@@ -112,7 +108,7 @@ impl Coordinator {
     }
 
     /// The order is in a proposed entry.
-    pub(super) fn on_ordering(&mut self, ordered: Ordered) {
+    fn on_ordering(&mut self, ordered: Ordered) {
         let before: Option<Ordered> = self.ordering.insert(ordered.order.command(), ordered);
         assert!(before.is_none(), "a command has one proposed entry at a time");
     }
@@ -122,7 +118,7 @@ impl Coordinator {
         for order in orders {
             self.proposed.remove(&order.command());
             if let Some(ordered) = self.ordering.remove(&order.command()) {
-                drop(ordered.reply.send(Err(NotOrdered::NotLeading)));
+                ordered.refuse(NotOrdered::NotLeading);
             }
         }
     }
@@ -135,11 +131,5 @@ impl Coordinator {
                 self.orders.push_front(ordered);
             }
         }
-    }
-
-    /// This node no longer leads: operators ask again, and find out what was recorded.
-    pub(super) fn drop_orders(&mut self) {
-        self.orders.clear();
-        self.ordering.clear();
     }
 }

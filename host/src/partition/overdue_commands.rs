@@ -10,35 +10,34 @@ use std::time::Duration;
 
 use crate::ids::Micros;
 use crate::limits::{STUCK_LINES_MAX, STUCK_REPORT_EVERY};
+use crate::partition::base::Base;
+use crate::partition::leader::LeaderState;
 use crate::partition::now::Now;
-use crate::partition::run::Executor;
 use crate::saga::{Saga, WaitsFor};
 
-impl Executor {
-    /// How long until the next report; `None` if this node does not lead, or nothing is in flight.
-    pub(super) fn until_stuck_report(&self, now: &Now) -> Option<Duration> {
-        self.term?;
-        let left = self.stuck_report_due()?.0.saturating_sub(self.present(now).0).max(0);
+impl LeaderState {
+    /// How long until the next report; `None` if nothing is in flight.
+    pub(super) fn until_stuck_report(&self, base: &Base, now: &Now) -> Option<Duration> {
+        let left = self.stuck_report_due(base)?.0.saturating_sub(base.present(now).0).max(0);
         Some(Duration::from_micros(left.unsigned_abs()))
     }
 
-    fn stuck_report_due(&self) -> Option<Micros> {
+    fn stuck_report_due(&self, base: &Base) -> Option<Micros> {
         let every = i64::try_from(STUCK_REPORT_EVERY.as_micros()).expect("a minute fits");
-        let oldest = self.table.under_way().1?;
-        let next = self.stuck_reported.map_or(i64::MIN, |reported| reported.0.saturating_add(every));
+        let oldest = base.table.under_way().1?;
+        let next = self.coordinator.stuck_reported.map_or(i64::MIN, |reported| reported.0.saturating_add(every));
         Some(Micros(next.max(oldest.0.saturating_add(every))))
     }
 
     /// Reports the commands that have waited for long, if a report is due.
-    pub(super) fn report_stuck(&mut self, now: &Now) {
-        let now = self.present(now);
-        if self.term.is_none() || self.stuck_report_due().is_none_or(|due| now < due) {
+    pub(super) fn report_stuck(&mut self, base: &Base, now: Micros) {
+        if self.stuck_report_due(base).is_none_or(|due| now < due) {
             return;
         }
-        self.stuck_reported = Some(now);
-        let partition = self.partition;
+        self.coordinator.stuck_reported = Some(now);
+        let partition = base.partition;
         let (mut shown, mut hidden) = (0, 0);
-        for saga in self.table.oldest() {
+        for saga in base.table.oldest() {
             let age = Duration::from_micros(now.0.saturating_sub(saga.started().0).max(0).unsigned_abs());
             if age < STUCK_REPORT_EVERY {
                 break;

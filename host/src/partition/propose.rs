@@ -1,4 +1,4 @@
-//! The leader's half of the executor: executes a batch on the speculative state and proposes its entry.
+//! The leader's half of the stages: executes a batch on the speculative state and proposes its entry.
 //!
 //! In: queued submissions. Out: entries handed to consensus, whose row writes are kept aside. Nothing here answers a
 //! client with success.
@@ -9,7 +9,7 @@ use statehouse_abi::rows::{RowsWriter, WritesBlock};
 
 use crate::consensus::ConsensusError;
 use crate::features;
-use crate::ids::{Digest, Head};
+use crate::ids::Head;
 use crate::limits;
 use crate::machine::decide::block::BlockBuilder;
 use crate::machine::decide::{Counts, Decided, Effect, decide};
@@ -19,29 +19,26 @@ use crate::machine::logic::Logic;
 use crate::machine::plan::PlanView;
 use crate::machine::replica::{digest, no_writes};
 use crate::machine::table::{self, Change};
+use crate::partition::base::Base;
 use crate::partition::coordinate::{cancelled, is_forbidden};
 use crate::partition::error::HaltReason;
-use crate::partition::known_ids::Repeat;
+use crate::partition::leader::LeaderState;
 use crate::partition::now::Now;
-use crate::partition::run::{Executor, Message, store_failed};
+use crate::partition::run::{Message, store_failed};
 use crate::saga::{Derivation, Origin, Records, Start};
 use crate::sequencer::queue::Forbidden;
-use crate::sequencer::speculation::Speculative;
 use crate::sequencer::submission::{NotNow, Refusal, Reply, Submission};
-use crate::store::{IdRecord, StoreError};
+use crate::store::StoreError;
 
-impl Executor {
+impl LeaderState {
     /// Proposes as much as may be under way at once.
     ///
     /// The moment is looked up anew whenever something has taken time: a module that was loaded or asked, or a disk.
-    pub(super) fn propose_all(&mut self, now: &mut Now) -> Result<(), HaltReason> {
-        if self.term.is_none() || self.environment.group.is_none() {
-            return Ok(());
-        }
+    pub(super) fn propose_all(&mut self, base: &mut Base, now: &mut Now) -> Result<(), HaltReason> {
         while self.speculation.len() < limits::SPECULATION_ENTRIES_MAX {
-            if self.activation.is_some() {
-                let is_alone = self.propose_activation()?;
-                *now = self.environment.now();
+            if base.activation.is_some() {
+                let is_alone = self.propose_activation(base)?;
+                *now = base.now();
                 if is_alone {
                     return Ok(());
                 }
@@ -50,53 +47,53 @@ impl Executor {
             if is_trickle && limits::SPECULATION_TRICKLE_MAX <= self.speculation.len() {
                 break;
             }
-            let is_progress = self.propose_progress(now)? || self.propose_forbidden(now)?;
-            if !self.propose_batch(now)? && !is_progress {
+            let is_progress = self.propose_progress(base, now)? || self.propose_forbidden(base, now)?;
+            if !self.propose_batch(base, now)? && !is_progress {
                 break;
             }
-            *now = self.environment.now();
+            *now = base.now();
         }
-        self.propose_tick_if_wanted(now);
+        self.propose_tick_if_wanted(base, now);
         Ok(())
     }
 
     /// The stages *execute* and *propose* for one batch. Returns `false` if there was nothing to do.
-    fn propose_batch(&mut self, now: &mut Now) -> Result<bool, HaltReason> {
-        let Some(logic) = self.at.logic().cloned() else { return Ok(false) };
+    fn propose_batch(&mut self, base: &mut Base, now: &mut Now) -> Result<bool, HaltReason> {
+        let Some(logic) = base.at.logic().cloned() else { return Ok(false) };
         if !now.takes_entries() {
-            self.refuse_all_queued(Refusal::StorageFull);
+            self.refuse_all_queued(base, Refusal::StorageFull);
             return Ok(false);
         }
-        if self.store.is_behind() {
-            match self.store.wait_while_behind() {
-                Ok(()) => *now = self.environment.now(),
+        if base.store.is_behind() {
+            match base.store.wait_while_behind() {
+                Ok(()) => *now = base.now(),
                 Err(StoreError::NoSpace { .. }) => {
-                    self.refuse_all_queued(Refusal::StorageFull);
+                    self.refuse_all_queued(base, Refusal::StorageFull);
                     return Ok(false);
                 }
                 Err(error) => return Err(store_failed(error)),
             }
         }
-        let journal = self.journal_speculative();
-        let mut header = self.header(EntryKind::Batch, &journal, logic.as_ref(), now);
-        let next = self.queue.iter().take(self.batch_commands_max);
+        let journal = self.journal_speculative(base);
+        let mut header = base.header(EntryKind::Batch, &journal, logic.as_ref(), now);
+        let next = self.queue.iter().take(base.batch_commands_max);
         let carried = next.filter_map(|submission| Some(submission.called.as_ref()?.carried)).max();
-        header.time = self.time_after(header.time, carried);
-        let mut submissions = self.take_batch(&header, logic.as_ref(), now)?;
+        header.time = base.time_after(header.time, carried);
+        let mut submissions = self.take_batch(base, &header, logic.as_ref(), now)?;
         if submissions.is_empty() {
             return Ok(false);
         }
         let decided = {
             let plans: Vec<PlanView<'_>> = submissions.iter().map(Submission::plan_view).collect();
-            let fetch = |ops: &OpsBlock<'_>| self.fetch_speculative(ops);
+            let fetch = |ops: &OpsBlock<'_>| self.fetch_speculative(base, ops);
             decide(logic.as_ref(), header.context(), &plans, fetch)?
         };
         count(decided.counts);
         for submission in submissions.drain(decided.plan_count..).rev() {
             self.queue.put_back(submission);
         }
-        self.batch_commands_max = match decided.effect {
-            Effect::Applied => (2 * self.batch_commands_max).min(limits::BATCH_COMMANDS_MAX),
+        base.batch_commands_max = match decided.effect {
+            Effect::Applied => (2 * base.batch_commands_max).min(limits::BATCH_COMMANDS_MAX),
             // It takes seconds to find out again that the module cannot take a batch.
             Effect::Unasked => 1,
         };
@@ -104,18 +101,18 @@ impl Executor {
             let id = submissions[*at].id;
             let effect = decided.effect;
             tracing::warn!(
-                partition = %self.partition, command = %id, ?effect, text = %diagnostic.text, "command was isolated"
+                partition = %base.partition, command = %id, ?effect, text = %diagnostic.text, "command was isolated"
             );
-            if let Some(file) = self.board.panics.record(id, diagnostic) {
+            if let Some(file) = base.board.panics.record(id, diagnostic) {
                 // Nobody waits for the sync, and a message about its failure would help nobody.
-                drop(self.runtime.spawn_blocking(move || file.sync_data()));
+                drop(base.runtime.spawn_blocking(move || file.sync_data()));
             }
         }
         for submission in &submissions {
-            self.board.release(submission.size);
+            base.board.release(submission.size);
         }
         if decided.effect == Effect::Unasked && !now.has(features::UNASKED) {
-            let (partition, module) = (self.partition, logic.id());
+            let (partition, module) = (base.partition, logic.id());
             tracing::error!(
                 %partition, %module,
                 "the module fails to apply even a rejection, which cannot be recorded before all nodes run this \
@@ -123,18 +120,18 @@ impl Executor {
             );
             submissions
                 .iter()
-                .for_each(|submission| self.waiters.in_flight.refuse(submission, &Reply::Refused(Refusal::Halted)));
+                .for_each(|submission| base.waiters.in_flight.refuse(submission, &Reply::Refused(Refusal::Halted)));
             return Ok(true);
         }
-        let entry = self.entry_of(header, &submissions, &decided, now);
-        self.propose(entry, decided.writes, submissions);
+        let entry = self.entry_of(base, header, &submissions, &decided, now);
+        self.propose(base, entry, decided.writes, submissions);
         Ok(true)
     }
 
     /// Records calls as refused, without asking the module: those that were cancelled before they arrived, and those
     /// whose command's id belongs to another command here. Returns `false` if there are none.
-    fn propose_forbidden(&mut self, now: &mut Now) -> Result<bool, HaltReason> {
-        let Some(logic) = self.at.logic().cloned() else { return Ok(false) };
+    fn propose_forbidden(&mut self, base: &mut Base, now: &mut Now) -> Result<bool, HaltReason> {
+        let Some(logic) = base.at.logic().cloned() else { return Ok(false) };
         if !self.queue.has_forbidden() || !now.takes_entries() {
             return Ok(false);
         }
@@ -143,14 +140,14 @@ impl Executor {
         let mut rejections = Vec::with_capacity(forbidden.len());
         for Forbidden { submission, rejection } in forbidden {
             // It may have been proposed before, in an entry that was not known to be lost.
-            match self.ids.lookup(&submission.id).map_err(store_failed)? {
+            match base.ids.lookup(&submission.id).map_err(store_failed)? {
                 None => {
                     submissions.push(submission);
                     rejections.push(rejection);
                 }
                 Some(known) => {
-                    self.board.release(submission.size);
-                    self.answer_recorded(submission, known)?;
+                    base.board.release(submission.size);
+                    base.answer_recorded(submission, known)?;
                 }
             }
         }
@@ -158,34 +155,40 @@ impl Executor {
             return Ok(false);
         }
         // The index may have read from its disk.
-        *now = self.environment.now();
-        let journal = self.journal_speculative();
-        let mut header = self.header(EntryKind::Batch, &journal, logic.as_ref(), now);
+        *now = base.now();
+        let journal = self.journal_speculative(base);
+        let mut header = base.header(EntryKind::Batch, &journal, logic.as_ref(), now);
         let carried = submissions.iter().filter_map(|submission| Some(submission.called.as_ref()?.carried)).max();
-        header.time = self.time_after(header.time, carried);
+        header.time = base.time_after(header.time, carried);
         let decided = forbid(&submissions, &rejections);
         for submission in &submissions {
-            self.board.release(submission.size);
+            base.board.release(submission.size);
         }
-        let entry = self.entry_of(header, &submissions, &decided, now);
-        self.propose(entry, decided.writes, submissions);
+        let entry = self.entry_of(base, header, &submissions, &decided, now);
+        self.propose(base, entry, decided.writes, submissions);
         Ok(true)
     }
 
     /// Takes the next submissions that may still be executed at the entry's time.
-    fn take_batch(&mut self, header: &Header, logic: &dyn Logic, now: &Now) -> Result<Vec<Submission>, HaltReason> {
-        let mut batch = Vec::with_capacity(self.queue.len().min(self.batch_commands_max));
+    fn take_batch(
+        &mut self,
+        base: &mut Base,
+        header: &Header,
+        logic: &dyn Logic,
+        now: &Now,
+    ) -> Result<Vec<Submission>, HaltReason> {
+        let mut batch = Vec::with_capacity(self.queue.len().min(base.batch_commands_max));
         // The plans of commands on several partitions lie in the entry, beside the ops of their first branches.
         let mut plans_size = 0;
-        while batch.len() < self.batch_commands_max {
+        while batch.len() < base.batch_commands_max {
             let Some(submission) = self.queue.pop() else { break };
-            if submission.ticket.is_abandoned() && self.waiters.in_flight.is_abandoned(submission.id) {
+            if submission.ticket.is_abandoned() && base.waiters.in_flight.is_abandoned(submission.id) {
                 // The client was told that the outcome is unknown, or has gone. The command is not executed; if sent
                 // again, it is new.
                 metrics::counter!("statehouse_commands_abandoned_total").increment(1);
-                self.board.release(submission.size);
+                base.board.release(submission.size);
                 _ = self.queue.was_proposed(submission.id);
-                self.waiters.in_flight.take(submission.id);
+                base.waiters.in_flight.take(submission.id);
                 continue;
             }
             plans_size += submission.saga.as_ref().map_or(0, |_| submission.size);
@@ -194,19 +197,19 @@ impl Executor {
                 break;
             }
             if self.queue.was_proposed(submission.id) {
-                let known = self.ids.lookup(&submission.id).map_err(store_failed)?;
+                let known = base.ids.lookup(&submission.id).map_err(store_failed)?;
                 if let Some(known) = known {
-                    self.board.release(submission.size);
-                    self.answer_recorded(submission, known)?;
+                    base.board.release(submission.size);
+                    base.answer_recorded(submission, known)?;
                     continue;
                 }
             }
             if submission.expires < header.time || submission.is_given_up(now.instant) {
-                self.expire(submission, now)?;
+                self.expire(base, submission, now)?;
             } else if submission.called.is_none() && submission.planner != logic.id() {
                 // It was planned by a module that is no longer active; the router plans it again.
-                self.board.release(submission.size);
-                self.waiters.in_flight.refuse(&submission, &Reply::Refused(Refusal::NotNow(NotNow::PlannedByAnother)));
+                base.board.release(submission.size);
+                base.waiters.in_flight.refuse(&submission, &Reply::Refused(Refusal::NotNow(NotNow::PlannedByAnother)));
             } else {
                 batch.push(submission);
             }
@@ -214,23 +217,14 @@ impl Executor {
         Ok(batch)
     }
 
-    /// A waiting submission turns out to be recorded already. Answers it, and all who wait for the same id.
-    fn answer_recorded(&mut self, submission: Submission, known: IdRecord) -> Result<(), HaltReason> {
-        let (id, fingerprint, is_call) = (submission.id, submission.fingerprint, submission.called.is_some());
-        let followers = self.waiters.in_flight.take(id);
-        let tickets = std::iter::once(submission.ticket).chain(followers);
-        let repeats = tickets.map(|ticket| (Repeat { id, fingerprint, is_call, ticket }, known)).collect();
-        self.answer_known(known.journal, repeats)
-    }
-
     /// The rows of a block's keys: from the proposed batches if one of them writes the key, otherwise from the store.
-    fn fetch_speculative(&self, ops: &OpsBlock<'_>) -> Result<Vec<u8>, HaltReason> {
+    fn fetch_speculative(&self, base: &Base, ops: &OpsBlock<'_>) -> Result<Vec<u8>, HaltReason> {
         let mut rows = RowsWriter::default();
         let writes = self.speculation.writes();
         let found: Vec<Option<Option<&[u8]>>> = ops.keys().map(|key| writes.find(key)).collect();
         let stored = ops.keys().zip(&found).filter(|(_, found)| found.is_none()).map(|(key, _)| key);
         let mut next = found.iter();
-        self.store
+        base.store
             .fetch(stored, |row| {
                 // Beyond the size of a call only the excess matters, so the rows themselves are left out.
                 let row = row.filter(|_| rows.size() <= limits::GUEST_INPUT_BYTES_MAX);
@@ -247,46 +241,20 @@ impl Executor {
         Ok(rows.finish(Vec::with_capacity(rows.size() + 64)))
     }
 
-    pub(super) fn header(&self, kind: EntryKind, journal: &Journal, logic: &dyn Logic, now: &Now) -> Header {
-        Header {
-            kind,
-            index: journal.index.next(),
-            time: journal.next_time(now.present(&self.timeline, journal.time)),
-            parent: journal.head,
-            seed: rand::random(),
-            planner: logic.id(),
-            decider: logic.id(),
-            digest: Digest::ZERO,
-        }
-    }
-
-    pub(super) fn header_without_module(&self, kind: EntryKind, journal: &Journal, now: &Now) -> Header {
-        Header {
-            kind,
-            index: journal.index.next(),
-            time: journal.next_time(now.present(&self.timeline, journal.time)),
-            parent: journal.head,
-            seed: [0; 32],
-            planner: journal.module,
-            decider: journal.module,
-            digest: Digest::ZERO,
-        }
-    }
-
     /// If the partition is idle, proposes a tick when somebody waits for time to pass, or a day has begun.
-    fn propose_tick_if_wanted(&mut self, now: &Now) {
-        let journal = self.journal_speculative();
+    fn propose_tick_if_wanted(&mut self, base: &mut Base, now: &Now) {
+        let journal = self.journal_speculative(base);
         self.times_wanted.on_time(journal.time);
         let is_idle = self.speculation.is_empty() && self.queue.is_empty();
-        let is_due = self.times_wanted.next().is_some_and(|wanted| wanted < now.present(&self.timeline, journal.time));
-        if is_idle && (is_due || self.is_past_midnight(now)) {
-            let header = self.header_without_module(EntryKind::Tick, &journal, now);
-            self.propose(Entry::tick(header), Vec::new(), Vec::new());
+        let is_due = self.times_wanted.next().is_some_and(|wanted| wanted < now.present(&base.timeline, journal.time));
+        if is_idle && (is_due || self.is_past_midnight(base, now)) {
+            let header = base.header_without_module(EntryKind::Tick, &journal, now);
+            self.propose(base, Entry::tick(header), Vec::new(), Vec::new());
         }
     }
 
-    pub(super) fn propose(&mut self, entry: Entry, writes: Vec<u8>, submissions: Vec<Submission>) {
-        let journal = self.journal_speculative();
+    pub(super) fn propose(&mut self, base: &mut Base, entry: Entry, writes: Vec<u8>, submissions: Vec<Submission>) {
+        let journal = self.journal_speculative(base);
         let verdict = journal.judge(&entry);
         let Ok(Verdict::Effective(after)) = verdict else {
             unreachable!("an entry is effective on the journal it was made on: {verdict:?}");
@@ -294,12 +262,11 @@ impl Executor {
         let (payload, head) = (entry.payload().clone(), after.head);
         self.speculation.push(entry, after, writes, submissions);
         fail::fail_point!("partition::executed", |_| std::process::abort());
-        let group = self.environment.group.clone().expect("only a started group leads");
-        let term = self.term.expect("only a leader proposes");
-        match self.runtime.block_on(group.propose(term, payload)) {
+        let group = base.environment.group.clone().expect("only a started group leads");
+        match base.runtime.block_on(group.propose(self.term, payload)) {
             Ok(proposed) => {
-                let mailbox = self.mailbox.clone();
-                self.runtime.spawn(async move {
+                let mailbox = base.mailbox.clone();
+                base.runtime.spawn(async move {
                     if let Err(error) = proposed.await {
                         let is_appended = matches!(error, ConsensusError::OutcomeUnknown | ConsensusError::Stopped(_));
                         // The executor may be gone; then it has answered everybody.
@@ -309,7 +276,7 @@ impl Executor {
             }
             Err(error) => {
                 let is_appended = matches!(error, ConsensusError::Stopped(_));
-                self.on_proposal_lost(head, is_appended);
+                self.on_proposal_lost(base, head, is_appended);
             }
         }
     }
@@ -318,7 +285,7 @@ impl Executor {
     /// entries before it are still on their way. Clients are told to ask again and so to find the leader of that
     /// moment: if this node proposed the entry again, it would be refused repeatedly until a majority is heard or
     /// another node leads. An entry whose fate is unknown is left to the change of leadership that caused this.
-    pub(super) fn on_proposal_lost(&mut self, head: Head, is_appended: bool) {
+    pub(super) fn on_proposal_lost(&mut self, base: &mut Base, head: Head, is_appended: bool) {
         if is_appended {
             return;
         }
@@ -329,46 +296,44 @@ impl Executor {
         }
         metrics::counter!("statehouse_speculation_dropped_total").increment(lost.len() as u64);
         let unheard = lost.iter().flat_map(|batch| self.coordinator.on_refused(batch.entry.records())).collect();
-        self.call_again_later(unheard);
+        base.call_again_later(unheard);
         for submission in lost.iter().flat_map(|batch| &batch.submissions) {
             // Its bytes were released when it was proposed.
-            self.waiters.in_flight.refuse(submission, &Reply::Refused(Refusal::NotNow(NotNow::NotAppended)));
+            base.waiters.in_flight.refuse(submission, &Reply::Refused(Refusal::NotNow(NotNow::NotAppended)));
         }
         self.times_wanted.clear();
-        self.refuse_queue(Refusal::NotNow(NotNow::NotAppended));
-    }
-
-    pub(super) fn requeue_speculation(&mut self) {
-        let lost = self.speculation.drain();
-        self.requeue(lost);
+        self.refuse_queue(base, Refusal::NotNow(NotNow::NotAppended));
     }
 
     /// Queues commands again that were proposed in vain. Until they are taken from the queue, an entry that was not
     /// known to be lost may turn out to have recorded them. Their ids are therefore looked up once more at that point.
-    fn requeue(&mut self, lost: Vec<Speculative>) {
-        metrics::counter!("statehouse_speculation_dropped_total").increment(lost.len() as u64);
+    /// Returns how many batches are lost.
+    pub(super) fn requeue_speculation(&mut self, base: &mut Base) -> usize {
+        let lost = self.speculation.drain();
+        let count = lost.len();
         for batch in lost.into_iter().rev() {
             self.coordinator.on_lost(batch.entry.records());
             for submission in batch.submissions.into_iter().rev() {
                 // Its bytes were released when it was proposed. It must not be lost for lack of room, so the limit is
                 // not checked.
-                self.board.queue_bytes.fetch_add(submission.size, std::sync::atomic::Ordering::AcqRel);
+                base.board.queue_bytes.fetch_add(submission.size, std::sync::atomic::Ordering::AcqRel);
                 if is_forbidden(&submission) {
                     self.queue.forbid(submission, cancelled());
                     continue;
                 }
                 if submission.called.as_ref().is_some_and(|called| called.needs_claim) {
                     // The owner of the client's id must be looked up anew: its coordinator asks again.
-                    self.board.release(submission.size);
-                    self.waiters.in_flight.refuse(&submission, &Reply::Refused(Refusal::NotNow(NotNow::ClaimUnknown)));
+                    base.board.release(submission.size);
+                    base.waiters.in_flight.refuse(&submission, &Reply::Refused(Refusal::NotNow(NotNow::ClaimUnknown)));
                     continue;
                 }
                 self.queue.requeue(submission);
             }
         }
+        count
     }
 
-    fn records_of(&self, submissions: &[Submission], now: &Now) -> Records {
+    fn records_of(&self, base: &Base, submissions: &[Submission], now: &Now) -> Records {
         let has_identity = now.has(features::CALL_IDENTITY);
         let has_last_resorts = now.has(features::ORDERS);
         let derivation = if has_identity { Derivation::ByContent } else { Derivation::ById };
@@ -384,15 +349,15 @@ impl Executor {
             let origin = Origin::new(command, &called.identity(submission.fingerprint), called.key);
             // A call with an id by content shows that all nodes know of claims, even if this node was not told yet.
             let has_claims = has_identity || called.derivation == Derivation::ByContent;
-            let is_claim = has_claims && self.waiters.in_flight.is_claiming(submission.id);
+            let is_claim = has_claims && base.waiters.in_flight.is_claiming(submission.id);
             records.origins.push(if is_claim { origin.claiming() } else { origin });
         }
         records
     }
 
     /// The entry of a decided batch.
-    fn entry_of(&self, header: Header, submissions: &[Submission], decided: &Decided, now: &Now) -> Entry {
-        let records = self.records_of(submissions, now);
+    fn entry_of(&self, base: &Base, header: Header, submissions: &[Submission], decided: &Decided, now: &Now) -> Entry {
+        let records = self.records_of(base, submissions, now);
         assert!(submissions.len() == decided.plan_count);
         let mut batch = BatchWriter::default();
         for submission in submissions {
@@ -419,8 +384,14 @@ impl Executor {
         entry.with_digest(digest(&ops, &writes, &change.writes()))
     }
 
-    fn refuse_all_queued(&mut self, refusal: Refusal) {
-        self.queue.refuse_waiting(refusal, &mut self.waiters.in_flight, |size| self.board.release(size));
+    fn refuse_all_queued(&mut self, base: &mut Base, refusal: Refusal) {
+        let board = &base.board;
+        self.queue.refuse_waiting(refusal, &mut base.waiters.in_flight, |size| board.release(size));
+    }
+
+    /// The journal on which the next batch is decided.
+    pub(super) fn journal_speculative(&self, base: &Base) -> Journal {
+        self.speculation.journal().unwrap_or(base.at.journal())
     }
 }
 

@@ -7,45 +7,29 @@
 //! ```
 //! In: messages. Out: proposals, row writes, replies. All its state is its own; what others may see is on the board.
 
-use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
-use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
-use crate::consensus::{Committed, Group, Leadership};
-use crate::ids::{CommandId, Head, JournalIndex, Micros, PartitionId, Term};
-use crate::limits;
+use crate::consensus::{Committed, Group, Leadership, StopReason};
+use crate::ids::{CommandId, Head, Micros};
 use crate::log::{EntryId, LogEntry};
 use crate::machine::entry::Activation;
 use crate::machine::journal::Journal;
-use crate::machine::modules::Modules;
-use crate::partition::activate::Migrated;
-use crate::partition::canonical::{Canonical, SnapshotRequest};
-use crate::partition::claims::{Claim, LookedUp, claimed_by, claiming, granted};
-use crate::partition::coordinate::{Answers, Cancel, Coordinator, Participants, cancelled};
+use crate::partition::base::Base;
+use crate::partition::canonical::SnapshotRequest;
+use crate::partition::coordinate::Answers;
 use crate::partition::error::HaltReason;
-use crate::partition::expired::Expired;
-use crate::partition::journal_state::JournalState;
-use crate::partition::known_ids::{Purpose, Recalled, Repeat};
-use crate::partition::now::{Environment, Now};
-use crate::partition::order::Ordered;
-use crate::partition::recorded::RecordedEntries;
+use crate::partition::known_ids::Recalled;
+use crate::partition::leader::ReplicaRole;
+use crate::partition::now::Now;
+use crate::partition::order::{NotOrdered, Ordered};
 use crate::partition::release::checkpoint;
-use crate::partition::restore::Leading;
-use crate::partition::saga_table::SagaTable;
-use crate::partition::status::{Board, RunState};
-use crate::partition::timeline::Timeline;
-use crate::partition::times::WantedTimes;
-use crate::partition::waiters::Waiters;
-use crate::sequencer::admission::{Admitted, RejectionMeter};
-use crate::sequencer::queue::SubmissionQueue;
-use crate::sequencer::speculation::Speculation;
+use crate::partition::status::RunState;
 use crate::sequencer::submission::{NotNow, Refusal, Reply, Submission};
-use crate::store::{IdIndex, IdRecord, Meta, Store, StoreError};
+use crate::store::{Meta, StoreError};
 
 /// What the executor is told.
 pub enum Message {
@@ -100,44 +84,10 @@ pub struct ActivationRequest {
     pub reply: oneshot::Sender<Result<Journal, String>>,
 }
 
-/// The executor's state. `apply.rs` and `propose.rs` hold the two halves of its work.
+/// The executor's state: what every replica has, and what this one is at the moment. Each stage is in its own file.
 pub struct Executor {
-    pub(super) partition: PartitionId,
-    /// The labels of this partition's metrics: machine and partition.
-    pub(super) labels: [(&'static str, String); 2],
-    pub(super) runtime: tokio::runtime::Handle,
-    pub(super) timeline: Arc<Timeline>,
-    pub(super) modules: Arc<dyn Modules>,
-    pub(super) entries: Arc<RecordedEntries>,
-    pub(super) store: Arc<Store>,
-    pub(super) ids: Arc<IdIndex>,
-    pub(super) board: Arc<Board>,
-    pub(super) canonical: Arc<Canonical>,
-    pub(super) leading: Leading,
-    pub(super) environment: Environment,
-    pub(super) mailbox: std::sync::mpsc::Sender<Message>,
-    pub(super) at: JournalState,
-    pub(super) table: SagaTable,
-    pub(super) waiters: Waiters,
-    /// The term in which this node leads and whose blank entry it has applied.
-    pub(super) term: Option<Term>,
-    pub(super) queue: SubmissionQueue,
-    pub(super) meter: RejectionMeter,
-    pub(super) coordinator: Coordinator,
-    /// When the commands that have been in flight for long were last reported.
-    pub(super) stuck_reported: Option<Micros>,
-    pub(super) participants: Arc<dyn Participants>,
-    pub(super) speculation: Speculation,
-    pub(super) activation: Option<ActivationRequest>,
-    /// What this leader has migrated for the activation it has proposed.
-    pub(super) migrated: Option<Migrated>,
-    pub(super) times_wanted: WantedTimes,
-    /// Submissions that came too late, until it is certain that they are never executed.
-    pub(super) expired: Expired,
-    /// While set, no command on several partitions begins.
-    pub(super) is_draining: bool,
-    /// The size of the next batch: small if the module cannot be given many commands at once.
-    pub(super) batch_commands_max: usize,
+    pub(super) base: Base,
+    pub(super) role: ReplicaRole,
 }
 
 impl Executor {
@@ -153,7 +103,7 @@ impl Executor {
     }
 
     fn serve(&mut self, mailbox: &Receiver<Message>) -> Result<(), HaltReason> {
-        let mut now = self.environment.now();
+        let mut now = self.base.now();
         loop {
             let mut next = match self.wait(mailbox, &now) {
                 Wake::Message(message) => Some(message),
@@ -168,225 +118,129 @@ impl Executor {
                 self.on_message(message)?;
                 next = mailbox.try_recv().ok();
             }
-            self.read_wanted();
-            self.make_calls();
-            now = self.environment.now();
-            self.report_stuck(&now);
-            self.propose_all(&mut now)?;
-            if self.admit_unheld()? {
-                now = self.environment.now();
-                self.propose_all(&mut now)?;
-            }
-            // What is queued may be proposed a whole decision later, so what was heard before that is not enough.
-            if !self.queue.is_empty() && !self.environment.is_heard() {
-                self.refuse_queue(Refusal::NotNow(NotNow::NoMajority));
-            }
-            self.board.in_flight.store(self.waiters.in_flight.len(), std::sync::atomic::Ordering::Relaxed);
+            now = self.on_quiet()?;
         }
     }
 
+    /// No message is left: a leader decides and calls. Returns the moment at which it has done so.
+    pub(super) fn on_quiet(&mut self) -> Result<Now, HaltReason> {
+        let Self { base, role } = self;
+        base.read_wanted();
+        let mut now = base.now();
+        // Every replica notices that its journal is ahead of the clock: the journal's time passes from then on.
+        let present = base.present(&now);
+        if let Some(leader) = role.leader() {
+            leader.make_calls(base);
+            leader.report_stuck(base, present);
+            leader.propose_all(base, &mut now)?;
+        }
+        if role.admit_unheld(base)?
+            && let Some(leader) = role.leader()
+        {
+            now = base.now();
+            leader.propose_all(base, &mut now)?;
+        }
+        // What is queued may be proposed a whole decision later, so what was heard before that is not enough.
+        if let Some(leader) = role.leader()
+            && !leader.queue.is_empty()
+            && !base.environment.is_heard()
+        {
+            leader.refuse_queue(base, Refusal::NotNow(NotNow::NoMajority));
+        }
+        base.board.in_flight.store(base.waiters.in_flight.len(), std::sync::atomic::Ordering::Relaxed);
+        Ok(now)
+    }
+
     fn wait(&self, mailbox: &Receiver<Message>, now: &Now) -> Wake {
-        let until_wanted = self.times_wanted.next().map(|wanted| {
-            let left = wanted.0.saturating_sub(self.present(now).0).clamp(0, 60_000_000) as u64;
-            Duration::from_micros(left + 1000)
-        });
-        // If proposals are stuck, the queue after them must not wait for good.
-        let until_look = (!self.queue.is_empty()).then_some(limits::QUEUE_LOOK);
-        let Some(patience) = [until_wanted, until_look, self.until_midnight(now), self.until_stuck_report(now)]
-            .into_iter()
-            .flatten()
-            .min()
-        else {
+        let ReplicaRole::Leading(leader) = &self.role else {
             return mailbox.recv().map_or(Wake::Closed, Wake::Message);
         };
-        match mailbox.recv_timeout(patience) {
+        match mailbox.recv_timeout(leader.patience(&self.base, now)) {
             Ok(message) => Wake::Message(message),
             Err(RecvTimeoutError::Timeout) => Wake::Due,
             Err(RecvTimeoutError::Disconnected) => Wake::Closed,
         }
     }
 
-    fn on_message(&mut self, message: Message) -> Result<(), HaltReason> {
+    pub(super) fn on_message(&mut self, message: Message) -> Result<(), HaltReason> {
+        let Self { base, role } = self;
         match message {
-            Message::Submit(submissions) => self.admit(submissions)?,
+            Message::Submit(submissions) => role.admit(base, submissions)?,
             Message::Committed(entries, permit) => {
                 for entry in entries {
                     self.on_committed(entry)?;
                 }
                 // In normal operation a leader applies this backpressure before it proposes; a restore never proposes.
-                if self.leading == Leading::Restores {
-                    self.store.wait_while_behind().map_err(store_failed)?;
+                if matches!(self.role, ReplicaRole::Restoring) {
+                    self.base.store.wait_while_behind().map_err(store_failed)?;
                 }
                 drop(permit);
             }
             Message::Leadership(leadership) => self.on_leadership(leadership)?,
-            Message::ProposalLost { head, is_appended } => self.on_proposal_lost(head, is_appended),
-            Message::Started(group) => self.environment.group = Some(group),
-            Message::Activate(wanted) => self.activation = Some(wanted),
-            Message::WaitForTime(time) => {
-                // Only a leader makes time pass. If this node does not lead, the caller asks again.
-                if self.term.is_some() && self.at.journal().time <= time {
-                    self.times_wanted.ask(time, self.present(&self.environment.now()));
-                }
-            }
-            Message::Drain(is_draining) => self.is_draining = is_draining,
+            Message::Started(group) => base.environment.group = Some(group),
+            Message::Activate(wanted) => base.activation = Some(wanted),
+            Message::Drain(is_draining) => base.is_draining = is_draining,
             Message::AskDrained(reply) => {
-                self.is_draining = true;
+                base.is_draining = true;
                 let _ = reply.send(self.is_drained());
             }
-            Message::Answered(answers) => self.on_answered(answers),
-            Message::Order(ordered) => self.on_order(ordered, &self.environment.now()),
-            Message::Recalled(recalled) => self.on_recalled(recalled)?,
-            Message::CallAgain(commands) => self.on_call_again(commands),
+            Message::Recalled(recalled) => base.on_recalled(role, recalled)?,
             Message::Checkpoint(folder, reply) => {
                 // The receiver may have stopped waiting.
-                drop(reply.send(checkpoint(&self.store, &self.ids, &folder)));
+                drop(reply.send(checkpoint(&base.store, &base.ids, &folder)));
             }
-            Message::Snapshot(asked) => self.on_snapshot_asked(asked),
+            Message::Snapshot(asked) => base.on_snapshot_asked(asked),
             Message::Halt(reason) => return Err(reason),
             Message::Stop => unreachable!("the loop handles it"),
-        }
-        Ok(())
-    }
-
-    /// The stage *admit*: a known id gets its recorded outcome, one in flight waits for it, and the others are queued.
-    /// Submissions that nobody waits for are dropped before anything is looked up: the client was told that the outcome
-    /// is unknown, or has gone.
-    pub(super) fn admit(&mut self, mut submissions: Vec<Submission>) -> Result<(), HaltReason> {
-        for gone in submissions.extract_if(.., |submission| submission.ticket.is_abandoned()) {
-            self.board.release(gone.size);
-        }
-        let LookedUp { known, claims } = self.look_up(&submissions)?;
-        let mut claims = claims.into_iter();
-        // The index may have waited for its disk. What was heard before that does not count.
-        let now = self.environment.now();
-        let present = self.present(&now);
-        // Each entry is looked up once, however many of its ids were sent.
-        let mut by_entry: BTreeMap<JournalIndex, Vec<(Repeat, IdRecord)>> = BTreeMap::new();
-        for (submission, known) in submissions.into_iter().zip(known) {
-            let claim = claiming(&submission).and_then(|_| claims.next()).unwrap_or(Claim::NotNeeded);
-            if let Some(known) = known {
-                self.board.release(submission.size);
-                by_entry.entry(known.journal).or_default().push((Repeat::of(submission), known));
-            } else if let Err(refusal) = self.check_admittable(&submission, &now, present) {
-                self.board.release(submission.size);
-                submission.ticket.reply(Reply::Refused(refusal));
-            } else {
-                self.take_in(submission, claim)?;
-            }
-        }
-        by_entry.into_iter().try_for_each(|(index, repeats)| self.answer_known(index, repeats))
-    }
-
-    fn take_in(&mut self, mut submission: Submission, claim: Claim) -> Result<(), HaltReason> {
-        let cancel = match submission.called.clone().filter(|called| called.is_cancel) {
-            Some(called) => self.cancel(&submission, &called)?,
-            None => None,
-        };
-        let size = submission.size;
-        let mut claimed = None;
-        let rejection = match (cancel, claim) {
-            (Some(Cancel::Answer(reply)), _) => {
-                self.board.release(size);
-                submission.ticket.reply(reply);
-                return Ok(());
-            }
-            (Some(Cancel::Forbid(call)), _) => {
-                submission.id = call;
-                Some(cancelled())
-            }
-            (Some(Cancel::Recall(index)), _) => {
-                self.recall(index, Purpose::Admit(Box::new(submission)));
-                return Ok(());
-            }
-            (None, Claim::Other(holder)) => match self.refuse_reused(&submission, &holder) {
-                Some(refusal) => Some(refusal),
-                None => {
-                    self.recall(holder.journal, Purpose::Admit(Box::new(submission)));
-                    return Ok(());
-                }
+            Message::Order(ordered) => match role {
+                ReplicaRole::Leading(leader) => leader.coordinator.on_order(ordered, &base.now()),
+                ReplicaRole::Following | ReplicaRole::Restoring => ordered.refuse(NotOrdered::NotLeading),
             },
-            (None, claim) => {
-                claimed = claimed_by(&submission, &claim);
-                granted(&submission)
+            // The rest means something to a leader alone. A client that waits for a time asks again, and what a former
+            // leader has proposed or called is the next leader's.
+            Message::ProposalLost { head, is_appended } => {
+                if let Some(leader) = role.leader() {
+                    leader.on_proposal_lost(base, head, is_appended);
+                }
             }
-        };
-        match (self.waiters.in_flight.admit(submission, claimed), rejection) {
-            (Admitted::First(submission), Some(rejection)) => self.queue.forbid(submission, rejection),
-            (Admitted::First(submission), None) => self.queue.push(submission),
-            (Admitted::Follows, _) => self.board.release(size),
-            (Admitted::Clashes(submission), _) => self.queue.clash(submission),
+            Message::WaitForTime(time) => {
+                if let Some(leader) = role.leader() {
+                    leader.on_time_wanted(base, time);
+                }
+            }
+            Message::Answered(answers) => {
+                if let Some(leader) = role.leader() {
+                    leader.on_answered(base, answers);
+                }
+            }
+            Message::CallAgain(commands) => {
+                if let Some(leader) = role.leader() {
+                    leader.coordinator.call_again(commands);
+                }
+            }
         }
         Ok(())
-    }
-
-    /// Admits clashing submissions again once nothing holds their ids, even if the other was not recorded. Returns
-    /// `false` if there is nothing to do.
-    fn admit_unheld(&mut self) -> Result<bool, HaltReason> {
-        let in_flight = &self.waiters.in_flight;
-        let is_held = |submission: &Submission| {
-            let claimed = claiming(submission).map(|called| called.parent);
-            in_flight.is_held(submission.id) || claimed.is_some_and(|id| in_flight.is_held(id))
-        };
-        if self.queue.clashes().iter().all(is_held) {
-            return Ok(false);
-        }
-        let clashes = self.queue.take_clashes();
-        self.admit(clashes)?;
-        Ok(true)
     }
 
     /// Whether this leader knows that nothing is under way between partitions, neither applied nor proposed nor queued.
     fn is_drained(&self) -> bool {
-        let begins = |submission: &Submission| submission.saga.is_some();
-        let is_proposed = self.speculation.batches().flat_map(|batch| &batch.submissions).any(begins);
-        self.term.is_some() && !is_proposed && !self.queue.iter().any(begins) && self.table.under_way().0 == 0
-    }
-
-    fn check_admittable(&mut self, submission: &Submission, now: &Now, present: Micros) -> Result<(), Refusal> {
-        if self.term.is_none() {
-            return Err(Refusal::NotNow(NotNow::NotLeading));
-        }
-        if self.at.logic().is_none() {
-            return Err(Refusal::NotNow(NotNow::NoModule));
-        }
-        if !now.is_heard {
-            return Err(Refusal::NotNow(NotNow::NoMajority));
-        }
-        if !now.takes_entries() {
-            return Err(Refusal::StorageFull);
-        }
-        if self.is_draining && submission.saga.is_some() {
-            return Err(Refusal::Draining);
-        }
-        match &submission.called {
-            None => self.meter.check(present, &submission.caller),
-            Some(called) => self.check_carried(called, now, present),
-        }
+        let ReplicaRole::Leading(leader) = &self.role else { return false };
+        !leader.is_beginning() && self.base.table.under_way().0 == 0
     }
 
     /// A change of term drops all speculation. A leader admits once it has applied the blank entry of its own term;
     /// consensus announces it at that point.
     fn on_leadership(&mut self, leadership: Leadership) -> Result<(), HaltReason> {
-        let term = match leadership {
-            Leadership::Leader { term } => (self.leading == Leading::Decides).then_some(term),
-            Leadership::Follower { .. } => None,
-            Leadership::Stopped { reason } => {
-                if matches!(reason, crate::consensus::StopReason::Shutdown) {
-                    self.step_down();
-                    return Ok(());
-                }
-                return Err(HaltReason::Consensus(reason.to_string()));
+        let Self { base, role } = self;
+        match leadership {
+            Leadership::Leader { term } => role.on_elected(term, base),
+            Leadership::Follower { .. } => role.step_down(base, Refusal::NotNow(NotNow::NotLeading)),
+            Leadership::Stopped { reason: StopReason::Shutdown } => {
+                role.step_down(base, Refusal::NotNow(NotNow::NotLeading));
+                // This replica will never lead again, so it is not activated here.
+                base.activation = None;
             }
-        };
-        if term != self.term {
-            if self.term.is_some() {
-                self.step_down();
-            }
-            self.term = term;
-            if term.is_some() {
-                self.coordinator.begin(&self.table);
-            }
+            Leadership::Stopped { reason } => return Err(HaltReason::Consensus(reason.to_string())),
         }
         Ok(())
     }
@@ -394,41 +248,13 @@ impl Executor {
     /// The blank entry of a newer leader is applied: what was proposed in an earlier term stands before it in the log,
     /// or will never be in the log.
     pub(super) fn on_blank(&mut self, blank: EntryId) {
-        if self.term.is_some_and(|term| term < blank.term) {
-            self.step_down();
+        let Self { base, role } = self;
+        if role.leader().is_some_and(|leader| leader.term < blank.term) {
+            role.step_down(base, Refusal::NotNow(NotNow::NotLeading));
         }
-        if self.term.is_none_or(|term| term == blank.term) {
-            self.waiters.answer_orphans(&Reply::Refused(Refusal::NotNow(NotNow::LeftOut)));
+        if role.leader().is_none_or(|leader| leader.term == blank.term) {
+            base.waiters.answer_orphans(&Reply::Refused(Refusal::NotNow(NotNow::LeftOut)));
         }
-    }
-
-    /// Gives up leading: what was queued was certainly not executed, what was proposed may still be committed.
-    fn step_down(&mut self) {
-        self.term = None;
-        self.times_wanted.clear();
-        self.coordinator.end();
-        for batch in self.speculation.drain() {
-            batch.submissions.into_iter().for_each(|submission| self.waiters.orphan(submission));
-        }
-        self.refuse_queue(Refusal::NotNow(NotNow::NotLeading));
-    }
-
-    /// Refuses everything that is not proposed yet.
-    pub(super) fn refuse_queue(&mut self, refusal: Refusal) {
-        self.expired.refuse_all(refusal);
-        self.queue.refuse_all(refusal, &mut self.waiters.in_flight, |size| self.board.release(size));
-        // Those who asked for it ask again and find the new leader.
-        self.activation = None;
-    }
-
-    /// The present time of the journal as far as it is applied.
-    pub(super) fn present(&self, now: &Now) -> Micros {
-        now.present(&self.timeline, self.at.journal().time)
-    }
-
-    /// The journal on which the next batch is decided.
-    pub(super) fn journal_speculative(&self) -> Journal {
-        self.speculation.journal().unwrap_or(self.at.journal())
     }
 }
 

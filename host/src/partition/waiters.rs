@@ -34,6 +34,34 @@ impl Waiters {
         waiting.push(ticket);
     }
 
+    /// Answers those whose commands are in the entry, or keeps them waiting until the end of a command that continues
+    /// on other partitions. `submissions` are those of the entry if this node has proposed it.
+    pub fn answer_batch(&mut self, recorded: &Arc<Recorded>, batch: &Batch<'_>, submissions: Vec<Submission>) {
+        if submissions.is_empty() && !self.orphans.is_empty() {
+            for n in 0..batch.command_count() {
+                if let Some(ticket) = self.orphans.remove(&batch.command_id(n)) {
+                    self.answer_one(recorded, n as u32, ticket);
+                }
+            }
+        }
+        for (n, submission) in (0..).zip(submissions) {
+            // If the command has started, those who asked for the same command keep waiting as well.
+            if !recorded.entry.is_started(n) {
+                self.in_flight.finish(submission.id, || recorded_reply(recorded, n, true));
+            }
+            self.answer_one(recorded, n, submission.ticket);
+        }
+    }
+
+    fn answer_one(&mut self, recorded: &Arc<Recorded>, command: u32, ticket: Ticket) {
+        match recorded.entry.batch() {
+            Some(batch) if recorded.entry.is_started(command) => {
+                self.wait_for_end(batch.command_id(command as usize), ticket);
+            }
+            _ => ticket.reply(recorded_reply(recorded, command, false)),
+        }
+    }
+
     /// Answers those who wait for commands on several partitions that are now over.
     pub fn answer_ended(&mut self, recorded: &Arc<Recorded>, batch: &Batch<'_>) {
         for n in 0..batch.command_count() as u32 {
@@ -49,15 +77,6 @@ impl Waiters {
     pub fn orphan(&mut self, submission: Submission) {
         self.in_flight.finish(submission.id, || Reply::Unknown);
         self.orphans.insert(submission.id, submission.ticket);
-    }
-
-    pub fn has_orphans(&self) -> bool {
-        !self.orphans.is_empty()
-    }
-
-    /// The client whose command turns out to be recorded.
-    pub fn take_orphan(&mut self, command: CommandId) -> Option<Ticket> {
-        self.orphans.remove(&command)
     }
 
     /// Answers all whose proposals have not turned up.

@@ -12,12 +12,12 @@ use crate::ids::{Fingerprint, Micros};
 use crate::machine::plan::Plan;
 use crate::sequencer::submission::{Replies, Reply, Submission, Ticket};
 
-const NOW: i64 = 1_700_000_000_000_000;
-const SECOND: i64 = 1_000_000;
+pub const NOW: i64 = 1_700_000_000_000_000;
+pub const SECOND: i64 = 1_000_000;
 const DAY: i64 = 86_400 * SECOND;
 const MOVES: [(usize, usize); 6] = [(0, 1), (1, 0), (0, 2), (2, 0), (1, 2), (2, 1)];
 
-fn clock_at(time: i64) -> Arc<ManualClock> {
+pub fn clock_at(time: i64) -> Arc<ManualClock> {
     let clock = Arc::new(ManualClock::default());
     clock.set(Micros(time));
     clock
@@ -130,7 +130,7 @@ async fn a_time_far_ahead_is_taken_once_all_nodes_take_it() {
 }
 
 /// A command of `system` that creates a machine.
-fn submission(number: u8, expires: Micros, deadline: Option<Instant>, ticket: Ticket) -> Submission {
+pub fn submission(number: u8, expires: Micros, deadline: Option<Instant>, ticket: Ticket) -> Submission {
     let logic = Native::<System>::new();
     let command = logic.describe().commands.iter().position(|command| command.path == "machines").expect("it is there");
     let name = logic.describe().commands[command].name.clone();
