@@ -86,10 +86,11 @@ impl Waiters {
         }
     }
 
-    /// Answers all who wait for ends: this replica will not see them.
+    /// Answers all who wait for ends, first or as followers: this replica will not see them.
     pub fn answer_ends(&mut self, reply: &Reply) {
         for ticket in self.ends.drain().flat_map(|(_, tickets)| tickets) {
             ticket.reply(reply.clone());
         }
+        self.in_flight.finish_all(reply);
     }
 }

@@ -109,6 +109,14 @@ impl InFlight {
         waiting.followers
     }
 
+    /// Ends all flights and answers everybody who follows in one.
+    pub fn finish_all(&mut self, reply: &Reply) {
+        self.claimed.clear();
+        for follower in self.ids.drain().flat_map(|(_, waiting)| waiting.followers) {
+            follower.reply(reply.clone());
+        }
+    }
+
     /// Answers a submission and everybody who follows it, when nothing of it was recorded.
     pub fn refuse(&mut self, submission: &Submission, reply: &Reply) {
         submission.ticket.reply(reply.clone());

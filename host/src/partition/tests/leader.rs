@@ -71,7 +71,7 @@ struct Waits {
 
 impl Waits {
     fn in_each_place(stepped: &mut Stepped) -> Self {
-        let replies = Replies::new(10);
+        let replies = Replies::new(11);
         let Executor { base, role } = &mut stepped.executor;
         let leader = role.leader().expect("it leads");
         let board = base.board.clone();
@@ -96,7 +96,10 @@ impl Waits {
         let now = base.now();
         leader.expire(base, late, &now).expect("nothing is looked up");
         speculate(leader, base.at.journal(), proposed);
-        // For the end of a command, and for an entry that is to be read.
+        // For the end of a command, once as a follower, and for an entry that is to be read.
+        drop(first(base.waiters.in_flight.admit(new(7, 7), None)));
+        assert!(matches!(base.waiters.in_flight.admit(new(10, 7), None), Admitted::Follows));
+        base.board.release(2 * 512);
         base.waiters.wait_for_end(id_of(7), replies.ticket(7));
         base.recall(JournalIndex(1), Purpose::End(replies.ticket(8), 0));
         base.recall(JournalIndex(1), Purpose::Admit(Box::new(new(9, 9))));
@@ -163,20 +166,20 @@ async fn when_leading_ends_each_ticket_is_answered_or_keeps_waiting_for_what_wil
     let mut stepped = Stepped::open(&options(folder.path()));
     stepped.elect(1);
     let mut waits = Waits::in_each_place(&mut stepped);
-    assert_eq!(waits.told(), ["-"; 10]);
+    assert_eq!(waits.told(), ["-"; 11]);
     stepped.depose();
     let no = "not leading";
-    assert_eq!(waits.told(), [no, no, no, no, no, "-", "unknown", "-", "-", "-"]);
+    assert_eq!(waits.told(), [no, no, no, no, no, "-", "unknown", "-", "-", "-", "-"]);
     assert!(waits.are_operators_told());
     assert!(!stepped.is_leading());
     assert_eq!(stepped.queue_bytes(), 512, "the one that waits for an entry keeps its room");
     stepped.executor.on_blank(EntryId { term: Term(2), node: NodeId(2), index: LogIndex(1) });
-    assert_eq!(waits.told(), ["-", "-", "-", "-", "-", "left out", "-", "-", "-", "-"]);
+    assert_eq!(waits.told(), ["-", "-", "-", "-", "-", "left out", "-", "-", "-", "-", "-"]);
     let Stepped { executor, messages } = stepped;
     let board = executor.base.board.clone();
     executor.end(RunState::Closed, &messages);
     let ends = "shutting down";
-    assert_eq!(waits.told(), ["-", "-", "-", "-", "-", "-", "-", "unknown", ends, ends]);
+    assert_eq!(waits.told(), ["-", "-", "-", "-", "-", "-", "-", "unknown", ends, ends, "unknown"]);
     assert_eq!(board.queue_bytes.load(Ordering::Relaxed), 0);
 }
 
@@ -190,7 +193,7 @@ async fn when_the_executor_ends_while_it_leads_each_ticket_is_answered() {
     let board = executor.base.board.clone();
     executor.end(RunState::Closed, &messages);
     let (ends, unknown) = ("shutting down", "unknown");
-    assert_eq!(waits.told(), [ends, ends, ends, ends, ends, unknown, unknown, unknown, ends, ends]);
+    assert_eq!(waits.told(), [ends, ends, ends, ends, ends, unknown, unknown, unknown, ends, ends, unknown]);
     assert!(waits.are_operators_told());
     assert_eq!(board.queue_bytes.load(Ordering::Relaxed), 0);
 }
@@ -202,7 +205,7 @@ async fn a_leader_keeps_its_state_for_one_term() {
     stepped.elect(1);
     let waits = Waits::in_each_place(&mut stepped);
     stepped.elect(1);
-    assert_eq!(waits.told(), ["-"; 10], "it was said twice");
+    assert_eq!(waits.told(), ["-"; 11], "it was said twice");
     stepped.elect(2);
     assert_eq!(waits.told()[..5], ["not leading"; 5]);
     let leader = stepped.executor.role.leader().expect("it leads again");
