@@ -22,3 +22,6 @@ pub mod loss_row;
 pub mod view_row;
 mod webhook_plan;
 pub mod webhook_row;
+
+#[cfg(test)]
+mod tests;
