@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use statehouse::ids::NodeId;
+use statehouse_kernel::ids::NodeId;
 use statehouse_tests::cluster::{Cluster, release};
 use statehouse_tests::hold::{eventually, hold};
 use statehouse_tests::process::{argument, cli};

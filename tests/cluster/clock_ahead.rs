@@ -1,6 +1,6 @@
 //! A leader's clock jumps an hour ahead, and later back: the node does not lead meanwhile, and no entry ever shows it.
 
-use statehouse::ids::{NodeId, PartitionId};
+use statehouse_kernel::ids::{NodeId, PartitionId};
 use statehouse_tests::cluster::{Cluster, MACHINE};
 use statehouse_tests::hold::{PATIENCE, within};
 use statehouse_tests::skipped::skipped;

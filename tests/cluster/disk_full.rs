@@ -2,7 +2,7 @@
 //!
 //! It needs a small file system of its own and is skipped, with the reason printed, where mounting is not permitted.
 
-use statehouse::ids::NodeId;
+use statehouse_kernel::ids::NodeId;
 use statehouse_tests::cluster::Cluster;
 use statehouse_tests::disk::Disk;
 use statehouse_tests::skipped::skipped;

@@ -2,7 +2,7 @@
 //!
 //! No matter which file it is in, nothing wrong is ever served, and nobody has to come and repair it.
 
-use statehouse::ids::PartitionId;
+use statehouse_kernel::ids::PartitionId;
 use statehouse_tests::damage::Place;
 use statehouse_tests::trial::Trial;
 

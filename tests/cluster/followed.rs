@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use statehouse::ids::NodeId;
+use statehouse_kernel::ids::NodeId;
 use statehouse_tests::feed::{Follower, Stream};
 use statehouse_tests::hold::hold;
 use statehouse_tests::trial::{SHAPE, Trial, partitions};

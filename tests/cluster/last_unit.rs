@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use statehouse::ids::PartitionId;
+use statehouse_kernel::ids::PartitionId;
 use statehouse_tests::cluster::{Cluster, Shape};
 use statehouse_tests::hold::{PATIENCE, hold};
 use statehouse_tests::http::{Answer, Client};

@@ -1,7 +1,7 @@
 //! An operator looks at a cluster and moves a leader, under load: nobody notices.
 
 use serde_json::Value;
-use statehouse::ids::PartitionId;
+use statehouse_kernel::ids::PartitionId;
 use statehouse_tests::cluster::MACHINE;
 use statehouse_tests::hold::{PATIENCE, within};
 use statehouse_tests::process::Finished;

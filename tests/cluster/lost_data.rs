@@ -3,7 +3,7 @@
 //!
 //! Such a node has forgotten what it promised, so counting it again before that could lose what was acknowledged.
 
-use statehouse::ids::{NodeId, PartitionId};
+use statehouse_kernel::ids::{NodeId, PartitionId};
 use statehouse_tests::cluster::Cluster;
 use statehouse_tests::hold::{PATIENCE, within};
 use statehouse_tests::process::Finished;

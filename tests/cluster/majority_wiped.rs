@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use statehouse::ids::NodeId;
+use statehouse_kernel::ids::NodeId;
 use statehouse_tests::cluster::Cluster;
 use statehouse_tests::hold::hold;
 use statehouse_tests::trial::Trial;

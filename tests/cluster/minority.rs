@@ -4,7 +4,7 @@
 //! them.
 
 use serde_json::Value;
-use statehouse::ids::{NodeId, PartitionId};
+use statehouse_kernel::ids::{NodeId, PartitionId};
 use statehouse_tests::hold::{PATIENCE, within};
 use statehouse_tests::http::{Answer, Client};
 use statehouse_tests::trial::Trial;

@@ -3,7 +3,7 @@
 //!
 //! A leader that nobody hears, or that hears nobody, must not keep the others waiting for it, nor answer for them.
 
-use statehouse::ids::{NodeId, PartitionId};
+use statehouse_kernel::ids::{NodeId, PartitionId};
 use statehouse_tests::network::Network;
 use statehouse_tests::proxy::Link;
 use statehouse_tests::trial::Trial;

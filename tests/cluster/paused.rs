@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use statehouse::ids::{NodeId, PartitionId};
+use statehouse_kernel::ids::{NodeId, PartitionId};
 use statehouse_tests::hold::hold;
 use statehouse_tests::trial::Trial;
 

@@ -3,7 +3,7 @@
 //! The history is that of a real host under load, taken as three replicas. A bug is planted into what was read or
 //! recorded, so that nothing else is wrong. If this file passes with a check removed, the other tests prove nothing.
 
-use statehouse::ids::{CommandId, Digest, JournalIndex, NodeId, PartitionId};
+use statehouse_kernel::ids::{CommandId, Digest, JournalIndex, NodeId, PartitionId};
 use statehouse_tests::host::{Host, Start};
 use statehouse_tests::load::{Accounts, Load, Setup};
 use statehouse_tests::oracle::check_audit;

@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
-use statehouse::ids::{NodeId, PartitionId};
+use statehouse_kernel::ids::{NodeId, PartitionId};
 use statehouse_tests::cluster::{Cluster, MACHINE, Shape};
 use statehouse_tests::damage::segments;
 use statehouse_tests::hold::{PATIENCE, eventually, within};

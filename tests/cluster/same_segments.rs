@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use statehouse::ids::NodeId;
+use statehouse_kernel::ids::NodeId;
 use statehouse_tests::cluster::Cluster;
 use statehouse_tests::hold::{PATIENCE, within};
 use statehouse_tests::process::{argument, cli};

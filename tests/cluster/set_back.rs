@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use statehouse::ids::{NodeId, PartitionId};
+use statehouse_kernel::ids::{NodeId, PartitionId};
 use statehouse_tests::cluster::Cluster;
 use statehouse_tests::hold::{PATIENCE, hold, within};
 use statehouse_tests::trial::Trial;

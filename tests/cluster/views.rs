@@ -4,7 +4,7 @@
 //! A node that was down when the view was created, or built again, fetches the view and builds it when it is back.
 
 use serde_json::Value;
-use statehouse::ids::NodeId;
+use statehouse_kernel::ids::NodeId;
 use statehouse_tests::hold::{PATIENCE, within};
 use statehouse_tests::host::{Finished, cli};
 use statehouse_tests::trial::Trial;

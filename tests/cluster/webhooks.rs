@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use serde_json::json;
-use statehouse::ids::PartitionId;
+use statehouse_kernel::ids::PartitionId;
 use statehouse_tests::feed::Follower;
 use statehouse_tests::hold::{PATIENCE, within};
 use statehouse_tests::receiver::{Receiver, Reply};

@@ -47,7 +47,7 @@ const TORN_TAIL: &str = "log::repair_";
 fn main() -> ExitCode {
     if matches!(std::env::args().nth(1).as_deref(), Some("dev" | "audit" | "snapshot" | "compile-module")) {
         let _scenario = fail::FailScenario::setup();
-        return statehouse::cli::main();
+        return statehouse::main();
     }
     // `cargo test … -- NAME` runs the points that have NAME in their names.
     let wanted = std::env::args().nth(1).unwrap_or_default();

@@ -134,7 +134,7 @@ fn check_differs(page: &Value) {
 
 fn id_of(file: &str) -> String {
     let wasm = std::fs::read(file).expect("the module is there");
-    statehouse::ids::ModuleId::of(&wasm).to_string()
+    statehouse_kernel::ids::ModuleId::of(&wasm).to_string()
 }
 
 /// The module with other words in the message about a payer who has too little.

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde_json::Value;
-use statehouse::disk::RealDisk;
-use statehouse::snapshot::canonical::{SnapshotFile, SnapshotWriter};
+use statehouse_journal::canonical::{SnapshotFile, SnapshotWriter};
+use statehouse_journal::disk::RealDisk;
 use statehouse_tests::hold::eventually;
 use statehouse_tests::host::{Finished, Host, Start, argument, cli};
 use statehouse_tests::skipped::skipped;

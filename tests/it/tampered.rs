@@ -8,10 +8,10 @@ use std::path::Path;
 use std::sync::{Arc, mpsc};
 
 use serde_json::Value;
-use statehouse::disk::RealDisk;
-use statehouse::ids::{LogIndex, PartitionId};
-use statehouse::log::{EntryId, Log, LogEntry, LogOptions, LogScan, Payload, StreamId};
-use statehouse::machine::entry::Entry;
+use statehouse_journal::disk::RealDisk;
+use statehouse_journal::log::{EntryId, Log, LogEntry, LogOptions, LogScan, Payload, StreamId};
+use statehouse_kernel::ids::{LogIndex, PartitionId};
+use statehouse_kernel::machine::entry::Entry;
 use statehouse_tests::damage::Backup;
 use statehouse_tests::host::{Host, argument, cli};
 use statehouse_tests::oracle::{Ledger, check_audit};

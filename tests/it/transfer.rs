@@ -98,6 +98,6 @@ async fn balances(client: &mut Client, ledger: &Ledger) -> [i128; 2] {
 /// Asserts the form `partition.index.n~head8`.
 fn assert_position(value: &Value) {
     let text = value.as_str().unwrap_or_else(|| panic!("no position: {value}"));
-    let position: Result<statehouse::ids::Position, _> = text.parse();
+    let position: Result<statehouse_kernel::ids::Position, _> = text.parse();
     assert!(position.is_ok(), "`{text}` is no position");
 }

@@ -8,10 +8,10 @@ use std::path::Path;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use serde_json::{Value, json};
-use statehouse::audit::balance::entity_at;
-use statehouse::audit::{AuditError, Source};
-use statehouse::guest::compile_by;
-use statehouse::machine::journal::Moment;
+use statehouse_audit::audit::balance::entity_at;
+use statehouse_audit::audit::{AuditError, Source};
+use statehouse_engine::guest::compile_by;
+use statehouse_kernel::machine::journal::Moment;
 use statehouse_tests::hold::eventually;
 use statehouse_tests::host::{Finished, Host, Start, argument, cli};
 use statehouse_tests::http::{Answer, Client};
@@ -204,7 +204,7 @@ async fn a_balance_of_the_past_is_the_same_by_view_from_a_snapshot_and_from_gene
     let moments: Vec<String> = (0..12)
         .map(|_| {
             let micros = times[random.random_range(0..times.len())] + random.random_range(-1..=1);
-            statehouse::api::print_time(statehouse::ids::Micros(micros))
+            statehouse_text::rfc3339::print_time(statehouse_kernel::ids::Micros(micros))
         })
         .collect();
     let accounts: Vec<&str> = ledger.accounts.iter().map(String::as_str).chain([BANK]).collect();
@@ -270,7 +270,7 @@ async fn check_without_view(
 
 /// The result of replaying the journal from its first entry on; `None` where there was no such account.
 fn replayed(source: &Source, account: &str, at: &str) -> Option<String> {
-    let moment = Moment::Time(statehouse::api::parse_time(at).expect("it was printed as one"));
+    let moment = Moment::Time(statehouse_text::rfc3339::parse_time(at).expect("it was printed as one"));
     match entity_at(source, "wallet", account, Some(moment)) {
         Ok(found) => found.value.find("balances")?.find(CURRENCY)?.as_text().map(str::to_owned),
         Err(AuditError::Query(_)) => None,

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use statehouse::ids::{NodeId, Position};
+use statehouse_kernel::ids::{NodeId, Position};
 use tokio::task::JoinSet;
 use uuid::{Builder, Uuid};
 

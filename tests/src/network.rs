@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
-use statehouse::ids::NodeId;
+use statehouse_kernel::ids::NodeId;
 
 use crate::proxy::{Link, Proxy};
 

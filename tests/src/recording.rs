@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use statehouse::ids::{NodeId, Position};
+use statehouse_kernel::ids::{NodeId, Position};
 use uuid::Uuid;
 
 use crate::oracle::model::Protocol;

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use statehouse::ids::{NodeId, PartitionId};
+use statehouse_kernel::ids::{NodeId, PartitionId};
 
 use crate::cluster::{Cluster, MACHINE, Replicas, Shape};
 use crate::load::{Accounts, Load, Setup};

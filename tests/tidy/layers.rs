@@ -1,9 +1,9 @@
-//! Which folder may know which: imports between the folders of the host and of its crates, and the external crates that
-//! one folder owns.
+//! Which folder may know which: imports between the folders of the host's crates, and the external crates that one
+//! folder owns.
 //!
 //! In: the layer table of `ARCHITECTURE.md` (`| layer | folders | edges inside the layer |`, topmost first), and
-//! sources. Out: findings. Unit tests may reach anywhere. That the crates below the host know nothing of it is not
-//! checked here, because Cargo does; that kernel, journal, engine and the logic of `system` depend on nothing but what
+//! sources. Out: findings. Unit tests may reach anywhere. That a crate knows nothing of those above it is not checked
+//! here, because Cargo does; that kernel, journal, engine and the logic of `system` depend on nothing but what
 //! is listed is.
 
 use std::collections::BTreeMap;
@@ -12,16 +12,20 @@ use std::path::PathBuf;
 use crate::tokens::{Token, end_of_group};
 use crate::tree::{Finding, Source, check_rule, check_sources, report, root, texts};
 
-/// The crates whose folders are in the table. The host re-exports those of the others.
-const CRATES: [&str; 7] = [
-    "host/src/",
+/// The crates whose folders are in the table. The node names those of the crates below it as its own.
+const CRATES: [&str; 8] = [
     "host/audit/src/",
+    CLI,
     "host/engine/src/",
     "host/journal/src/",
     "host/kernel/src/",
+    "host/node/src/",
     "host/system/src/",
     "host/text/src/",
 ];
+
+/// The command line, which is one folder of the table: what is in it may know all of it, and everything below.
+const CLI: &str = "host/cli/src/";
 
 /// All that the kernel may depend on. None of these waits, reads a clock or a file, or makes numbers by chance.
 const KERNEL_MAY: [&str; 11] = [
@@ -138,11 +142,11 @@ fn imports_only_go_down_the_layer_table() {
 
     let text = "| 1 | `api` `router` | `api → router` |\n| 2 | `log` | – |\n";
     let rule = |source: &Source| Table::parse(text).check(source);
-    check_rule(rule, "host/src/log/frame.rs", "use crate::api::Problem;", "use crate::log::Lsn;");
-    check_rule(rule, "host/src/router/local.rs", "use crate::{log::g, api::h};", "use crate::log::Lsn;");
-    check_rule(rule, "host/src/api/route.rs", "use crate::unknown::X;", "use crate::{log::Lsn, router::Route};");
+    check_rule(rule, "host/node/src/log/frame.rs", "use crate::api::Problem;", "use crate::log::Lsn;");
+    check_rule(rule, "host/node/src/router/local.rs", "use crate::{log::g, api::h};", "use crate::log::Lsn;");
+    check_rule(rule, "host/node/src/api/route.rs", "use crate::unknown::X;", "use crate::{log::Lsn, router::Route};");
     check_rule(rule, "host/kernel/src/log/plan.rs", "use crate::router::Route;", "use crate::log::Lsn;");
-    assert_eq!(rule(&Source::of("host/src/new/mod.rs", "fn f() {}")).len(), 1, "a folder in no layer is refused");
+    assert_eq!(rule(&Source::of("host/node/src/new/mod.rs", "fn f() {}")).len(), 1, "a folder in no layer is refused");
 }
 
 #[test]
@@ -160,8 +164,13 @@ fn the_layer_table_names_only_folders_that_exist() {
 #[test]
 fn only_the_owning_folder_names_its_crate() {
     check_sources(ownership);
-    check_rule(ownership, "host/src/api/route.rs", "use rocksdb::DB;", "use axum::Router;");
-    check_rule(ownership, "host/src/disk/read.rs", "fn f() { let x = serde_json::json!({}); }", "use memmap2::Mmap;");
+    check_rule(ownership, "host/node/src/api/route.rs", "use rocksdb::DB;", "use axum::Router;");
+    check_rule(
+        ownership,
+        "host/node/src/disk/read.rs",
+        "fn f() { let x = serde_json::json!({}); }",
+        "use memmap2::Mmap;",
+    );
 }
 
 #[test]
@@ -250,7 +259,7 @@ impl Table {
     }
 
     fn check(&self, source: &Source) -> Vec<Finding> {
-        let Some(from) = folder(source) else { return Vec::new() };
+        let Some(from) = folder(source).filter(|_| !source.is_in(CLI)) else { return Vec::new() };
         let Some(from_layer) = self.layers.get(from) else {
             let advice = format!("`{from}` is not in the layer table of ARCHITECTURE.md; put it where it belongs");
             return vec![source.finding(1, advice)];
@@ -283,6 +292,9 @@ fn quoted(text: &str) -> impl Iterator<Item = &str> {
 
 /// The folder (or single file) of one of the crates that the source belongs to; none for the roots.
 fn folder(source: &Source) -> Option<&str> {
+    if source.is_in(CLI) {
+        return Some("cli");
+    }
     let first = CRATES.iter().find_map(|of| source.path.strip_prefix(of))?.split('/').next()?;
     let name = first.trim_end_matches(".rs");
     (!["lib", "main"].contains(&name)).then_some(name)

@@ -26,8 +26,9 @@ fn a_name_of_a_type_names_one_type() {
 
 #[test]
 fn a_second_type_of_a_name_is_noticed_and_so_is_one_that_is_gone() {
-    let one = Source::of("host/src/log/frame.rs", "struct Frame; fn f() { struct Local; }");
-    let other = Source::of("host/src/peer/frame.rs", "pub enum Frame {}\n#[cfg(test)]\nmod tests { struct Frame; }");
+    let one = Source::of("host/node/src/log/frame.rs", "struct Frame; fn f() { struct Local; }");
+    let other =
+        Source::of("host/node/src/peer/frame.rs", "pub enum Frame {}\n#[cfg(test)]\nmod tests { struct Frame; }");
     let elsewhere = Source::of("guest-sdk/src/frame.rs", "pub struct Frame;");
     let found = declared(&[one, other, elsewhere]);
     assert_eq!(findings(&found, "").len(), 1, "the second one");

@@ -26,9 +26,9 @@ const LONG_FUNCTIONS: [(&str, &str, usize); 0] = [];
 fn every_file_opens_with_what_it_is() {
     check_sources(opening);
     let good = "//! What it is.\n//!\n//! | a table |\n//! What it does not know.\n";
-    check_rule(opening, "host/src/log/frame.rs", "// no doc\nfn f() {}", good);
+    check_rule(opening, "host/node/src/log/frame.rs", "// no doc\nfn f() {}", good);
     let long = format!("//! Too little for so much.\n{}", "fn f() {}\n".repeat(OPENING_SHORT_FILE_LINES));
-    check_rule(opening, "host/src/log/frame.rs", &long, good);
+    check_rule(opening, "host/node/src/log/frame.rs", &long, good);
 }
 
 #[test]
@@ -36,7 +36,7 @@ fn no_file_is_longer_than_500_lines() {
     check_sources(file_length);
     let long = "fn f() {}\n".repeat(FILE_LINES_MAX + 1);
     let tested = format!("#[cfg(test)]\nmod tests {{\n{long}}}\n");
-    check_rule(file_length, "host/src/log/frame.rs", &long, &tested);
+    check_rule(file_length, "host/node/src/log/frame.rs", &long, &tested);
 }
 
 #[test]
@@ -44,14 +44,14 @@ fn no_function_is_longer_than_70_lines() {
     check_sources(function_length);
     let long = format!("fn f() {{\n{}}}", "g();\n".repeat(FUNCTION_LINES_MAX));
     let table = format!("fn f() {{\nmatch x {{\n{}}}\n}}", "1 => 2,\n".repeat(FUNCTION_LINES_MAX));
-    check_rule(function_length, "host/src/log/frame.rs", &long, &table);
+    check_rule(function_length, "host/node/src/log/frame.rs", &long, &table);
 }
 
 #[test]
 fn no_module_has_a_name_that_says_nothing() {
     check_sources(module_name);
-    check_rule(module_name, "host/src/log/frame.rs", "mod util { }", "mod frame { }");
-    check_rule(module_name, "host/src/log/frame.rs", "mod types;", "mod frame;");
+    check_rule(module_name, "host/node/src/log/frame.rs", "mod util { }", "mod frame { }");
+    check_rule(module_name, "host/node/src/log/frame.rs", "mod types;", "mod frame;");
 }
 
 #[test]
@@ -59,7 +59,7 @@ fn no_line_is_wider_than_120_columns() {
     check_sources(width);
     let long = format!("// {}\nfn f() {{}}", "x".repeat(LINE_COLUMNS_MAX));
     let raw = format!("//! | {} |\nfn f() {{ g(r#\"{}\"#); }}", "x".repeat(200), "x".repeat(200));
-    check_rule(width, "host/src/log/frame.rs", &long, &raw);
+    check_rule(width, "host/node/src/log/frame.rs", &long, &raw);
 }
 
 /// Tables and raw strings cannot be wrapped.

@@ -38,8 +38,8 @@ const BEHIND_IS_RIGHT: [&str; 4] = ["lag", "NAT", "proxy", "proxies"];
 #[test]
 fn nothing_unfinished_reaches_main() {
     check_sources(unfinished);
-    check_rule(unfinished, "host/src/log/frame.rs", "fn f() { todo!() }", "fn f() { tools!() }");
-    check_rule(unfinished, "host/src/log/frame.rs", "#[ignore = \"slow\"]\nfn f() {}", "fn ignore() {}");
+    check_rule(unfinished, "host/node/src/log/frame.rs", "fn f() { todo!() }", "fn f() { tools!() }");
+    check_rule(unfinished, "host/node/src/log/frame.rs", "#[ignore = \"slow\"]\nfn f() {}", "fn ignore() {}");
 
     let fix = concat!("FIX", "ME");
     let lines = texts().iter().flat_map(|file| file.text.lines().enumerate().map(move |(n, line)| (file, n + 1, line)));
@@ -55,10 +55,10 @@ fn nothing_unfinished_reaches_main() {
 fn comments_are_plain_english() {
     check_sources(dialect);
     let bad = concat!("// What stands beh", "ind it is lost.\nfn f() {}");
-    check_rule(dialect, "host/src/log/frame.rs", bad, "// A follower lags behind its leader.\nfn goes_on() {}");
+    check_rule(dialect, "host/node/src/log/frame.rs", bad, "// A follower lags behind its leader.\nfn goes_on() {}");
     check_rule(
         dialect,
-        "host/src/log/frame.rs",
+        "host/node/src/log/frame.rs",
         concat!("/// Who", "ever asks is told.\nfn f() {}"),
         "/// It is told.\nfn f() {}",
     );
@@ -68,7 +68,7 @@ fn comments_are_plain_english() {
 fn nothing_is_unwrapped() {
     check_sources(unwrap);
     let good = "/// a.unwrap()\nfn f() { a.unwrap_or(1); assert_eq!(a, \".unwrap()\"); }";
-    check_rule(unwrap, "host/src/log/frame.rs", "fn f() { assert_eq!(a.unwrap(), 1); }", good);
+    check_rule(unwrap, "host/node/src/log/frame.rs", "fn f() { assert_eq!(a.unwrap(), 1); }", good);
 }
 
 #[test]

@@ -2,19 +2,19 @@
 //!
 //! In: a folder. Out: decisions in order, and the head after each entry. It works out on its own which entries are
 //! void, and what the head is. It is the one place of the kit that knows the host's formats, through
-//! `statehouse::audit`.
+//! `statehouse_audit::audit`.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use minicbor::Decode;
-use statehouse::audit::Source;
-use statehouse::ids::{CommandId, Digest, Head, JournalIndex, PartitionId, Position};
-use statehouse::machine::entry::{self, Batch, Entry};
-use statehouse::saga::Call;
 use statehouse_abi::cold::Rejection;
 use statehouse_abi::outcome::GroupOutcome;
 use statehouse_abi::value::Value;
+use statehouse_audit::audit::Source;
+use statehouse_kernel::ids::{CommandId, Digest, Head, JournalIndex, PartitionId, Position};
+use statehouse_kernel::machine::entry::{self, Batch, Entry};
+use statehouse_kernel::saga::Call;
 
 use crate::cluster::MACHINE;
 use crate::oracle::model::{Command, Outcome, Protocol};

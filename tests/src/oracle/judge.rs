@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use statehouse::ids::{CommandId, JournalIndex, PartitionId, Position};
+use statehouse_kernel::ids::{CommandId, JournalIndex, PartitionId, Position};
 
 use crate::oracle::history::{Chain, Decision, Effective, History, Part};
 use crate::oracle::model::{Account, Command, Outcome, Wallet};

@@ -1,7 +1,0 @@
-//! The program `statehouse`: the library's command line, and nothing else.
-
-use std::process::ExitCode;
-
-fn main() -> ExitCode {
-    statehouse::cli::main()
-}
