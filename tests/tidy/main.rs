@@ -15,6 +15,6 @@ mod names;
 mod wording;
 mod testing;
 mod architecture;
-mod auditor;
+mod linked;
 mod formats;
 mod book;
