@@ -165,8 +165,8 @@ impl Records {
         Some(&self.origins[at])
     }
 
-    /// What an entry of outcomes and orders cannot record, given how many commands end with it. There is one history for
-    /// each, and it starts nothing.
+    /// What an entry of outcomes and orders cannot record, given how many commands end with it. There is one history
+    /// for each, and it starts nothing.
     pub(crate) fn flaw_of_outcomes(&self, ended: usize) -> Option<&'static str> {
         if !(self.starts.is_empty() && self.origins.is_empty()) {
             Some("an entry of outcomes starts a command, or answers a call")
