@@ -29,7 +29,7 @@ fn a_file_imports_none_that_imports_it_in_turn() {
 
 #[test]
 fn a_circle_is_noticed_through_groups_and_re_exports_and_so_is_one_that_is_gone() {
-    let of = |path: &str, text: &str| Source::of(&format!("host/src/{path}"), text);
+    let of = |path: &str, text: &str| Source::of(&format!("host/node/src/{path}"), text);
     let all = [
         of("a/mod.rs", "mod one; mod two; mod three; mod four;\npub use one::{Other, One as First};"),
         of("a/one.rs", "use crate::{b, a::{two::{self, Two}, four}};"),
