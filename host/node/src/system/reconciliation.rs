@@ -182,8 +182,8 @@ async fn tend(
     if !host.clocks.may_lead() {
         return hand_over(host, group, partition, |_| true).await;
     }
-    // If the log is damaged here, a node where it is whole should lead, which can read and send the entries. If there is
-    // none, the lead stays: it would only be passed around.
+    // If the log is damaged here, a node where it is whole should lead, which can read and send the entries. If there
+    // is none, the lead stays: it would only be passed around.
     let is_whole =
         |node: &NodeId| host.clocks.samples().get(node).is_some_and(|sample| !sample.damaged.contains(group));
     if partition.log().is_damaged() {

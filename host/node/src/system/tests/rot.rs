@@ -167,8 +167,8 @@ async fn what_the_state_itself_needs_is_mended_before_it_is_served() {
     cluster.judge_recovered(attempts).await;
 }
 
-/// An entry that is whole on no node cannot be repaired, and no node is ever ready without it. The nodes were stopped in
-/// order, so that their state has what the entry did and can be opened without it.
+/// An entry that is whole on no node cannot be repaired, and no node is ever ready without it. The nodes were stopped
+/// in order, so that their state has what the entry did and can be opened without it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn where_sealed_segments_of_all_nodes_are_damaged_in_the_same_entries_each_node_says_so() {
     let mut cluster = Cluster::found().await;
