@@ -48,6 +48,9 @@ impl LeaderState {
                 break;
             }
             let is_progress = self.propose_progress(base, now)? || self.propose_forbidden(base, now)?;
+            if is_progress {
+                *now = base.now();
+            }
             if !self.propose_batch(base, now)? && !is_progress {
                 break;
             }
@@ -111,7 +114,7 @@ impl LeaderState {
         for submission in &submissions {
             base.board.release(submission.size);
         }
-        if decided.effect == Effect::Unasked && !now.has(features::UNASKED) {
+        if decided.effect == Effect::Unasked && !base.now().has(features::UNASKED) {
             let (partition, module) = (base.partition, logic.id());
             tracing::error!(
                 %partition, %module,

@@ -76,7 +76,9 @@ impl Waiters {
     /// This node has proposed the submission and leads no more: whether it takes effect is not known yet.
     pub fn orphan(&mut self, submission: Submission) {
         self.in_flight.finish(submission.id, || Reply::Unknown);
-        self.orphans.insert(submission.id, submission.ticket);
+        if let Some(before) = self.orphans.insert(submission.id, submission.ticket) {
+            before.reply(Reply::Unknown);
+        }
     }
 
     /// Answers all whose proposals have not turned up.
