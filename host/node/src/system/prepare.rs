@@ -7,10 +7,12 @@
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
+use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use serde::{Deserialize, Serialize};
 use statehouse_abi::value::Value;
 use tokio::time::Instant;
@@ -45,6 +47,9 @@ pub async fn run(host: Arc<Host>) {
         // Each of these has its turn before one is tried again whose result could not be recorded.
         let wanted = wanted(&host, &host.directory.borrow());
         for (machine, id) in wanted {
+            if host.stopping.is_cancelled() {
+                return;
+            }
             prepare_and_say(&host, &machine, id).await;
         }
         tokio::select! {
@@ -82,7 +87,9 @@ async fn prepare_and_say(host: &Arc<Host>, machine: &str, id: ModuleId) {
     let prepared = if before < PREPARE_ATTEMPTS_MAX {
         attempts.set(before + 1);
         tracing::info!(machine, module = %id, "a module is prepared");
-        let prepared = prepare(host, machine, id).await;
+        // A module that makes the compiler panic is this module's trouble, and not the node's.
+        let preparing = AssertUnwindSafe(prepare(host, machine, id)).catch_unwind();
+        let prepared = preparing.await.unwrap_or_else(|_| Err("preparing the module ended in a panic".to_owned()));
         attempts.set(0);
         prepared
     } else {

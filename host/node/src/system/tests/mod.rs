@@ -50,6 +50,7 @@ use rand::{Rng, SeedableRng};
 use tempfile::TempDir;
 use tokio::time::Instant;
 
+use super::context::NodeContext;
 use super::folder::artefacts_of;
 use super::host::Host;
 use super::machines;
@@ -179,18 +180,23 @@ struct Member {
 /// What a process holds while it runs.
 struct Remains {
     host: Weak<Host>,
+    /// It has the folder, which one process at a time may open.
+    context: Weak<NodeContext>,
     replicas: Vec<Weak<Partition>>,
 }
 
 impl Remains {
     fn of(life: &Node) -> Self {
         let replicas = life.host.replicas().iter().map(|(_, replica)| Arc::downgrade(replica)).collect();
-        Self { host: Arc::downgrade(&life.host), replicas }
+        let (host, context) = (Arc::downgrade(&life.host), Arc::downgrade(&life.host.context));
+        Self { host, context, replicas }
     }
 
     async fn are_gone(&self) {
-        let is_gone =
-            || self.host.strong_count() == 0 && self.replicas.iter().all(|replica| replica.strong_count() == 0);
+        let is_gone = || {
+            let (host, context) = (self.host.strong_count(), self.context.strong_count());
+            host + context == 0 && self.replicas.iter().all(|replica| replica.strong_count() == 0)
+        };
         eventually("nothing holds a node whose process has ended", || is_gone().then_some(())).await;
     }
 }
