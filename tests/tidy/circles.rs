@@ -222,7 +222,7 @@ fn take_apart(tokens: &[Token], mut at: usize, before: &[String], paths: &mut Ve
             text if text.starts_with(|c: char| c.is_alphabetic() || c == '_') => {
                 path.push(text.to_owned());
                 at += 1;
-                if !tokens[at..].first().is_some_and(|next| next.text == ":") {
+                if tokens[at..].first().is_none_or(|next| next.text != ":") {
                     break;
                 }
             }

@@ -51,7 +51,9 @@ impl Cluster {
         let after = self.leads(node, accounts);
         let is_right = match reason {
             NotNow(Obstacle::NoMajority) => before.iter().chain(&after).any(|leads| *leads),
-            NoLeader | NotNow(Obstacle::LeaderSilent) => before.iter().chain(&after).any(|leads| !leads),
+            NoLeader => before.iter().chain(&after).any(|leads| !leads),
+            // It follows, or hands over its lead to a node that does not answer any more.
+            NotNow(Obstacle::LeaderSilent) => true,
             _ => false,
         };
         assert!(is_right, "{reason:?} where the node leads {before:?} before and {after:?} after");
