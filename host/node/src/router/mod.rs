@@ -80,8 +80,18 @@ impl Router {
 
     /// Whether every partition has a leader and runs; the errors say which one does not, and why.
     pub fn is_ready(&self) -> Result<(), Vec<String>> {
-        let mut reasons = self.not_ready();
+        let mut reasons = self.is_served().err().unwrap_or_default();
         reasons.extend(self.troubles.read().values().cloned());
+        if reasons.is_empty() { Ok(()) } else { Err(reasons) }
+    }
+
+    /// Whether every machine is served here, also if something else is not in order, like a damaged segment that nobody
+    /// needs now.
+    ///
+    /// # Errors
+    /// What is missing.
+    pub fn is_served(&self) -> Result<(), Vec<String>> {
+        let mut reasons = self.not_ready();
         let machines = self.system.get().cloned().into_iter().chain(self.machines());
         reasons.extend(machines.flat_map(|machine| machine.not_ready()));
         if reasons.is_empty() { Ok(()) } else { Err(reasons) }

@@ -141,7 +141,7 @@ pub async fn wait_until_created(host: &Host, deadline: Instant) -> Result<Direct
 /// Waits until every partition has a leader and its module. At the deadline the error says what is missing.
 pub async fn wait_until_served(host: &Host, deadline: Instant) -> Result<(), NodeError> {
     loop {
-        let missing = match host.router.is_ready() {
+        let missing = match host.router.is_served() {
             Ok(()) if is_decided(host) => return Ok(()),
             Ok(()) => vec!["a partition has no module yet".to_owned()],
             Err(missing) => missing,

@@ -402,6 +402,7 @@ impl Cluster {
         for node in self.running() {
             let served = machines::wait_until_served(&self.node(node).host, soon()).await;
             served.unwrap_or_else(|error| panic!("node {node}: {error}"));
+            eventually("nothing is in trouble", || self.node(node).router().is_ready().ok()).await;
         }
     }
 
