@@ -1,18 +1,37 @@
-//! Every head that a journal had, to distinguish an entry of unknown origin from one that was only late.
+//! Every head that a journal had, to distinguish an entry of unknown origin from one that has no effect.
 //!
-//! An entry is void if others became effective before it. The head on which it was computed is then an earlier head of
-//! this journal, or that of another void entry, because leaders compute on nothing else. If it is neither, an entry
-//! before it was changed, removed, or moved. In: entries with their verdicts, in order. Out: the first one of unknown
-//! origin. Memory: about 20 bytes an entry. This file does not know what an entry contains.
+//! An entry is void if it was not computed on the journal's head. That happens in two ways:
+//!
+//! * Others became effective before it. It was computed on an earlier head of this journal.
+//! * Consensus refused the entry before it and took this one: a leader proposes several entries without waiting, and
+//!   on a busy machine it is heard by a majority, is not heard for a moment, and is heard again. The head of the
+//!   refused entry is in no journal. Its index is, because a leader computes its entries from the journal on: the void
+//!   entry is not the next one, and not further from the end of the journal than a leader's entries under way.
+//!
+//! What was computed on a void entry is void as well. Any other entry has an unknown origin: one before it was
+//! changed, removed, or moved. If an entry was removed, all that follow it are void, until one is too far from the end
+//! of the journal. So what goes unnoticed here is the same as if the end of the journal had been cut off.
+//!
+//! In: entries with their verdicts, in order. Out: the first one of unknown origin. Memory: about 20 bytes an entry.
+//! This file does not know what an entry contains.
 
-use hashbrown::HashSet;
+use hashbrown::{HashMap, HashSet};
 
 use crate::ids::{Head, JournalIndex};
+
 use crate::machine::entry::Entry;
 use crate::machine::journal::{Journal, Verdict};
+use crate::machine::limits::ENTRIES_UNDER_WAY_MAX;
 
 /// The heads so far.
-pub struct Heads(HashSet<[u8; 16]>);
+pub struct Heads {
+    /// Of the journal, and of void entries that were computed on these.
+    known: HashSet<[u8; 16]>,
+    /// Of void entries that were computed on a refused entry, each with the first such entry before it.
+    adrift: HashMap<[u8; 16], Stray>,
+    /// The journal's last entry.
+    last: JournalIndex,
+}
 
 /// An entry that was computed on a head that the journal never had.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -29,7 +48,8 @@ pub struct Stray {
 
 impl Heads {
     pub fn new(genesis: &Journal) -> Self {
-        Self(HashSet::from([short(genesis.head)]))
+        let known = HashSet::from([short(genesis.head)]);
+        Self { known, adrift: HashMap::new(), last: genesis.index }
     }
 
     /// Takes the next entry in.
@@ -37,21 +57,162 @@ impl Heads {
     /// # Errors
     /// The entry has an unknown origin, and so has everything that follows it.
     pub fn check(&mut self, entry: &Entry, verdict: &Verdict) -> Result<(), Stray> {
-        let head = match verdict {
-            Verdict::Effective(after) => after.head,
-            Verdict::Void => {
-                let header = entry.header();
-                if !self.0.contains(&short(header.parent)) {
-                    return Err(Stray { index: header.index, parent: header.parent });
-                }
-                entry.head_after()
+        if let Verdict::Effective(after) = verdict {
+            self.known.insert(short(after.head));
+            self.last = after.index;
+            return Ok(());
+        }
+        let header = entry.header();
+        let (parent, head) = (short(header.parent), short(entry.head_after()));
+        if self.known.contains(&parent) {
+            self.known.insert(head);
+            return Ok(());
+        }
+        let stray = match self.adrift.get(&parent) {
+            Some(first) => first.clone(),
+            None if header.index <= self.last.next() => {
+                return Err(Stray { index: header.index, parent: header.parent });
             }
+            None => Stray { index: header.index, parent: header.parent },
         };
-        self.0.insert(short(head));
+        if self.last.0.saturating_add(ENTRIES_UNDER_WAY_MAX) < header.index.0 {
+            return Err(stray);
+        }
+        self.adrift.insert(head, stray);
         Ok(())
     }
 }
 
 fn short(head: Head) -> [u8; 16] {
     *head.0.first_chunk().expect("a head has 32 bytes")
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::rngs::StdRng;
+    use rand::{Rng, SeedableRng};
+
+    use super::*;
+    use crate::ids::{Digest, Micros, ModuleId, PartitionId};
+    use crate::machine::entry::{EntryKind, Header};
+
+    fn genesis() -> Journal {
+        Journal::genesis(&[7; 16], "wallet", PartitionId(0))
+    }
+
+    /// An entry that was computed on this journal.
+    fn entry_on(journal: &Journal, random: &mut StdRng) -> Entry {
+        let time = Micros(journal.time.0 + random.random_range(1..9));
+        Entry::tick(Header {
+            kind: EntryKind::Tick,
+            index: journal.index.next(),
+            time,
+            parent: journal.head,
+            seed: random.random(),
+            planner: ModuleId::ZERO,
+            decider: ModuleId::ZERO,
+            digest: Digest([0; 32]),
+        })
+    }
+
+    /// The journal if this entry is effective on it.
+    fn after(journal: &Journal, entry: &Entry) -> Journal {
+        match journal.judge(entry) {
+            Ok(Verdict::Effective(after)) => after,
+            other => panic!("it was computed on this journal: {other:?}"),
+        }
+    }
+
+    /// What leaders have appended to a log: each proposes up to eight entries without waiting, some of which consensus
+    /// refuses, and begins again from the journal when it hears of a refusal, or when another leads.
+    fn log(random: &mut StdRng, rounds: usize) -> Vec<Entry> {
+        let (mut journal, mut log) = (genesis(), Vec::new());
+        for _ in 0..rounds {
+            let mut speculative = journal;
+            for _ in 0..random.random_range(1..=8) {
+                let entry = entry_on(&speculative, random);
+                speculative = after(&speculative, &entry);
+                if random.random_bool(0.15) {
+                    continue;
+                }
+                if let Ok(Verdict::Effective(next)) = journal.judge(&entry) {
+                    journal = next;
+                }
+                log.push(entry);
+            }
+        }
+        log
+    }
+
+    /// How many entries are taken before the first of unknown origin, and how many of these are effective.
+    fn taken(log: &[Entry]) -> Result<usize, (usize, Stray)> {
+        let mut journal = genesis();
+        let mut heads = Heads::new(&journal);
+        for (at, entry) in log.iter().enumerate() {
+            let verdict = journal.judge(entry).expect("no entry contradicts the journal");
+            heads.check(entry, &verdict).map_err(|stray| (at, stray))?;
+            if let Verdict::Effective(after) = verdict {
+                journal = after;
+            }
+        }
+        Ok(journal.index.0 as usize)
+    }
+
+    #[test]
+    fn what_was_computed_on_a_refused_entry_is_void_and_no_fault() {
+        let mut void_count = 0;
+        for seed in 0..200 {
+            let log = log(&mut StdRng::seed_from_u64(seed), 40);
+            let effective = taken(&log).unwrap_or_else(|stray| panic!("seed {seed}: {stray:?}"));
+            void_count += log.len() - effective;
+        }
+        assert!(1000 < void_count, "some entries were computed on a refused one: {void_count}");
+    }
+
+    #[test]
+    fn a_changed_entry_is_noticed_at_the_next_one_and_a_removed_one_before_much_has_followed() {
+        for seed in 0..200 {
+            let mut random = StdRng::seed_from_u64(seed);
+            let mut log = log(&mut random, 120);
+            let mut journal = genesis();
+            let mut effective = Vec::new();
+            for (at, entry) in log.iter().enumerate() {
+                if let Ok(Verdict::Effective(after)) = journal.judge(entry) {
+                    effective.push((at, journal));
+                    journal = after;
+                }
+            }
+            let (at, before) = effective[random.random_range(0..effective.len() / 4)];
+            let is_removed = random.random_bool(0.5);
+            if is_removed {
+                log.remove(at);
+            } else {
+                log[at] = entry_on(&before, &mut random);
+            }
+            let (_, stray) = taken(&log).expect_err("an entry of unknown origin is noticed");
+            assert!(before.index < stray.index, "seed {seed}: {stray:?}");
+            let is_next_effective = stray.index == before.index.next().next();
+            assert!(is_removed || is_next_effective, "seed {seed}: a change is noticed at once: {stray:?}");
+        }
+    }
+
+    #[test]
+    fn an_entry_that_is_missing_at_the_end_is_like_an_end_that_was_cut_off() {
+        let mut random = StdRng::seed_from_u64(1);
+        let (mut journal, mut log) = (genesis(), Vec::new());
+        for _ in 0..100 {
+            let entry = entry_on(&journal, &mut random);
+            journal = after(&journal, &entry);
+            log.push(entry);
+        }
+        let under_way = ENTRIES_UNDER_WAY_MAX as usize;
+        for at in 0..100 {
+            let mut log = log.clone();
+            log.remove(at);
+            let taken = taken(&log);
+            let is_noticed = under_way <= 99 - at;
+            assert_eq!(taken.is_err(), is_noticed, "entry {} is missing", at + 1);
+            assert!(is_noticed || taken == Ok(at), "what follows has no effect");
+        }
+    }
 }

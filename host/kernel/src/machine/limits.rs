@@ -6,6 +6,9 @@
 
 /// Commands of one batch: enough that the cost of an fsync and of a guest call is small for each.
 pub const BATCH_COMMANDS_MAX: usize = 8192;
+/// More entries than a leader of any release has under way, proposed and not applied: an auditor takes an entry that is
+/// further from the end of the journal for one of another history.
+pub const ENTRIES_UNDER_WAY_MAX: u64 = 64;
 /// The OPS block of one entry. A larger batch is split.
 pub const OPS_BLOCK_BYTES_MAX: usize = 4 << 20;
 /// The OUTCOME block of one entry. If it is larger, the batch is split.
