@@ -46,8 +46,11 @@ pub const SECOND_ENGINE_FUEL: u64 = 2 * GUEST_FUEL_MAX;
 pub const DESCRIBE_FUEL: u64 = 2 * GUEST_FUEL_BASE;
 /// Nested calls on the second engine: more than the first engine's stack has room for.
 pub const SECOND_ENGINE_FRAMES_MAX: usize = GUEST_STACK_BYTES_MAX / 16;
-/// After this time the watchdog stops a call of the fast code. The metered code then finds the command at fault.
+/// After this time of its thread on a processor, the watchdog stops a call of the fast code. The metered code then
+/// finds the command at fault.
 pub const GUEST_WATCHDOG: Duration = Duration::from_secs(2);
+/// A call that has lasted for this many times the same time is stopped as well, although its thread had to wait.
+pub const GUEST_WATCHDOG_WAITS: u32 = 5;
 /// Strikes after which a module on trial is given up. A strike is a single command that used up its budget.
 pub const TRIAL_STRIKES_MAX: u64 = 256;
 /// Strikes for a call that the watchdog stops: it has taken as long as so many budgets.

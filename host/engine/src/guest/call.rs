@@ -17,11 +17,11 @@ const BACKTRACE_FRAMES_MAX: usize = 16;
 
 /// Ticks of the watchdog within which a guest that trapped must have said why. One tick could end at once if the next
 /// is near.
-const LAST_WORDS_TICKS: u64 = 2;
+const LAST_WORDS_TICKS: u32 = 2;
 
 /// A fresh instance, for one call; or for several, if the caller accepts what one call leaves to the next.
 pub(super) struct Call<'a> {
-    pace: Pace,
+    lane: &'a Lane,
     store: Store<()>,
     instance: wasmtime::Instance,
     memory: Memory,
@@ -35,18 +35,21 @@ impl<'a> Call<'a> {
         let permit = lane.enter();
         let mut store = Store::new(&lane.engine, ());
         let host = |error: wasmtime::Error| GuestFault::Host { what: format!("{error:#}") };
-        refill(&mut store, lane.pace, fuel);
+        match lane.pace {
+            Pace::Fast => lane.ticking.allow(&mut store, WATCHDOG_TICKS),
+            Pace::Metered => refuel(&mut store, fuel),
+        }
         let instance = pre.instantiate(&mut store).map_err(host)?;
         let memory = instance
             .get_memory(&mut store, export::MEMORY)
             .ok_or_else(|| GuestFault::Host { what: "a validated module lost its memory".to_owned() })?;
-        Ok(Self { pace: lane.pace, store, instance, memory, _permit: permit })
+        Ok(Self { lane, store, instance, memory, _permit: permit })
     }
 
     /// Gives the next call on the fast lane as much time as the first one.
     pub(super) fn rewind(&mut self) {
-        if self.pace == Pace::Fast {
-            self.store.set_epoch_deadline(WATCHDOG_TICKS);
+        if self.lane.pace == Pace::Fast {
+            self.lane.ticking.allow(&mut self.store, WATCHDOG_TICKS);
         }
     }
 
@@ -130,9 +133,9 @@ impl<'a> Call<'a> {
 
     /// What the guest's panic hook kept, cut to the limit.
     fn panic_text(&mut self) -> Words {
-        refill(&mut self.store, self.pace, limits::LAST_WORDS_FUEL);
-        if self.pace == Pace::Fast {
-            self.store.set_epoch_deadline(LAST_WORDS_TICKS);
+        match self.lane.pace {
+            Pace::Fast => self.lane.ticking.allow(&mut self.store, LAST_WORDS_TICKS),
+            Pace::Metered => refuel(&mut self.store, limits::LAST_WORDS_FUEL),
         }
         let Ok(said) = self.func::<(), u64>(export::PANIC) else { return Words::None };
         let packed = match said.call(&mut self.store, ()) {
@@ -155,11 +158,8 @@ enum Words {
     Endless,
 }
 
-fn refill(store: &mut Store<()>, pace: Pace, fuel: u64) {
-    match pace {
-        Pace::Fast => store.set_epoch_deadline(WATCHDOG_TICKS),
-        Pace::Metered => store.set_fuel(fuel).expect("the metered engine consumes fuel"),
-    }
+fn refuel(store: &mut Store<()>, fuel: u64) {
+    store.set_fuel(fuel).expect("the metered engine consumes fuel");
 }
 
 /// Omits the frames in which the guest's runtime carries out a panic: they are the same for all guests.

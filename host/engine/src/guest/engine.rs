@@ -26,6 +26,7 @@ use super::compile::{Bounds, Compiled, StopSignal, compile};
 use super::describe;
 use super::error::GuestError;
 use super::module::{Module, Pace};
+use super::patience::Ticking;
 use super::validate::validate_within;
 use crate::ids::ModuleId;
 use crate::limits;
@@ -33,7 +34,7 @@ use crate::limits;
 /// Part of the fingerprint: it must change whenever this host configures wasmtime differently.
 const CONFIGURATION: &str = "statehouse guest engine 2";
 /// Epoch ticks after which the watchdog stops a call; its error is one tick.
-pub(super) const WATCHDOG_TICKS: u64 = 8;
+pub(super) const WATCHDOG_TICKS: u32 = 8;
 /// Memory of a pooled instance that is zeroed in place between calls, not returned page by page.
 const KEEP_RESIDENT_BYTES: usize = 1 << 20;
 
@@ -55,7 +56,7 @@ pub struct EngineOptions {
     pub stop: StopSignal,
     /// Calls that may run at the same time on each engine; further ones wait.
     pub instances_max: u32,
-    /// How long a call on the fast artefact may run.
+    /// How much of a processor's time a call on the fast artefact may take.
     pub watchdog: Duration,
     pub metered: Metered,
     /// Tell `perf` the names of guest functions, in a file under `/tmp` that is named after the process.
@@ -93,6 +94,7 @@ pub struct Examined {
 pub(super) struct Lane {
     pub(super) pace: Pace,
     pub(super) engine: wasmtime::Engine,
+    pub(super) ticking: Arc<Ticking>,
     free: Mutex<u32>,
     freed: Condvar,
 }
@@ -103,9 +105,10 @@ impl Engine {
     /// the watchdog thread cannot be started.
     pub fn new(options: EngineOptions) -> Result<Arc<Self>, GuestError> {
         let instances_max = options.instances_max.max(1);
-        let fast = Lane::new(Pace::Fast, instances_max, options.has_perf_map)?;
-        let metered = Lane::new(Pace::Metered, instances_max, options.has_perf_map)?;
-        let watchdog = Watchdog::start(fast.engine.clone(), options.watchdog)?;
+        let ticking = Ticking::every((options.watchdog / WATCHDOG_TICKS).max(TICK_MIN));
+        let fast = Lane::new(Pace::Fast, instances_max, options.has_perf_map, &ticking)?;
+        let metered = Lane::new(Pace::Metered, instances_max, options.has_perf_map, &ticking)?;
+        let watchdog = Watchdog::start(fast.engine.clone(), ticking)?;
         let cache = options.cache.map(ArtefactCache::new).transpose()?;
         let fingerprint = fingerprint(&[&fast.engine, &metered.engine]);
         let EngineOptions { stop, metered: when_metered, .. } = options;
@@ -260,14 +263,14 @@ impl Engine {
 }
 
 impl Lane {
-    fn new(pace: Pace, instances_max: u32, has_perf_map: bool) -> Result<Self, GuestError> {
+    fn new(pace: Pace, instances_max: u32, has_perf_map: bool, ticking: &Arc<Ticking>) -> Result<Self, GuestError> {
         let mut config = config(pace, pool(instances_max));
         if has_perf_map {
             config.profiler(ProfilingStrategy::PerfMap);
         }
         let engine = wasmtime::Engine::new(&config)
             .map_err(|error| GuestError::Configuration { detail: format!("{error:#}") })?;
-        Ok(Self { pace, engine, free: Mutex::new(instances_max), freed: Condvar::new() })
+        Ok(Self { pace, engine, ticking: ticking.clone(), free: Mutex::new(instances_max), freed: Condvar::new() })
     }
 
     /// Waits until the pool has a free instance. Every call ends, so the wait ends too.
@@ -360,17 +363,17 @@ struct Hurry;
 
 /// The thread that advances the fast engine's epoch until it is dropped.
 struct Watchdog {
+    ticking: Arc<Ticking>,
     stop: Option<Sender<Hurry>>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Watchdog {
-    fn start(engine: wasmtime::Engine, patience: Duration) -> Result<Self, GuestError> {
+    fn start(engine: wasmtime::Engine, ticking: Arc<Ticking>) -> Result<Self, GuestError> {
         const NAME: &str = "guest-watchdog";
         let (stop, stopped) = channel();
-        let tick = (patience / WATCHDOG_TICKS as u32).max(TICK_MIN);
+        let mut tick = ticking.tick;
         let run = move || {
-            let mut tick = tick;
             loop {
                 match stopped.recv_timeout(tick) {
                     Err(RecvTimeoutError::Timeout) => engine.increment_epoch(),
@@ -381,12 +384,13 @@ impl Watchdog {
         };
         let thread = std::thread::Builder::new().name(NAME.to_owned()).spawn(run);
         let thread = thread.map_err(|source| GuestError::Thread { name: NAME, source })?;
-        Ok(Self { stop: Some(stop), thread: Some(thread) })
+        Ok(Self { ticking, stop: Some(stop), thread: Some(thread) })
     }
 }
 
 impl Watchdog {
     fn hurry(&self) {
+        self.ticking.hurry();
         if let Some(stop) = &self.stop {
             // The thread lives at least until `self` is dropped.
             let _ = stop.send(Hurry);

@@ -17,6 +17,7 @@ mod structure;
 mod validate;
 mod artefact;
 mod compile;
+mod patience;
 mod engine;
 mod call;
 mod cbor;

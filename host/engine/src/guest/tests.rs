@@ -2,7 +2,7 @@
 //! unharmed.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use expect_test::{Expect, expect};
 use statehouse_abi::call::{CallIn, Context, write_execute_out};
@@ -94,6 +94,37 @@ fn an_endless_loop_meets_the_watchdog_or_its_budget() {
     let module = engine.load(&wasm("endless_loop"), Allowance::Recorded).expect("the module is accepted");
     assert_eq!(execute(&module, Pace::Fast), GuestFault::Watchdog);
     assert_eq!(execute(&module, Pace::Metered), GuestFault::Budget);
+}
+
+/// The watchdog used to measure the time of the wall clock, and refused commands whose module only had to wait for a
+/// processor.
+#[test]
+fn a_call_that_waits_for_a_processor_is_not_stopped() {
+    let endless =
+        std::fs::read_to_string(format!("{}/../../tests/hostile/endless_loop.wat", env!("CARGO_MANIFEST_DIR")));
+    // The loop of `execute` ends after 30 million rounds.
+    let ending = "(local.set $len (i32.const 30000000))
+        (loop $again (br_if $again (local.tee $len (i32.sub (local.get $len) (i32.const 1)))))
+        i64.const 0)";
+    let spin = endless.expect("it is there").replace("(loop $again (br $again))\n    unreachable)", ending);
+    let spin = wat::parse_str(spin).expect("it is valid text");
+    let load = |watchdog: Duration, instances_max: u32| {
+        let engine = Engine::new(EngineOptions { instances_max, watchdog, ..Default::default() });
+        engine.expect("the engine starts").load(&spin, Allowance::Recorded).expect("the module is accepted")
+    };
+    let alone = load(Duration::from_secs(600), 2);
+    let since = Instant::now();
+    assert!(matches!(execute(&alone, Pace::Fast), GuestFault::Output { .. }), "it ends, and has no outcome");
+    // Each of these calls may take ten times as long, and takes about sixteen times as long because of the others.
+    let processors = std::thread::available_parallelism().map_or(2, usize::from);
+    let module = load(10 * since.elapsed(), 16 * processors as u32);
+    std::thread::scope(|scope| {
+        let calls: Vec<_> = (0..16 * processors).map(|_| scope.spawn(|| execute(&module, Pace::Fast))).collect();
+        for call in calls {
+            let fault = call.join().expect("no call panics");
+            assert!(matches!(fault, GuestFault::Output { .. }), "{fault:?}");
+        }
+    });
 }
 
 /// Each trap used to take the full time that the watchdog allows, and was not counted.

@@ -191,7 +191,12 @@ fn call(logic: &dyn Logic, requests: &[Open]) -> Vec<Result<Plan, Answer>> {
         Err(_) if requests.len() > 1 => one_by_one(logic, requests),
         Err(fault) => {
             tracing::warn!(%fault, "the module cannot plan a command");
-            let detail = "the module trapped while it planned this command; nothing was executed".to_owned();
+            let what = match fault {
+                Fault::Trap { .. } | Fault::Output { .. } => "the module failed",
+                Fault::Budget | Fault::Watchdog => "the module took too long",
+                Fault::Host { .. } => "this node could not run the module",
+            };
+            let detail = format!("{what} when it was to plan this command; nothing was executed");
             vec![Err(refused("module_trap", 500, detail))]
         }
     }
