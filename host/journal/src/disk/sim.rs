@@ -82,13 +82,11 @@ impl SimDisk {
         Self::default()
     }
 
-    /// The disk when the power returns. This disk is off from now on: all its operations fail.
+    /// The disk when the power returns. This disk is off from now on.
     pub fn crash(&self, seed: u64) -> Self {
         let mut random = StdRng::seed_from_u64(seed);
-        let mut state = self.inner.state.lock();
-        state.operations_max = Some(0);
-        state.holds_syncs = false;
-        self.inner.released.notify_all();
+        self.switch_off();
+        let state = self.inner.state.lock();
         let tree = state.tree.after_crash(&mut random);
         let files = state.files.iter().map(|file| file.after_crash(&mut random)).collect();
         let survivor = SimState { files, tree, capacity: state.capacity, ..SimState::default() };
@@ -97,12 +95,16 @@ impl SimDisk {
 
     /// The disk as a new program finds it after another was killed: nothing is lost. This disk is off from now on.
     pub fn kill(&self) -> Self {
-        let survivor = self.copy();
+        self.switch_off();
+        self.copy()
+    }
+
+    /// From now on all operations fail.
+    pub fn switch_off(&self) {
         let mut state = self.inner.state.lock();
         state.operations_max = Some(0);
         state.holds_syncs = false;
         self.inner.released.notify_all();
-        survivor
     }
 
     /// Another disk with the same content.

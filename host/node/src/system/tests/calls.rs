@@ -31,7 +31,7 @@ async fn what_began_at_the_first_level_ends_at_the_next() {
         cluster.network.heal();
     }
     assert!(!stranded.is_empty(), "commands are in flight when nothing gets through");
-    NODES.into_iter().for_each(|node| cluster.cut_power(node));
+    cluster.cut_power(&NODES);
     for node in NODES {
         cluster.bury(node).await;
         cluster.members.get_mut(&node).expect("it is a node").level_max = features::HIGHEST;

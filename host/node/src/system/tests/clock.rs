@@ -88,7 +88,7 @@ impl Cluster {
 
     /// Cuts the power of all nodes, and starts them again with clocks that are `offset` ahead.
     async fn restart_all(&mut self, offset: Duration) {
-        NODES.into_iter().for_each(|node| self.cut_power(node));
+        self.cut_power(&NODES);
         for node in NODES {
             self.bury(node).await;
         }

@@ -1,11 +1,13 @@
 //! Bits flip while a node is down: in its log, which the other nodes repair, and in its state, which is rebuilt.
 //!
 //! In: damage to what a dead node has on its disk. Out: a node that serves again, and the judge's verdict. This file
-//! knows that the unwritten rest of a segment is zero, and knows no frame layout.
+//! knows where the frames of a segment begin and that its unwritten rest is zero, and no frame layout.
 
 use super::*;
 use crate::disk::Disk;
 use crate::log::{LogError, LogScan};
+
+pub(super) const FRAMES_AT: usize = 4096;
 
 impl Cluster {
     /// Scans the whole log of a node, which may be down or running, as it is on disk now.
@@ -13,22 +15,29 @@ impl Cluster {
         LogScan::open(&self.members[&node].disk.copy(), &self.partition_folder(node).join("log")).map(drop)
     }
 
-    /// Flips a bit in the wallet's log, at this percentage of what was written.
-    fn damage_log(&self, node: NodeId, percent: usize) {
+    /// Flips bits in the wallet's log, at these percentages of the durable frames in its first segment. A bit that is
+    /// flipped after them, or in the unused rest of the header, is no damage.
+    fn damage_log(&self, node: NodeId, percents: impl IntoIterator<Item = usize>) {
         let (disk, folder) = (&self.members[&node].disk, self.partition_folder(node).join("log"));
+        let durable = LogScan::open(&disk.copy(), &folder).expect("the log is sound").watermark();
         let mut segments = disk.list(&folder).expect("a simulated disk is read");
         segments.retain(|name| name.ends_with(".log"));
         let path = folder.join(segments.iter().min().expect("the log has a segment"));
+        let first = path.file_stem().and_then(|stem| stem.to_str()?.strip_prefix("seg-")).expect("it is named so");
+        let first = u64::from_str_radix(first, 16).expect("its name says where it begins");
         let mut content = disk.content(&path).expect("it was just listed");
         let written = content.iter().rposition(|byte| *byte != 0).expect("a segment has a header") + 1;
-        content[written * percent / 100] ^= 1;
+        let frames = (written - FRAMES_AT).min((durable.0 - first) as usize);
+        for percent in percents {
+            content[FRAMES_AT + frames * percent / 100] ^= 1;
+        }
         disk.put(&path, content);
         let scanned = self.scan(node);
         assert!(matches!(scanned, Err(LogError::Corrupt { .. })), "the damage is seen: {scanned:?}");
     }
 
     pub(super) async fn cut_power_everywhere(&mut self) {
-        NODES.into_iter().for_each(|node| self.cut_power(node));
+        self.cut_power(&NODES);
         for node in NODES {
             self.bury(node).await;
         }
@@ -44,7 +53,7 @@ async fn a_damaged_log_is_mended_before_its_node_takes_part_and_damaged_state_is
         let leader = cluster.leader(&NODES).await;
         let follower = others(leader).next().expect("there are three");
         cluster.crash(follower).await;
-        cluster.damage_log(follower, percent);
+        cluster.damage_log(follower, [percent]);
         load.more(20).await;
         cluster.start(follower).await;
         cluster.served().await;
@@ -74,7 +83,7 @@ async fn logs_of_all_nodes_damaged_in_different_entries_mend_each_other() {
         let first = cluster.random.random_range(10..30);
         for (number, node) in damaged.iter().enumerate() {
             let percent = first + number * cluster.random.random_range(20..30);
-            cluster.damage_log(*node, percent);
+            cluster.damage_log(*node, [percent]);
         }
         for node in NODES {
             cluster.start(node).await;
@@ -99,7 +108,7 @@ async fn where_all_logs_are_damaged_in_the_same_entries_each_node_says_so() {
     assert!(attempts.iter().any(|attempt| matches!(attempt.told, load::Told::Done(_))), "something was acknowledged");
     cluster.cut_power_everywhere().await;
     for node in NODES {
-        (40..60).for_each(|percent| cluster.damage_log(node, percent));
+        cluster.damage_log(node, 40..60);
     }
     for node in NODES {
         cluster.start(node).await;
@@ -129,7 +138,7 @@ async fn a_damaged_log_whose_entries_are_released_elsewhere_goes_on_from_a_snaps
         cluster.crash(follower).await;
         load.more(20).await;
         cluster.release().await;
-        cluster.damage_log(follower, 10 + percent);
+        cluster.damage_log(follower, [10 + percent]);
         cluster.start(follower).await;
         cluster.served().await;
         cluster.scan(follower).expect("the log is sound again");

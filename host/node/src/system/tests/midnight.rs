@@ -142,7 +142,7 @@ async fn idle_partitions_have_a_snapshot_each_midnight_and_one_for_all_that_were
     cluster.day_has_begun(midnight + HOUR).await;
     let before = cluster.check_days(midnight + HOUR).await;
     // Power is off for three days.
-    NODES.into_iter().for_each(|node| cluster.cut_power(node));
+    cluster.cut_power(&NODES);
     for node in NODES {
         cluster.bury(node).await;
     }

@@ -342,18 +342,24 @@ impl Cluster {
 
     /// Cuts the power of a node: its process ends, and what its disk had not synced may be lost.
     async fn crash(&mut self, node: NodeId) {
-        self.cut_power(node);
+        self.cut_power(&[node]);
         self.bury(node).await;
     }
 
-    /// The first half of a crash: from now on the node sends and writes nothing.
-    fn cut_power(&mut self, node: NodeId) {
-        self.doors.lock().remove(&node);
-        self.network.leave(node);
-        let chance = self.random.random();
-        let member = self.members.get_mut(&node).expect("it is a node");
-        member.disk = member.disk.crash(chance);
-        member.clock.boots.fetch_add(1, Ordering::SeqCst);
+    /// The first half of a crash: from now on none of these nodes sends or writes anything. What that leaves on their
+    /// disks is found out afterwards, because it takes seconds on a busy machine, and the last nodes would run on.
+    fn cut_power(&mut self, nodes: &[NodeId]) {
+        for node in nodes {
+            self.network.leave(*node);
+            self.members[node].disk.switch_off();
+        }
+        for node in nodes {
+            self.doors.lock().remove(node);
+            let chance = self.random.random();
+            let member = self.members.get_mut(node).expect("it is a node");
+            member.disk = member.disk.crash(chance);
+            member.clock.boots.fetch_add(1, Ordering::SeqCst);
+        }
     }
 
     /// Ends the process of a node, while its machine keeps running.

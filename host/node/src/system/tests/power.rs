@@ -27,7 +27,7 @@ async fn a_power_cut_of_all_nodes_at_once_loses_nothing_that_was_acknowledged() 
     let mut load = cluster.load();
     for _ in 0..rounds(2, 20) {
         load.more(60).await;
-        NODES.into_iter().for_each(|node| cluster.cut_power(node));
+        cluster.cut_power(&NODES);
         for node in NODES {
             cluster.bury(node).await;
         }

@@ -5,6 +5,7 @@
 //! In: damage to sealed segments of nodes that are down. Out: what the nodes say, and the judge's verdict. This file
 //! knows where the frames of a segment begin, and no more about segments.
 
+use super::damage::FRAMES_AT;
 use super::load::{Told, submit_as};
 use super::*;
 use crate::disk::Disk;
@@ -14,7 +15,6 @@ use statehouse_abi::value::Value;
 
 /// The size of one command: a few of these fill a segment.
 const LARGE: usize = 700 << 10;
-const FRAMES_AT: usize = 4096;
 
 /// Sends large commands until the log has sealed a segment.
 async fn seal_a_segment(router: &Router, account: &str, random: &mut StdRng, is_sealed: impl Fn() -> bool) {
@@ -48,21 +48,22 @@ fn flip_in_oldest(disk: &dyn Disk, folder: &Path, percents: &[usize]) {
     file.sync().expect("it can be synced");
 }
 
-/// Waits until a node says this, and returns all that it says.
-async fn says(router: &Router, what: &str) -> Vec<String> {
-    let mut said = Vec::new();
-    let says = || {
-        let reasons = router.is_ready().err().unwrap_or_default();
-        if reasons != said {
-            println!("{reasons:?}");
-            said.clone_from(&reasons);
-        }
-        reasons.iter().any(|reason| reason.contains(what)).then_some(reasons)
-    };
-    eventually(what, says).await
-}
-
 impl Cluster {
+    /// Waits until a node says this, and returns all that it says. Prints what each running node says, as it changes.
+    async fn node_says(&self, node: NodeId, what: &str) -> Vec<String> {
+        let mut said = BTreeMap::new();
+        let says = || {
+            for node in self.running() {
+                let reasons = self.node(node).router().is_ready().err().unwrap_or_default();
+                if said.insert(node, reasons.clone()).is_none_or(|before| before != reasons) {
+                    println!("node {node}: {reasons:?}");
+                }
+            }
+            said[&node].iter().any(|reason| reason.contains(what)).then(|| said[&node].clone())
+        };
+        eventually(&format!("node {node} says {what:?}"), says).await
+    }
+
     fn log(&self, node: NodeId) -> Log {
         self.replica(node).log().clone()
     }
@@ -87,20 +88,6 @@ impl Cluster {
     fn flip(&self, node: NodeId, percents: &[usize]) {
         flip_in_oldest(&self.members[&node].disk, &self.partition_folder(node).join("log"), percents);
         self.scan(node).expect_err("the damage is there");
-    }
-
-    /// Whether a node says what it has lost, or has lost nothing: it may have been given a snapshot instead.
-    fn says_or_is_whole(&self, node: NodeId) -> bool {
-        let reasons = self.node(node).router().is_ready().err().unwrap_or_default();
-        reasons.iter().any(|reason| reason.contains("it is not repaired yet")) || self.scan(node).is_ok()
-    }
-
-    /// No node is ready with a log that is not whole.
-    fn check_readiness(&self) {
-        for node in NODES {
-            let is_ready = self.node(node).router().is_ready().is_ok();
-            assert!(!is_ready || self.scan(node).is_ok(), "node {node} is ready, and its log is not whole");
-        }
     }
 
     /// Waits until nothing is damaged any more and everything is served.
@@ -141,6 +128,8 @@ async fn nodes_that_wait_for_what_they_have_lost_vote_and_serve() {
     let mut load = cluster.load();
     load.more(30).await;
     cluster.seal_everywhere().await;
+    // A node that the others have not heard lately may have forgotten something, and would wait for the third.
+    cluster.have_heard(&NODES).await;
     cluster.cut_power_everywhere().await;
     let [first, second, whole] = NODES;
     for node in [first, second] {
@@ -148,7 +137,7 @@ async fn nodes_that_wait_for_what_they_have_lost_vote_and_serve() {
         cluster.start(node).await;
     }
     for node in [first, second] {
-        says(cluster.node(node).router(), "it is not repaired yet").await;
+        cluster.node_says(node, "it is not repaired yet").await;
     }
     load.more(30).await;
     for node in [first, second] {
@@ -181,8 +170,8 @@ async fn what_the_state_itself_needs_is_mended_before_it_is_served() {
     cluster.judge_recovered(attempts).await;
 }
 
-/// An entry that is whole on no node cannot be repaired, and no node whose log is not whole is ever ready. The nodes
-/// were stopped in order, so that their state has what the entry did, and can as a rule be opened without it.
+/// An entry that is whole on no node cannot be repaired, and no node is ever ready without it. The nodes were stopped
+/// in order, so that their state has what the entry did and can be opened without it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn where_sealed_segments_of_all_nodes_are_damaged_in_the_same_entries_each_node_says_so() {
     let mut cluster = Cluster::found().await;
@@ -197,23 +186,26 @@ async fn where_sealed_segments_of_all_nodes_are_damaged_in_the_same_entries_each
         cluster.start(node).await;
     }
     for node in NODES {
-        eventually("it says so, or is whole", || cluster.says_or_is_whole(node).then_some(())).await;
+        cluster.node_says(node, "it is not repaired yet").await;
     }
+    let is_ok = |cluster: &Cluster| NODES.iter().any(|node| cluster.node(*node).router().is_ready().is_ok());
     for _ in 0..20 {
         load.more(5).await;
-        cluster.check_readiness();
+        assert!(!is_ok(&cluster), "no node is whole");
     }
     let again = NODES[1];
     cluster.stop(again).await;
     cluster.start(again).await;
-    eventually("it says so, or is whole", || cluster.says_or_is_whole(again).then_some(())).await;
-    cluster.check_readiness();
+    let reasons = cluster.node_says(again, "it is not repaired yet").await;
+    assert!(reasons.iter().any(|reason| reason.contains("node ")), "and what each of the others says: {reasons:?}");
+    assert!(!is_ok(&cluster), "no node is whole");
     let attempts = load.stop().await;
     assert!(attempts.iter().any(|attempt| matches!(attempt.told, Told::Done(_))), "they serve what they have");
 }
 
 /// After a power cut or a crash, the state of a node may need an entry that is whole on no node. Such a node is given a
-/// snapshot of another one, and begins its log after it. A node that is ready has no entry that it cannot read.
+/// snapshot of another one, and begins its log after it. A node that is ready has no entry that it cannot read, and one
+/// node at least still says what is lost: the one whose state did not need it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn where_the_state_of_some_nodes_needs_what_all_have_lost_no_node_is_ready_with_a_damaged_log() {
     let mut cluster = Cluster::found().await;
@@ -229,13 +221,21 @@ async fn where_the_state_of_some_nodes_needs_what_all_have_lost_no_node_is_ready
         cluster.flip(node, &[45, 50, 55]);
         cluster.start(node).await;
     }
+    let says_or_is_whole = |cluster: &Cluster, node: NodeId| {
+        let reasons = cluster.node(node).router().is_ready().err().unwrap_or_default();
+        reasons.iter().any(|reason| reason.contains("it is not repaired yet")) || cluster.scan(node).is_ok()
+    };
     for again in rounds_of_crashes(&crashed) {
         for node in NODES {
-            eventually("it says so, or is whole", || cluster.says_or_is_whole(node).then_some(())).await;
+            eventually("it says so, or is whole", || says_or_is_whole(&cluster, node).then_some(())).await;
         }
         for _ in 0..10 {
             load.more(5).await;
-            cluster.check_readiness();
+            for node in NODES {
+                let is_ready = cluster.node(node).router().is_ready().is_ok();
+                assert!(!is_ready || cluster.scan(node).is_ok(), "node {node} is ready, and its log is not whole");
+            }
+            cluster.node(stopped).router().is_ready().expect_err("this node has the damage still");
         }
         cluster.crash(again).await;
         cluster.start(again).await;
@@ -246,6 +246,12 @@ async fn where_the_state_of_some_nodes_needs_what_all_have_lost_no_node_is_ready
 /// Each of these nodes in turn, once in an ordinary run.
 fn rounds_of_crashes(nodes: &[NodeId]) -> Vec<NodeId> {
     nodes.iter().copied().cycle().take(nodes.len() * rounds(1, 5)).collect()
+}
+
+/// Waits until a node that is alone says this.
+async fn says(router: &Router, what: &str) {
+    let says = || router.is_ready().err()?.iter().any(|reason| reason.contains(what)).then_some(());
+    eventually(what, says).await;
 }
 
 /// Opens a node without peers: nobody gives it what it has lost, and nobody asks it for what is sealed.

@@ -35,7 +35,7 @@ impl Cluster {
 
     pub(super) async fn crash_all(&mut self) {
         let running = self.running();
-        running.iter().for_each(|node| self.cut_power(*node));
+        self.cut_power(&running);
         for node in running {
             self.bury(node).await;
         }

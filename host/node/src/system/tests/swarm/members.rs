@@ -34,7 +34,7 @@ impl Swarm {
     pub(super) async fn cut_power(&mut self, nodes: &[NodeId]) {
         let running = self.cluster.running();
         let hit: Vec<NodeId> = nodes.iter().copied().filter(|node| running.contains(node)).collect();
-        hit.iter().for_each(|node| self.cluster.cut_power(*node));
+        self.cluster.cut_power(&hit);
         for node in hit {
             self.cluster.bury(node).await;
         }
