@@ -31,11 +31,15 @@ async fn an_isolated_follower_refuses_writes_and_linearizable_reads() {
 }
 
 async fn check(mut trial: Trial, isolated: NodeId) {
+    let mut client = trial.cluster.client(isolated);
+    let account = trial.account(0).to_owned();
+    // A follower on a busy machine may not have applied the first entries yet.
+    let path = format!("/v1/wallet/accounts/{account}?consistency=stale");
+    within(PATIENCE, "the node has the account", async || (client.get(&path).await.ok()?.status == 200).then_some(()))
+        .await;
     trial.cluster.network().isolate(isolated);
     // From here on the majority knows what the isolated node cannot know.
     trial.progress().await;
-    let mut client = trial.cluster.client(isolated);
-    let account = trial.account(0).to_owned();
     for what in ["a write", "a linearizable read"] {
         let refusal = within(PATIENCE, &format!("{what} is refused"), async || {
             let answer = match what {

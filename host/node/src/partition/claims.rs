@@ -101,7 +101,7 @@ impl Base {
             // Its place is known even though its entry is released.
             None => (None, Position { partition: self.partition, index: holder.journal, n: 0, head8: [0; 4] }),
         };
-        tracing::info!(
+        tracing::debug!(
             call = %submission.id, %position, "a call was refused: another command has its command's id here"
         );
         Some(refusal(fields, position))
