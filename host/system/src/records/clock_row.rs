@@ -7,21 +7,15 @@
 //! In: how far a clock has leapt. Out: the row. A node that reads the row believes its own clock if that clock has
 //! leapt as far. It is written against the SDK like any module, and knows no clock.
 
+use statehouse_guest::Value;
 use statehouse_guest::borsh::{BorshDeserialize, BorshSerialize};
-use statehouse_guest::{Body, Caller, Value};
 
 use crate::ids::Micros;
 
 /// Suffix of the row. A machine's name never begins with `#`.
 pub const CLOCK: &[u8] = b"#clock";
 /// How many characters of the operator's name are kept.
-const BY_CHARS_MAX: usize = 100;
-
-#[derive(Body)]
-pub struct AcceptClock {
-    /// How many microseconds the clock is ahead of where it should be
-    pub ahead: i64,
-}
+pub const CLOCK_BY_CHARS_MAX: usize = 100;
 
 /// The last leap that an operator accepted.
 #[derive(Clone, Debug, Default, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
@@ -50,8 +44,4 @@ impl ClockRow {
             ("by", Value::text(self.by.as_str())),
         ])
     }
-}
-
-pub fn by_of(caller: &Caller<'_>) -> String {
-    caller.name.chars().take(BY_CHARS_MAX).collect()
 }

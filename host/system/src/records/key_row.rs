@@ -3,28 +3,17 @@
 //! In: what nodes say about themselves. Out: rejections, and the row. A key is never deleted, because what it signed
 //! stays signed. It is written against the SDK like any module, and knows nothing of certificates.
 
+use statehouse_guest::Value;
 use statehouse_guest::borsh::{BorshDeserialize, BorshSerialize};
-use statehouse_guest::{Body, Refusal, Value};
 
 use crate::ids::NodeId;
 use crate::key::PublicKey;
-use crate::records::logic::{Op, Rejection};
-use crate::records::module_plan::refusal;
+use crate::records::rejection::Rejection;
 
 /// Suffix of the row with all keys. A machine's name never begins with `#`.
 pub const KEYS: &[u8] = b"#keys";
 /// How many keys one node may ever have. A node gets a new key only if somebody has removed its key file.
 const NODE_KEYS_MAX: usize = 16;
-
-#[derive(Body)]
-pub struct RecordKey {
-    /// Number of the node
-    #[body(min = 1, max = 2_147_483_647)]
-    pub node: i64,
-    /// Its public key, hexadecimal
-    #[body(min_chars = 64, max_chars = 64)]
-    pub key: String,
-}
 
 /// The keys of all nodes, oldest first.
 #[derive(Clone, Debug, Default, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
@@ -67,12 +56,6 @@ impl KeysRow {
     pub fn value(&self) -> Value {
         Value::Array(self.keys.iter().map(|key| key_value(key.node, key.key)).collect())
     }
-}
-
-pub fn plan_key(record: &RecordKey) -> Result<Op, Refusal> {
-    let detail = "a key is 64 hexadecimal digits";
-    let key: PublicKey = record.key.parse().map_err(|_| refusal("invalid_key", 422, detail, Some("key")))?;
-    Ok(Op::RecordKey { node: record.node.unsigned_abs(), key: key.bytes() })
 }
 
 pub fn key_value(node: u64, key: [u8; 32]) -> Value {

@@ -5,60 +5,15 @@
 //! written stays written. A node that understands less is not added. It is written against the SDK like any module, and
 //! does not know what a level means.
 
-use statehouse_guest::{Body, Refusal, View};
+use statehouse_guest::View;
 
 use crate::features::{self, FeatureLevel};
-use crate::records::logic::{Op, Rejection};
-use crate::records::module_plan::refusal;
-use crate::records::rows::{FEATURE_LEVEL, NodeRow, NodesRow};
-
-#[derive(Body)]
-pub struct RaiseLevel {
-    /// The level that may be written from now on
-    #[body(min = 2, max = 65_535)]
-    pub level: u32,
-    /// The nodes that have said that they understand it
-    #[body(max_items = 64)]
-    pub nodes: Vec<Supporter>,
-}
-
-#[derive(Body)]
-pub struct Supporter {
-    /// Number of the node
-    #[body(min = 1, max = 2_147_483_647)]
-    pub id: i64,
-}
-
-#[derive(Body)]
-pub struct SupportingNode {
-    /// Number of the node, never given to another one
-    #[body(min = 1, max = 2_147_483_647)]
-    pub id: i64,
-    /// Where the others reach it, as host:port
-    #[body(min_chars = 3, max_chars = 262)]
-    pub peer: String,
-    /// The highest feature level that it understands
-    #[body(min = 1, max = 65_535)]
-    pub level: u32,
-}
+use crate::records::rejection::Rejection;
+use crate::records::rows::{FEATURE_LEVEL, NodesRow};
 
 /// The recorded level, or the first level if none is recorded.
 pub fn level_of(view: &View<'_>) -> FeatureLevel {
     view.read(FEATURE_LEVEL).map_or(features::BASE, FeatureLevel)
-}
-
-pub fn plan_raise(raise: &RaiseLevel) -> Result<Op, Refusal> {
-    let mut nodes: Vec<u64> = raise.nodes.iter().map(|node| node.id.unsigned_abs()).collect();
-    nodes.sort_unstable();
-    if nodes.is_empty() || nodes.windows(2).any(|pair| pair[0] == pair[1]) {
-        return Err(refusal("invalid_nodes", 422, "name at least one node, and each once", Some("nodes")));
-    }
-    Ok(Op::RaiseLevel { level: raise.level, nodes })
-}
-
-pub fn plan_supporting(node: &SupportingNode) -> Op {
-    let SupportingNode { id, peer, level } = node;
-    Op::AddSupportingNode { node: NodeRow { id: id.unsigned_abs(), peer: peer.clone() }, level: *level }
 }
 
 /// Checks whether the level rises: every node that is in the cluster now must be among those that understand the level.
@@ -78,6 +33,7 @@ pub fn check_joins(node: u64, current: FeatureLevel, supported: FeatureLevel) ->
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::records::rows::NodeRow;
 
     #[test]
     fn the_level_rises_only_with_all_nodes_and_never_falls() {

@@ -1,202 +1,36 @@
 //! The logic of the machine `system`: it records the nodes, the machines with their partitions, and the module of each.
 //!
-//! In: `found_cluster`, `add_node`, `remove_node`, `create_machine`, and the steps of a module's life, whose rules are
-//! in `module_row`. Out: one row with all nodes, two rows per machine. It is written against the SDK and runs natively.
+//! In: ops, which `plan` has made of commands. Out: one row with all nodes, two rows per machine, and those of the
+//! steps whose rules are in `module_row` and the files beside it. It is written against the SDK and runs natively.
 
-use statehouse_guest::borsh::{self, BorshDeserialize, BorshSerialize};
 use statehouse_guest::{
-    Caller, Commands, Done, EventContext, Events, Module, Named, NoQueries, Occurred, Planner, Refusal, Tx, Value,
-    View, module, role,
+    Caller, Done, EventContext, Events, Module, Named, NoQueries, Occurred, Planner, Refusal, Tx, Value, View, borsh,
+    module,
 };
 
 use crate::features::{self, FeatureLevel};
 use crate::ids::Micros;
-use crate::records::clock_row::{AcceptClock, CLOCK, ClockRow};
-use crate::records::key_row::{KEYS, KeyRow, KeysRow, RecordKey, plan_key};
-use crate::records::level_row::{
-    RaiseLevel, SupportingNode, check_joins, check_raise, level_of, plan_raise, plan_supporting,
-};
-use crate::records::loss_row::{AcceptLoss, AcceptedLoss, LOSSES, LossesRow, loss_value};
-use crate::records::machine_plan::{CreateMachine, plan_machine};
-use crate::records::module_plan::{check_step, is_developers, plan_module, plan_word, refusal};
-use crate::records::module_row::{
-    ActivateModule, DrainModule, MODULES, ModuleNotActivated, ModuleNotDrained, ModulePrepared, ModulesRow,
-    PrepareModule, ShadowModule, ShadowStop, StageModule, Step, StepRow, Wish, modules_suffix,
-};
-use crate::records::node_plan::{
-    FoundCluster, Node, RemoveChecked, RemoveNode, check_removed, node_row, plan_found, plan_remove,
-};
-use crate::records::refused_row::{REFUSED, RefuseModule, Refused, RefusedRow, refused_suffix, refused_value};
-pub use crate::records::rejection::Rejection;
+use crate::records::clock_row::{CLOCK, ClockRow};
+use crate::records::command::{CommandBody, SystemCommand};
+use crate::records::key_row::{KEYS, KeyRow, KeysRow};
+use crate::records::level_row::{check_joins, check_raise, level_of};
+use crate::records::loss_row::{LOSSES, LossesRow, loss_value};
+use crate::records::module_row::{MODULES, ModulesRow, Step, StepRow, Wish, check_step, modules_suffix};
+use crate::records::op::{Event, Op};
+use crate::records::plan::{check_roles, op_of, suffixes};
+use crate::records::refused_row::{REFUSED, RefusedRow, refused_suffix, refused_value};
+use crate::records::rejection::Rejection;
+use crate::records::removal::check_removed;
 use crate::records::rows::{ACTIVATIONS, CLUSTER, FEATURE_LEVEL, NODES};
 pub use crate::records::rows::{MachineRow, NodeRow, NodesRow, SystemRow, read_row, system_prefix};
 use crate::records::values::{event_value, level_value, machine_value, nodes_value, step_value};
-use crate::records::view_row::{
-    CreateView, DropView, RebuildView, VIEWS, ViewWish, ViewsRow, plan_view, views_suffix, views_value,
-};
-use crate::records::webhook_plan::{ChangeWebhook, CreateWebhook, NoteWebhook, plan_webhook, webhook_stepped};
+use crate::records::view_row::{VIEWS, ViewsRow, views_suffix, views_value};
 use crate::records::webhook_row::{
-    self, WEBHOOK, WEBHOOKS, WebhookRow, WebhookWish, WebhooksRow, webhook_suffix, webhook_value, webhooks_suffix,
+    self, WEBHOOK, WEBHOOKS, WebhookRow, WebhooksRow, webhook_stepped, webhook_suffix, webhook_value, webhooks_suffix,
 };
 
 /// Name of the machine whose partition 0 holds what the cluster knows about itself.
 pub const SYSTEM: &str = "system";
-
-#[derive(Commands)]
-pub enum Command {
-    /// Records the first nodes
-    #[command(path = "found", response = FoundCluster)]
-    FoundCluster(FoundCluster),
-    /// Adds a node
-    #[command(path = "nodes", response = Node)]
-    AddNode(Node),
-    /// Removes a node for good
-    #[command(path = "nodes/remove", response = RemoveNode)]
-    RemoveNode(RemoveNode),
-    /// Creates a machine
-    #[command(path = "machines", response = CreateMachine)]
-    CreateMachine(CreateMachine),
-    /// Makes a module known
-    #[command(path = "modules/stage", response = StageModule)]
-    StageModule(StageModule),
-    /// Asks all nodes to prepare a module
-    #[command(path = "modules/prepare", response = PrepareModule)]
-    PrepareModule(PrepareModule),
-    /// Records the result of preparing a module on a node
-    #[command(path = "modules/prepared", response = ModulePrepared)]
-    ModulePrepared(ModulePrepared),
-    /// Makes a module the active one
-    #[command(path = "modules/activate", response = ActivateModule)]
-    ActivateModule(ActivateModule),
-    /// Starts a rollback: no command between partitions begins until it is over
-    #[command(path = "modules/drain", response = DrainModule)]
-    DrainModule(DrainModule),
-    /// Records why a rollback was given up: what is still in flight between partitions
-    #[command(path = "modules/not_drained", response = ModuleNotDrained)]
-    ModuleNotDrained(ModuleNotDrained),
-    /// Records why a partition cannot carry out an activation
-    #[command(path = "modules/not_activated", response = ModuleNotActivated)]
-    ModuleNotActivated(ModuleNotActivated),
-    /// Asks a node to run a module as a shadow of the active one
-    #[command(path = "modules/shadow", response = ShadowModule)]
-    ShadowModule(ShadowModule),
-    /// Asks the node to stop the shadow
-    #[command(path = "modules/shadow_stop", response = ShadowStop)]
-    ShadowStop(ShadowStop),
-    /// Records the key with which a node signs
-    #[command(path = "nodes/key", response = RecordKey)]
-    RecordKey(RecordKey),
-    /// Creates a view on every node, or replaces it by another version
-    #[command(path = "views/create", response = CreateView)]
-    CreateView(CreateView),
-    /// Rebuilds a view on every node
-    #[command(path = "views/rebuild", response = RebuildView)]
-    RebuildView(RebuildView),
-    /// Drops a view
-    #[command(path = "views/drop", response = DropView)]
-    DropView(DropView),
-    /// Creates a webhook, which sends events to a URL
-    #[command(path = "webhooks/create", response = CreateWebhook)]
-    CreateWebhook(CreateWebhook),
-    /// Changes a webhook
-    #[command(path = "webhooks/change", response = ChangeWebhook)]
-    ChangeWebhook(ChangeWebhook),
-    /// Records how far a webhook has delivered, or which message it gave up
-    #[command(path = "webhooks/note", response = NoteWebhook)]
-    NoteWebhook(NoteWebhook),
-    /// Raises the feature level, which all nodes understand
-    #[command(path = "feature_level", response = RaiseLevel)]
-    RaiseLevel(RaiseLevel),
-    /// Adds a node that states its feature level
-    #[command(path = "nodes/supporting", response = SupportingNode)]
-    AddSupportingNode(SupportingNode),
-    /// Records that a module was refused
-    #[command(path = "modules/refused", response = RefuseModule)]
-    RefuseModule(RefuseModule),
-    /// Removes a node for good, if the nodes that stay are those that were found to have a quorum without it
-    #[command(path = "nodes/remove_checked", response = RemoveChecked)]
-    RemoveChecked(RemoveChecked),
-    /// Accepts clocks that have leapt by this much
-    #[command(path = "clock/accept", response = AcceptClock)]
-    AcceptClock(AcceptClock),
-    /// Records that an operator accepts what a log has lost
-    #[command(path = "losses", response = AcceptLoss)]
-    AcceptLoss(AcceptLoss),
-}
-
-#[derive(BorshSerialize, BorshDeserialize)]
-#[borsh(crate = "statehouse_guest::borsh")]
-pub enum Op {
-    FoundCluster { nodes: Vec<NodeRow> },
-    AddNode { node: NodeRow },
-    RemoveNode { id: u64 },
-    CreateMachine { name: String, partitions: u32, module: [u8; 32] },
-    Module { machine: String, module: [u8; 32], by: String, wish: Wish },
-    RecordKey { node: u64, key: [u8; 32] },
-    View { machine: String, view: String, by: String, wish: ViewWish },
-    Webhook { machine: String, webhook: String, by: String, wish: WebhookWish },
-    RaiseLevel { level: u32, nodes: Vec<u64> },
-    AddSupportingNode { node: NodeRow, level: u32 },
-    RefuseModule { refused: Refused },
-    RemoveChecked { id: u64, others: Vec<u64> },
-    AcceptClock { ahead: i64, by: String },
-    AcceptLoss { loss: AcceptedLoss },
-}
-
-#[derive(BorshSerialize, BorshDeserialize)]
-#[borsh(crate = "statehouse_guest::borsh")]
-pub enum Event {
-    ClusterFounded {
-        nodes: Vec<NodeRow>,
-    },
-    NodeAdded {
-        node: NodeRow,
-    },
-    NodeRemoved {
-        id: u64,
-    },
-    MachineCreated {
-        name: String,
-        row: MachineRow,
-    },
-    /// `number` is the number of this activation, or of the last one if the step activates nothing.
-    ModuleStepped {
-        machine: String,
-        module: [u8; 32],
-        by: String,
-        wish: Wish,
-        number: u64,
-    },
-    KeyRecorded {
-        node: u64,
-        key: [u8; 32],
-    },
-    ViewStepped {
-        machine: String,
-        view: String,
-        by: String,
-        wish: ViewWish,
-    },
-    WebhookStepped {
-        machine: String,
-        webhook: String,
-        by: String,
-        wish: WebhookWish,
-    },
-    LevelRaised {
-        level: u32,
-    },
-    ModuleRefused {
-        refused: Refused,
-    },
-    ClockAccepted {
-        ahead: i64,
-        by: String,
-    },
-    LossAccepted {
-        loss: AcceptedLoss,
-    },
-}
 
 pub struct System;
 
@@ -220,79 +54,18 @@ impl Module for System {
         Named { name: "LossAccepted", summary: "An operator goes on without what a log has lost" },
     ];
 
-    type Command = Command;
+    type Command = CommandBody;
     type Query = NoQueries;
     type Op = Op;
     type Event = Event;
     type Rejection = Rejection;
     type Tally = ();
 
-    fn plan(command: &Command, caller: &Caller<'_>, planner: &mut Planner<'_, Op>) -> Result<(), Refusal> {
-        let stages = is_developers(command) && caller.has_role(role::DEVELOPER);
-        if !stages && !caller.has_role(role::ADMIN) && !caller.has_role(role::OPERATOR) {
-            return Err(refusal("forbidden", 403, "only an operator or an admin changes the cluster", None));
-        }
-        if let Some((machine, op)) = plan_module(command, caller)? {
-            let modules = modules_suffix(&machine);
-            planner.step(op, CLUSTER).key(NODES).key(ACTIVATIONS).key(machine.as_bytes()).key(modules);
-            return Ok(());
-        }
-        if let Some((op, suffix)) = plan_word(command, caller)? {
-            planner.step(op, CLUSTER).key(suffix);
-            return Ok(());
-        }
-        if let Some((machine, op)) = plan_view(command, caller)? {
-            planner.step(op, CLUSTER).key(NODES).key(machine.as_bytes()).key(views_suffix(&machine));
-            return Ok(());
-        }
-        if let Some(op) = plan_webhook(command, caller)? {
-            let Op::Webhook { machine, webhook, .. } = &op else { unreachable!("it plans nothing else") };
-            let (machine, webhook) = (machine.clone(), webhook.clone());
-            let step = planner.step(op, CLUSTER).key(NODES).key(machine.as_bytes());
-            step.key(webhooks_suffix(&machine)).key(webhook_suffix(&machine, &webhook));
-            return Ok(());
-        }
-        let op = match command {
-            Command::FoundCluster(found) => plan_found(found)?,
-            Command::AddNode(node) => Op::AddNode { node: node_row(node) },
-            Command::RemoveNode(remove) => Op::RemoveNode { id: remove.id.unsigned_abs() },
-            Command::CreateMachine(create) => plan_machine(create)?,
-            Command::RecordKey(record) => plan_key(record)?,
-            Command::RemoveChecked(remove) => plan_remove(remove),
-            Command::RaiseLevel(raise) => plan_raise(raise)?,
-            Command::AddSupportingNode(node) => plan_supporting(node),
-            Command::StageModule(_)
-            | Command::PrepareModule(_)
-            | Command::ModulePrepared(_)
-            | Command::ActivateModule(_)
-            | Command::DrainModule(_)
-            | Command::ModuleNotDrained(_)
-            | Command::ShadowModule(_)
-            | Command::ShadowStop(_)
-            | Command::ModuleNotActivated(_)
-            | Command::RefuseModule(_)
-            | Command::AcceptClock(_)
-            | Command::AcceptLoss(_)
-            | Command::CreateView(_)
-            | Command::RebuildView(_)
-            | Command::DropView(_)
-            | Command::CreateWebhook(_)
-            | Command::ChangeWebhook(_)
-            | Command::NoteWebhook(_) => unreachable!("planned before"),
-        };
-        let step = planner.step(op, CLUSTER).key(NODES);
-        match command {
-            Command::CreateMachine(create) => {
-                step.key(ACTIVATIONS).key(create.name.as_bytes()).key(modules_suffix(&create.name));
-            }
-            Command::RecordKey(_) => {
-                step.key(KEYS);
-            }
-            Command::AddNode(_) | Command::AddSupportingNode(_) | Command::RaiseLevel(_) => {
-                step.key(FEATURE_LEVEL);
-            }
-            _ => {}
-        }
+    fn plan(body: &CommandBody, caller: &Caller<'_>, planner: &mut Planner<'_, Op>) -> Result<(), Refusal> {
+        check_roles(body, caller)?;
+        let op = op_of(SystemCommand::parse(body)?, caller.name);
+        let suffixes = suffixes(&op);
+        suffixes.iter().fold(planner.step(op, CLUSTER), |step, suffix| step.key(suffix));
         Ok(())
     }
 

@@ -8,37 +8,13 @@
 //! In: the losses that nodes have recorded. Out: the row. Each loss is recorded once, however often a node reports it.
 //! It is written against the SDK like any module, and knows nothing of logs.
 
+use statehouse_guest::Value;
 use statehouse_guest::borsh::{BorshDeserialize, BorshSerialize};
-use statehouse_guest::{Body, Value};
 
 use crate::limits::LOSSES_ROW_ENTRIES_MAX;
 
 /// Suffix of the row. A machine's name never begins with `#`.
 pub const LOSSES: &[u8] = b"#losses";
-
-#[derive(Body)]
-pub struct AcceptLoss {
-    /// Name of the machine
-    #[body(name, max_chars = 32)]
-    pub machine: String,
-    /// Which of its partitions
-    #[body(max = 4095)]
-    pub partition: u32,
-    /// The node whose log had lost something
-    #[body(min = 1, max = 2_147_483_647)]
-    pub node: i64,
-    /// Who gave it up
-    #[body(max_chars = 400)]
-    pub by: String,
-    /// Why
-    #[body(max_chars = 400)]
-    pub why: String,
-    /// When, in microseconds since 1970, by the node's clock
-    pub time: i64,
-    /// What the partition said it was waiting for
-    #[body(max_chars = 400)]
-    pub refusal: String,
-}
 
 /// A loss that an operator has accepted.
 #[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
@@ -72,12 +48,6 @@ impl LossesRow {
         self.losses.push(loss.clone());
         self
     }
-}
-
-pub fn accepted(accept: &AcceptLoss) -> AcceptedLoss {
-    let AcceptLoss { machine, partition, node, by, why, time, refusal } = accept;
-    let (machine, by, why, refusal) = (machine.clone(), by.clone(), why.clone(), refusal.clone());
-    AcceptedLoss { machine, partition: *partition, node: node.unsigned_abs(), by, why, time: *time, refusal }
 }
 
 pub fn loss_value(loss: &AcceptedLoss) -> Value {

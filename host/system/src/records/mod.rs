@@ -1,18 +1,19 @@
 //! The machine `system`: nodes, machines with their partitions, modules, keys, views and webhooks, as rows.
 //!
 //! ```text
-//! command ─▶ logic: plan (*_plan) ─▶ validate (*_row: which step may follow) ─▶ event ─▶ apply ─▶ rows
+//! command ─▶ plan: op ─▶ logic: validate (*_row: which step may follow) ─▶ event ─▶ apply ─▶ rows
 //! ```
 //! It is written against the SDK like any module, and linked into the programs that run it. Its partition 0 holds
 //! everything. It knows nothing of nodes that run, of files, or of time but the entry's.
 
+pub mod command;
+mod op;
+mod plan;
 pub mod logic;
 mod rows;
 mod values;
-mod rejection;
-mod node_plan;
-mod machine_plan;
-mod module_plan;
+pub mod rejection;
+mod removal;
 pub mod module_row;
 pub mod refused_row;
 pub mod key_row;
@@ -20,7 +21,6 @@ mod level_row;
 pub mod clock_row;
 pub mod loss_row;
 pub mod view_row;
-mod webhook_plan;
 pub mod webhook_row;
 
 #[cfg(test)]

@@ -4,11 +4,12 @@
 //! In: ops of the machine `system`. Out: rejections and events, and the row that results. It is written against the SDK
 //! like any module, and knows nothing of wasm.
 
-use statehouse_guest::Body;
+use statehouse_guest::View;
 use statehouse_guest::borsh::{BorshDeserialize, BorshSerialize};
 
 use crate::ids::{Micros, ModuleId};
-use crate::records::logic::{MachineRow, Rejection};
+use crate::records::rejection::Rejection;
+use crate::records::rows::{ACTIVATIONS, MachineRow, NodesRow};
 
 /// How the suffix of a machine's row begins. A machine's name never begins with `#`.
 pub const MODULES: &str = "#modules/";
@@ -16,139 +17,6 @@ pub const MODULES: &str = "#modules/";
 const MODULES_MAX: usize = 16;
 /// How many of the newest steps a row keeps; the journal of `system` keeps all.
 const STEPS_MAX: usize = 96;
-
-#[derive(Body)]
-pub struct StageModule {
-    /// Name of the machine
-    #[body(name, max_chars = 32)]
-    pub machine: String,
-    /// The module's id: the hash of its bytes
-    #[body(max_chars = 64)]
-    pub module: String,
-    /// As the module declares it
-    #[body(max_chars = 64)]
-    pub version: String,
-    /// Schema of its rows
-    pub schema: u32,
-    /// Size in bytes
-    pub size: u32,
-}
-
-#[derive(Body)]
-pub struct PrepareModule {
-    /// Name of the machine
-    #[body(name, max_chars = 32)]
-    pub machine: String,
-    /// The module's id
-    #[body(max_chars = 64)]
-    pub module: String,
-}
-
-#[derive(Body)]
-pub struct ModulePrepared {
-    /// Name of the machine
-    #[body(name, max_chars = 32)]
-    pub machine: String,
-    /// The module's id
-    #[body(max_chars = 64)]
-    pub module: String,
-    /// The node that reports it
-    #[body(min = 1, max = 2_147_483_647)]
-    pub node: i64,
-    /// The engine that compiles and runs it there
-    #[body(max_chars = 128)]
-    pub engine: String,
-    /// Why it cannot run there
-    #[body(max_chars = 200)]
-    pub problem: Option<String>,
-}
-
-#[derive(Body)]
-pub struct ActivateModule {
-    /// Name of the machine
-    #[body(name, max_chars = 32)]
-    pub machine: String,
-    /// The module's id
-    #[body(max_chars = 64)]
-    pub module: String,
-    /// `proved`, `without_proof` or `rollback`
-    #[body(max_chars = 16)]
-    pub mode: String,
-    /// The module that the caller believes to be active
-    #[body(max_chars = 64)]
-    pub current: String,
-    /// Hash of the certificate, and which of its differences were approved
-    #[body(max_chars = 200)]
-    pub proof: Option<String>,
-}
-
-#[derive(Body)]
-pub struct DrainModule {
-    /// Name of the machine
-    #[body(name, max_chars = 32)]
-    pub machine: String,
-    /// The module to roll back to
-    #[body(max_chars = 64)]
-    pub module: String,
-    /// The module that the caller believes to be active
-    #[body(max_chars = 64)]
-    pub current: String,
-}
-
-#[derive(Body)]
-pub struct ModuleNotDrained {
-    /// Name of the machine
-    #[body(name, max_chars = 32)]
-    pub machine: String,
-    /// The module to which the rollback was asked for
-    #[body(max_chars = 64)]
-    pub module: String,
-    /// What was still in flight
-    #[body(max_chars = 200)]
-    pub problem: String,
-}
-
-#[derive(Body)]
-pub struct ShadowModule {
-    /// Name of the machine
-    #[body(name, max_chars = 32)]
-    pub machine: String,
-    /// The module's id
-    #[body(max_chars = 64)]
-    pub module: String,
-    /// The node that runs the shadow
-    #[body(min = 1, max = 2_147_483_647)]
-    pub node: i64,
-}
-
-#[derive(Body)]
-pub struct ShadowStop {
-    /// Name of the machine
-    #[body(name, max_chars = 32)]
-    pub machine: String,
-    /// The module's id
-    #[body(max_chars = 64)]
-    pub module: String,
-}
-
-#[derive(Body)]
-pub struct ModuleNotActivated {
-    /// Name of the machine
-    #[body(name, max_chars = 32)]
-    pub machine: String,
-    /// The module's id
-    #[body(max_chars = 64)]
-    pub module: String,
-    /// Number of the activation
-    #[body(min = 1)]
-    pub number: i64,
-    /// The partition that cannot carry it out
-    #[body(min = 0, max = 4095)]
-    pub partition: i64,
-    /// Why it cannot
-    #[body(max_chars = 200)]
-    pub problem: String,
-}
 
 /// What justifies the activation of a module.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
@@ -459,6 +327,21 @@ impl ModulesRow {
             self.steps.remove(at);
         }
     }
+}
+
+/// Checks a step. Returns the number of this activation, or of the last one if the step activates nothing.
+pub fn check_step(
+    view: &View<'_>,
+    known: &NodesRow,
+    machine: &str,
+    module: [u8; 32],
+    wish: &Wish,
+) -> Result<u64, Rejection> {
+    let unknown = Rejection::UnknownMachine { machine: machine.to_owned() };
+    let row: MachineRow = view.read(machine.as_bytes()).ok_or(unknown)?;
+    let modules: ModulesRow = view.read(modules_suffix(machine)).unwrap_or_default();
+    modules.check(&row, module, wish, &known.ids())?;
+    Ok(view.read(ACTIVATIONS).unwrap_or(0) + u64::from(matches!(wish, Wish::Activate { .. })))
 }
 
 /// The suffix of a machine's row.

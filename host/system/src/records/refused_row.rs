@@ -9,31 +9,15 @@
 //! it is uploaded. There are many rows so that each stays small, and the hash decides which row it is. It is written
 //! against the SDK like any module, and knows nothing of wasm.
 
+use statehouse_guest::Value;
 use statehouse_guest::borsh::{BorshDeserialize, BorshSerialize};
-use statehouse_guest::{Body, Caller, Refusal, Value};
 
 use crate::ids::{Micros, ModuleId};
-use crate::limits::{REFUSED_BY_CHARS_MAX, REFUSED_ROW_ENTRIES_MAX, REFUSED_ROWS};
-use crate::records::logic::Rejection;
-use crate::records::module_plan::parse_module;
+use crate::limits::{REFUSED_ROW_ENTRIES_MAX, REFUSED_ROWS};
+use crate::records::rejection::Rejection;
 
 /// How the suffix of such a row begins. A machine's name never begins with `#`.
 pub const REFUSED: &str = "#refused/";
-
-#[derive(Body)]
-pub struct RefuseModule {
-    /// Name of the machine
-    #[body(name, max_chars = 32)]
-    pub machine: String,
-    /// The module's id: the hash of its bytes
-    #[body(max_chars = 64)]
-    pub module: String,
-    /// Size in bytes
-    pub size: u32,
-    /// Why it was refused
-    #[body(max_chars = 300)]
-    pub reason: String,
-}
 
 /// A module that was refused.
 #[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
@@ -85,13 +69,6 @@ pub fn refused_suffix(module: [u8; 32]) -> String {
     format!("{REFUSED}{:02x}", usize::from(module[0]) % REFUSED_ROWS)
 }
 
-pub fn plan_refused(refuse: &RefuseModule, caller: &Caller<'_>) -> Result<Refused, Refusal> {
-    let RefuseModule { machine, module, size, reason } = refuse;
-    let (machine, module) = (machine.clone(), parse_module(module)?.0);
-    let by = caller.name.chars().take(REFUSED_BY_CHARS_MAX).collect();
-    Ok(Refused { machine, module, size: *size, time: 0, by, reason: reason.clone() })
-}
-
 pub fn refused_value(refused: &[Refused]) -> Value {
     let value = |one: &Refused| {
         Value::map([
@@ -108,7 +85,7 @@ pub fn refused_value(refused: &[Refused]) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::limits::{REFUSED_REASON_CHARS_MAX, ROW_BYTES_MAX};
+    use crate::limits::{REFUSED_BY_CHARS_MAX, REFUSED_REASON_CHARS_MAX, ROW_BYTES_MAX};
 
     fn refused(machine: &str, number: u8) -> Refused {
         let (by, reason) = ("𝄞".repeat(REFUSED_BY_CHARS_MAX), "𝄞".repeat(REFUSED_REASON_CHARS_MAX));

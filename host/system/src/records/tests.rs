@@ -3,17 +3,18 @@
 //! In: bodies as nodes send them, and many edits of each. Out: what the logic plans for them, compared with golden
 //! files. An edited body is accepted, or refused for a reason, as it always was; of these there are only hashes.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use expect_test::expect_file;
 use statehouse_guest::abi::cold::Rejection as Recorded;
 use statehouse_guest::abi::plan::{PlanInWriter, PlanItem, PlanOut, Planned};
 use statehouse_guest::native::{Export, call};
-use statehouse_guest::{Commands, Module, Refusal, Rejections, Value, role};
+use statehouse_guest::{Commands, Refusal, Rejections, Value, role};
 
-use super::logic::{Rejection, System};
-
-type Declared = <System as Module>::Command;
+use super::command::{CommandBody, SystemCommand};
+use super::logic::System;
+use super::rejection::Rejection;
 
 const ROLES: [u32; 4] = [role::ADMIN, role::OPERATOR, role::DEVELOPER, 0];
 
@@ -217,7 +218,7 @@ fn edits(value: &Value) -> Vec<Value> {
 /// What the logic plans for a command: each step with its op and keys, or why it refuses the command.
 fn planned(command: &str, body: &Value, roles: u32) -> String {
     let mut items = PlanInWriter::default();
-    let number = Declared::find(command).expect("it is declared");
+    let number = CommandBody::find(command).expect("it is declared");
     let cbor = body.to_cbor().expect("all numbers fit");
     items.item(PlanItem { command: number, roles, id: [7; 16], caller: b"alice", body: &cbor });
     let out = call::<System>(Export::Plan, &items.finish(Vec::new()));
@@ -260,6 +261,19 @@ fn each_command_is_recorded_as_it_always_was() {
     let describe = blake3::hash(&call::<System>(Export::Describe, &[]));
     writeln!(said, "describe: {describe}").expect("a text takes all");
     expect_file!["golden/commands.txt"].assert_eq(&said);
+}
+
+#[test]
+fn a_body_is_read_and_written_again_byte_for_byte() {
+    let names: BTreeSet<_> = sent().into_iter().map(|(name, _)| name.to_owned()).collect();
+    let declared: BTreeSet<_> = CommandBody::declare().into_iter().map(|command| command.name).collect();
+    assert_eq!(names, declared, "each command is here");
+    for (name, body) in sent() {
+        let number = CommandBody::find(name).expect("it is declared");
+        let read = CommandBody::decode(number, &body).expect("it is declared").expect("it keeps its schema");
+        let command = SystemCommand::parse(&read).unwrap_or_else(|refusal| panic!("{name}: {}", refusal.detail));
+        assert_eq!(command.to_body(), (name, body), "{command:?}");
+    }
 }
 
 #[test]

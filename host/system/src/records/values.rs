@@ -6,10 +6,11 @@ use statehouse_guest::Value;
 
 use crate::ids::{Micros, ModuleId};
 use crate::records::key_row::key_value;
-use crate::records::logic::{Event, MachineRow, NodeRow};
 use crate::records::loss_row::loss_value;
 use crate::records::module_row::{ModulesRow, Step, StepRow};
+use crate::records::op::Event;
 use crate::records::refused_row::refused_value;
+use crate::records::rows::{MachineRow, NodeRow};
 use crate::records::view_row::wish_value;
 use crate::records::webhook_row::webhook_step_value;
 

@@ -4,54 +4,15 @@
 //! In: ops of the machine `system`. Out: rejections and events, and the row that results. Only a node itself knows how
 //! far it has built a view.
 
+use statehouse_guest::Value;
 use statehouse_guest::borsh::{BorshDeserialize, BorshSerialize};
-use statehouse_guest::{Body, Caller, Refusal, Value, role};
 
 use crate::ids::{Micros, ModuleId};
 use crate::limits::VIEWS_MAX;
-use crate::records::logic::{Command, Op, Rejection};
-use crate::records::module_plan::{parse_module, refusal};
+use crate::records::rejection::Rejection;
 
 /// How the suffix of a machine's row begins. A machine's name never begins with `#`.
 pub const VIEWS: &str = "#views/";
-
-#[derive(Body)]
-pub struct CreateView {
-    /// Name of the machine
-    #[body(name, max_chars = 32)]
-    pub machine: String,
-    /// Name of the view
-    #[body(name, max_chars = 32)]
-    pub view: String,
-    /// Id of the module that builds it: the hash of its bytes
-    #[body(max_chars = 64)]
-    pub module: String,
-    /// As the module declares it
-    #[body(max_chars = 64)]
-    pub version: String,
-    /// Whether it is a default view, which is not created if it was dropped before
-    pub is_default: bool,
-}
-
-#[derive(Body)]
-pub struct RebuildView {
-    /// Name of the machine
-    #[body(name, max_chars = 32)]
-    pub machine: String,
-    /// Name of the view
-    #[body(name, max_chars = 32)]
-    pub view: String,
-}
-
-#[derive(Body)]
-pub struct DropView {
-    /// Name of the machine
-    #[body(name, max_chars = 32)]
-    pub machine: String,
-    /// Name of the view
-    #[body(name, max_chars = 32)]
-    pub view: String,
-}
 
 /// A machine's views.
 #[derive(Clone, Debug, Default, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
@@ -148,24 +109,6 @@ impl ViewsRow {
 
 pub fn views_suffix(machine: &str) -> String {
     format!("{VIEWS}{machine}")
-}
-
-/// The op of a step in a view's life, with its machine; `None` if the command is about something else.
-pub fn plan_view(command: &Command, caller: &Caller<'_>) -> Result<Option<(String, Op)>, Refusal> {
-    let (machine, view, wish) = match command {
-        Command::CreateView(CreateView { machine, view, module, version, is_default }) => {
-            let (module, version) = (parse_module(module)?.0, version.clone());
-            (machine, view, ViewWish::Create { module, version, is_default: *is_default })
-        }
-        Command::RebuildView(RebuildView { machine, view }) => (machine, view, ViewWish::Rebuild),
-        Command::DropView(DropView { machine, view }) => (machine, view, ViewWish::Drop),
-        _ => return Ok(None),
-    };
-    if !caller.has_role(role::OPERATOR) && !caller.has_role(role::ADMIN) {
-        return Err(refusal("forbidden", 403, "only an operator or an admin changes which views there are", None));
-    }
-    let (machine, view, by) = (machine.clone(), view.clone(), caller.name.to_owned());
-    Ok(Some((machine.clone(), Op::View { machine, view, by, wish })))
 }
 
 pub fn views_value(row: &ViewsRow) -> Value {

@@ -10,8 +10,8 @@
 //! of a secret and never the secret itself, because journals are read by auditors and kept for ever. It knows neither
 //! HTTP nor what an event is.
 
-use statehouse_guest::Value;
 use statehouse_guest::borsh::{BorshDeserialize, BorshSerialize};
+use statehouse_guest::{Tx, Value};
 
 use crate::ids::{JournalIndex, Micros, PartitionId, Position};
 use crate::limits::{WEBHOOK_DEAD_MAX, WEBHOOKS_MAX};
@@ -300,6 +300,19 @@ pub fn grant(
     }
     (row.by, row.time) = (by.to_owned(), time.0);
     Some(row)
+}
+
+/// Applies a step in a webhook's life to its rows.
+pub fn webhook_stepped(tx: &mut Tx<'_>, machine: &str, webhook: &str, by: &str, wish: &WebhookWish) {
+    let mut all: WebhooksRow = tx.read(webhooks_suffix(machine)).unwrap_or_default();
+    let (before, found) = (all.clone(), tx.read(webhook_suffix(machine, webhook)));
+    match grant(&mut all, found, webhook, wish, by, Micros(tx.time())) {
+        Some(row) => tx.write(webhook_suffix(machine, webhook), &row),
+        None => tx.delete(webhook_suffix(machine, webhook)),
+    }
+    if all != before {
+        tx.write(webhooks_suffix(machine), &all);
+    }
 }
 
 fn create(all: &mut WebhooksRow, name: &str, wish: &WebhookWish, by: &str, time: Micros) -> Option<WebhookRow> {
