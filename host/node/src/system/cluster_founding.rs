@@ -12,7 +12,7 @@ use crate::consensus::PeerError;
 use crate::features::{self, FeatureLevel};
 use crate::ids::NodeId;
 use crate::peer::{Call, Topic};
-use crate::system::cluster::ClusterError;
+use crate::system::cluster_error::ClusterError;
 use crate::system::context::NodeContext;
 use crate::system::host::Host;
 use crate::system::messages::{Join, encode};

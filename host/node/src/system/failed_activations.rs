@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use crate::ids::ModuleId;
 use crate::peer::GroupName;
-use crate::system::cluster::ClusterError;
+use crate::system::cluster_error::ClusterError;
 use crate::system::host::Host;
 use crate::system::reconciliation;
 

@@ -20,7 +20,7 @@ use crate::ids::NodeId;
 use crate::peer::{Call, Topic};
 use crate::router::Machine;
 use crate::system::clock_round::{ClockAnswer, LEVEL_ONLY};
-use crate::system::cluster::ClusterError;
+use crate::system::cluster_error::ClusterError;
 use crate::system::context::NodeContext;
 use crate::system::directory::Directory;
 use crate::system::host::Host;

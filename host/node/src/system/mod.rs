@@ -14,6 +14,7 @@
 //! This folder knows nothing of HTTP.
 
 pub mod cluster;
+mod cluster_error;
 pub mod error;
 pub mod folder;
 pub mod privacy;
@@ -85,7 +86,8 @@ mod tests;
 
 pub use crate::records::{clock_row, key_row, logic, loss_row, module_row, refused_row, view_row, webhook_row};
 pub use archiving::ArchiveOptions;
-pub use cluster::{Cluster, ClusterError, ClusterView};
+pub use cluster::{Cluster, ClusterView};
+pub use cluster_error::ClusterError;
 pub use error::NodeError;
 pub use folder::{DataFolder, Identity};
 pub use losses::Word;

@@ -24,7 +24,7 @@ use crate::peer::GroupName;
 use crate::router::Machine;
 use crate::router::answer::{Answer, Caller, CommandRequest};
 use crate::system::clocks::Sample;
-use crate::system::cluster::ClusterError;
+use crate::system::cluster_error::ClusterError;
 use crate::system::directory::Directory;
 use crate::system::failed_activations::{self, Troubles};
 use crate::system::host::Host;

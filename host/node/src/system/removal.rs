@@ -17,7 +17,8 @@ use tokio::time::Instant;
 
 use crate::features::{self, FeatureLevel};
 use crate::ids::NodeId;
-use crate::system::cluster::{Cluster, ClusterError};
+use crate::system::cluster::Cluster;
+use crate::system::cluster_error::ClusterError;
 use crate::system::directory::Directory;
 use crate::system::reconciliation;
 

@@ -43,7 +43,7 @@ use crate::router::{Machine, MachineOptions};
 use crate::segments::{Manifest, PartitionFacts, SegmentsError, SegmentsReader, modules_folder};
 use crate::sequencer::submission::Unticketed;
 use crate::store::{StoreOptions, StoreShared};
-use crate::system::cluster::ClusterError;
+use crate::system::cluster_error::ClusterError;
 use crate::system::directory::Directory;
 use crate::system::error::NodeError;
 use crate::system::folder::{DataFolder, Identity, artefacts_of};

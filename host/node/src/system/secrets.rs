@@ -22,7 +22,7 @@ use tokio::time::Instant;
 use crate::durable::{self, PRIVATE};
 use crate::limits::{WEBHOOK_SECRET_BYTES_MAX, WEBHOOK_SECRET_BYTES_MIN};
 use crate::peer::{Call, Topic};
-use crate::system::cluster::ClusterError;
+use crate::system::cluster_error::ClusterError;
 use crate::system::context::NodeContext;
 use crate::system::host::Host;
 

@@ -13,7 +13,8 @@ use crate::ids::PartitionId;
 use crate::partition::{Partition, PartitionError};
 use crate::peer::GroupName;
 use crate::snapshot::canonical::Listed;
-use crate::system::cluster::{Cluster, ClusterError};
+use crate::system::cluster::Cluster;
+use crate::system::cluster_error::ClusterError;
 use crate::system::logic::SYSTEM;
 
 impl Cluster {
