@@ -21,10 +21,10 @@ use crate::features::{self, FeatureLevel};
 use crate::ids::{Micros, NodeId, PartitionId, Term};
 use crate::limits::{CLUSTER_NODES_MAX, HOST_NAME_BYTES_MAX, LOSS_TEXT_CHARS_MAX, SLOT_COUNT};
 use crate::rfc3339::print_time;
+use crate::system::Wanting;
 use crate::system::Word;
 use crate::system::cluster::{ClusterView, MachineView, NodeView, ReplicaView};
 use crate::system::key_row::KeyRow;
-use crate::system::lifecycle::Wanting;
 use crate::system::loss_row::AcceptedLoss;
 
 /// `host:port` with the longest port.

@@ -20,8 +20,9 @@ use crate::ids::{Micros, ModuleId, PartitionId};
 use crate::limits::BODY_BYTES_MAX;
 use crate::rehearsal::gate::{Gate, Proof, Signer};
 use crate::rfc3339::print_time;
+use crate::system::Wanting;
 use crate::system::key_row::KeyRow;
-use crate::system::lifecycle::{ActiveView, By, ModulesView, Wanting};
+use crate::system::lifecycle::{ActiveView, By, ModulesView};
 use crate::system::module_row::{ModuleRow, Step, StepRow};
 use crate::system::staging::RefusedModule;
 

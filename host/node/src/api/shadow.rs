@@ -16,7 +16,7 @@ use super::problem::{Code, Problem};
 use super::route::HostRequest;
 use crate::ids::NodeId;
 use crate::rfc3339::print_time;
-use crate::system::lifecycle::Wanting;
+use crate::system::Wanting;
 use crate::system::shadow::{STARTING, ShadowView};
 
 /// A machine's shadow.

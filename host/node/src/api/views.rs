@@ -33,7 +33,7 @@ use crate::machine::journal::Moment;
 use crate::rfc3339::print_time;
 use crate::router::answer::Consistency;
 use crate::router::machine::Machine;
-use crate::system::lifecycle::Wanting;
+use crate::system::Wanting;
 use crate::system::view_row::ViewRow;
 use crate::views::{BuildStatus, Freshness, View, ViewAnswer, ViewQuery, ViewQueryError, WithinEntry};
 

@@ -32,6 +32,7 @@ use crate::partition::{
     Answered, Leading, Needed, Participants, Partition, PartitionError, PartitionOptions, Remembered,
 };
 use crate::peer::{GroupName, GroupPeers, NoNetwork, Seen};
+use crate::records::command::SystemCommand;
 use crate::router::answer::{Answer, Caller, CommandRequest, Unavailable, UnavailableReason};
 use crate::router::{Machine, MachineOptions};
 use crate::sequencer::submission::Unticketed;
@@ -165,6 +166,12 @@ fn id_of(number: u8) -> CommandId {
     CommandId([number + 1; 16])
 }
 
+/// The command that creates the machine with this number.
+fn creation(number: u8) -> SystemCommand {
+    let (name, module) = (format!("machine-{number}"), ModuleId::of(&[number]));
+    SystemCommand::CreateMachine { name, partitions: 1, module }
+}
+
 /// Asks for the machine with this number.
 async fn ask(partition: &Arc<Partition>, number: u8) -> Answer {
     let logic: Arc<dyn Logic> = Arc::new(Native::<System>::new());
@@ -181,15 +188,9 @@ async fn ask(partition: &Arc<Partition>, number: u8) -> Answer {
         features: Features::at(features::HIGHEST),
     });
     drop(machine.set_replica(PartitionId(0), Ok(partition.clone())));
-    let commands = &machine.describe().commands;
-    let command = commands.iter().position(|command| command.path == "machines").expect("the logic has it");
-    let body = Value::map([
-        ("name", Value::text(format!("machine-{number}").as_str())),
-        ("partitions", Value::Int(1)),
-        ("module", Value::text(ModuleId::of(&[number]).to_string())),
-    ]);
+    let (command, body) = creation(number).to_body();
     let request = CommandRequest {
-        command: commands[command].name.as_str().into(),
+        command: command.into(),
         body: body.to_cbor().expect("no integer over 64 bits"),
         id: id_of(number),
         caller: Arc::new(Caller::unbound("test", role::ALL)),

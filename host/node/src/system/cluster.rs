@@ -25,7 +25,8 @@ use crate::system::key_row::KeyRow;
 use crate::system::loss_row::AcceptedLoss;
 use crate::system::messages::{Join, TransferTo, encode};
 use crate::system::staging::RefusedModules;
-use crate::system::{cluster_founding, directory_reading, level, losses, reached_level, reconciliation};
+use crate::system::submit::submit;
+use crate::system::{cluster_founding, directory_reading, level, losses, reached_level};
 
 /// How long another node may take to say who it is.
 const STRANGER_PATIENCE: Duration = Duration::from_secs(2);
@@ -206,8 +207,7 @@ impl Cluster {
         cluster_founding::ask_to_join(&self.host, node, &join)
             .await
             .map_err(|error| unreachable(node, &peer, error))?;
-        let (command, body) = level::adding(directory.feature_level, node, &peer, supported);
-        reconciliation::command(&system, command, body, deadline).await
+        submit(&system, &level::adding(directory.feature_level, node, peer, supported), deadline).await
     }
 
     /// The highest level that the node understands, which must not be below the one that the cluster writes.

@@ -4,6 +4,7 @@
 //! the API turns into a status. It lies below all that changes the cluster, and does not know what was asked.
 
 use crate::ids::NodeId;
+use crate::records::rejection::RejectionCode;
 
 /// Why the cluster was not changed.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -26,9 +27,9 @@ pub enum ClusterError {
     /// Something is missing for a step of a module's life; the text says what.
     #[error("{0}")]
     StepRefused(String),
-    /// A recorded refusal of the machine `system`.
+    /// A recorded rejection of the machine `system`. The code is absent where the host rejected the command itself.
     #[error("{detail}")]
-    Rejected { code: String, detail: String },
+    Rejected { code: Option<RejectionCode>, detail: String },
     #[error("there is no machine `{0}`")]
     UnknownMachine(String),
     /// The text says which, and why.

@@ -13,16 +13,16 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::join_all;
-use statehouse_abi::value::Value;
 use tokio::time::Instant;
 
 use crate::ids::{ModuleId, PartitionId};
 use crate::peer::{Call, GroupName, Topic};
+use crate::records::command::SystemCommand;
 use crate::router::{Hindrances, Machine};
 use crate::system::directory::Directory;
 use crate::system::host::Host;
 use crate::system::module_row::Mode;
-use crate::system::reconciliation;
+use crate::system::submit::submit;
 
 /// How long commands in flight may take to end.
 const DRAIN_MAX: Duration = Duration::from_secs(20);
@@ -56,22 +56,18 @@ pub async fn tend(host: &Arc<Host>, system: &Machine, directory: &Directory) {
         // `since` is a time of the journal of `system`.
         let now = host.system_partition().map_or_else(|| host.clock.now(), |system| system.present());
         let waited = now.0.saturating_sub(since.0);
-        let named = |value: [u8; 32]| Value::text(ModuleId(value).to_string());
-        let mut body = vec![("machine", Value::text(machine.as_str())), ("module", named(module))];
-        let path = if busy.is_empty() {
-            body.extend([("mode", Value::text(Mode::Rollback.name())), ("current", named(row.module))]);
-            "modules/activate"
+        let (name, module) = (machine.clone(), ModuleId(module));
+        let command = if busy.is_empty() {
+            let (mode, current) = (Mode::Rollback, ModuleId(row.module));
+            SystemCommand::ActivateModule { machine: name, module, mode, current, proof: None }
         } else if i64::try_from(DRAIN_MAX.as_micros()).is_ok_and(|max| max < waited) {
-            let problem: String = busy.join("; ").chars().take(200).collect();
-            body.push(("problem", Value::Text(problem)));
-            "modules/not_drained"
+            let problem = busy.join("; ").chars().take(200).collect();
+            SystemCommand::ModuleNotDrained { machine: name, module, problem }
         } else {
             continue;
         };
-        tracing::info!(machine, module = %ModuleId(module).short(), path, ?busy, "a rollback has waited");
-        if let Err(error) =
-            reconciliation::command(system, path, Value::map(body), Instant::now() + RECORD_PATIENCE).await
-        {
+        tracing::info!(machine, module = %module.short(), ?busy, "a rollback has waited");
+        if let Err(error) = submit(system, &command, Instant::now() + RECORD_PATIENCE).await {
             tracing::warn!(machine, %error, "a rollback will be tried again");
         }
     }

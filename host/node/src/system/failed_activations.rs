@@ -9,14 +9,15 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use statehouse_abi::value::Value;
 use tokio::time::Instant;
 
 use crate::ids::ModuleId;
 use crate::peer::GroupName;
+use crate::records::command::SystemCommand;
+use crate::records::rejection::RejectionCode;
 use crate::system::cluster_error::ClusterError;
 use crate::system::host::Host;
-use crate::system::reconciliation;
+use crate::system::submit::submit;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const PAUSE_MAX: Duration = Duration::from_secs(30);
@@ -87,17 +88,12 @@ pub async fn report(host: &Host, troubles: &Troubles, group: &GroupName, module:
         "a module cannot be activated: the partition takes no commands until another module is activated"
     );
     let Some(system) = host.system.read().clone() else { return };
-    let body = [
-        ("machine", Value::text(&*group.machine)),
-        ("module", Value::text(module.to_string())),
-        ("number", Value::Int(number.into())),
-        ("partition", Value::Int(group.partition.0.into())),
-        ("problem", Value::Text(reason.chars().take(200).collect())),
-    ];
-    match reconciliation::command(&system, "modules/not_activated", Value::map(body), Instant::now() + PATIENCE).await {
+    let (machine, problem) = (group.machine.to_string(), reason.chars().take(200).collect());
+    let command = SystemCommand::ModuleNotActivated { machine, module, number, partition: group.partition, problem };
+    match submit(&system, &command, Instant::now() + PATIENCE).await {
         Ok(()) => troubles.on_recorded(group, number),
         // Another leader has said so before, or another module is active by now.
-        Err(ClusterError::Rejected { code, .. }) if code == "out_of_date" => troubles.on_recorded(group, number),
+        Err(ClusterError::Rejected { code: Some(RejectionCode::OutOfDate), .. }) => troubles.on_recorded(group, number),
         Err(error) => tracing::warn!(%group, %error, "it could not be recorded that a module is not activated"),
     }
 }

@@ -11,13 +11,14 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use statehouse_abi::value::Value;
 use tokio::time::Instant;
 
 use crate::consensus::PeerError;
 use crate::features::{self, FeatureLevel};
 use crate::ids::NodeId;
 use crate::peer::{Call, Topic};
+use crate::records::command::SystemCommand;
+use crate::records::rejection::RejectionCode;
 use crate::router::Machine;
 use crate::system::clock_round::{ClockAnswer, LEVEL_ONLY};
 use crate::system::cluster_error::ClusterError;
@@ -25,7 +26,7 @@ use crate::system::context::NodeContext;
 use crate::system::directory::Directory;
 use crate::system::host::Host;
 use crate::system::messages::decode;
-use crate::system::reconciliation;
+use crate::system::submit::submit;
 
 /// How long `system` may take to record a level.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -37,12 +38,10 @@ pub async fn tend(host: &Host, system: &Machine, directory: &Directory) -> Resul
     let Some(level) = understood_by_all(host, directory).filter(|level| directory.feature_level < *level) else {
         return Ok(());
     };
-    let node = |id: &NodeId| Value::map([("id", Value::Int(id.0.into()))]);
-    let nodes = Value::Array(directory.nodes.keys().map(node).collect());
-    let body = Value::map([("level", Value::Int(level.0.into())), ("nodes", nodes)]);
-    match reconciliation::command(system, "feature_level", body, Instant::now() + PATIENCE).await {
+    let command = SystemCommand::RaiseLevel { level, nodes: directory.nodes.keys().copied().collect() };
+    match submit(system, &command, Instant::now() + PATIENCE).await {
         // The level was recorded meanwhile, or a node was added; the next round sees that.
-        Err(ClusterError::Rejected { code, .. }) if code == "out_of_date" => Ok(()),
+        Err(ClusterError::Rejected { code: Some(RejectionCode::OutOfDate), .. }) => Ok(()),
         Ok(()) => {
             tracing::info!(
                 level = level.0,
@@ -85,13 +84,12 @@ async fn ask_all(context: &NodeContext, node: NodeId) -> Result<ClockAnswer, Pee
     decode(&answer).map_err(|_| PeerError::UnexpectedReply { node })
 }
 
-/// The command that adds a node, and its body. If a cluster has never raised its level, some of its nodes may know only
-/// the first form.
-pub fn adding(reached: FeatureLevel, node: NodeId, peer: &str, supported: FeatureLevel) -> (&'static str, Value) {
+/// The command that adds a node. If a cluster has never raised its level, some of its nodes may know only the first
+/// form.
+pub fn adding(reached: FeatureLevel, id: NodeId, peer: String, level: FeatureLevel) -> SystemCommand {
     if reached <= features::BASE {
-        return ("nodes", reconciliation::node_value(node, peer));
+        SystemCommand::AddNode { id, peer }
+    } else {
+        SystemCommand::AddSupportingNode { id, peer, level }
     }
-    let level = Value::Int(supported.0.into());
-    let body = Value::map([("id", Value::Int(node.0.into())), ("peer", Value::text(peer)), ("level", level)]);
-    ("nodes/supporting", body)
 }

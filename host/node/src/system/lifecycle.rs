@@ -13,7 +13,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::join_all;
-use statehouse_abi::value::Value;
 use tokio::time::Instant;
 
 use crate::guest::check_successor;
@@ -21,16 +20,17 @@ use crate::ids::{Head, JournalIndex, ModuleId, NodeId, PartitionId, Position};
 use crate::machine::logic::Logic;
 use crate::machine::migration::check_schema;
 use crate::peer::GroupName;
+use crate::records::command::SystemCommand;
+use crate::records::rejection::RejectionCode;
 use crate::router::Machine;
-use crate::router::answer::Caller;
 use crate::system::cluster::Cluster;
 use crate::system::cluster_error::ClusterError;
 use crate::system::directory::Directory;
 use crate::system::key_row::KeyRow;
 use crate::system::module_row::{Mode, ModulesRow, Step};
 use crate::system::modules::find_module;
-use crate::system::reconciliation;
 use crate::system::staging::RefusedModule;
+use crate::system::submit::{Wanting, submit_by};
 
 /// How long nodes that have not prepared a module may take to say which partitions run there.
 const SILENT_MAX: Duration = Duration::from_secs(2);
@@ -62,14 +62,6 @@ pub struct ActiveView {
     pub schema: u32,
     pub activation: u64,
     pub position: Position,
-}
-
-/// Who asks for a step, and the deadline.
-#[derive(Clone, Debug)]
-pub struct Wanting {
-    pub caller: Arc<Caller>,
-    pub request_id: Arc<str>,
-    pub deadline: Instant,
 }
 
 /// What justifies the activation of a module.
@@ -110,12 +102,14 @@ impl Cluster {
             }
         };
         let (id, describe) = (logic.id(), logic.describe());
-        let body = [
-            ("version", Value::text(describe.version.as_str())),
-            ("schema", Value::Int(describe.schema.into())),
-            ("size", Value::Int(size as i128)),
-        ];
-        let record = self.step(&system, "modules/stage", machine, id, body, wanting);
+        let command = SystemCommand::StageModule {
+            machine: machine.to_owned(),
+            module: id,
+            version: describe.version.clone(),
+            schema: describe.schema,
+            size: u32::try_from(size).expect("no larger module passes the examination"),
+        };
+        let record = self.step(&system, &command, wanting);
         self.keep_recorded(brought, checked, wanting, record).await?;
         Ok(id)
     }
@@ -123,7 +117,7 @@ impl Cluster {
     /// Has every node fetch, compile and try the module. Returns once all have reported the result.
     pub async fn prepare(&self, machine: &str, module: ModuleId, wanting: &Wanting) -> Result<(), ClusterError> {
         let (system, _) = self.directory_now(wanting.deadline).await?;
-        self.step(&system, "modules/prepare", machine, module, [], wanting).await?;
+        self.step(&system, &SystemCommand::PrepareModule { machine: machine.to_owned(), module }, wanting).await?;
         // This step clears what nodes have reported before, which must not be taken for what they report now.
         self.directory_now(wanting.deadline).await?;
         let mut directory = self.host().directory.subscribe();
@@ -194,13 +188,12 @@ impl Cluster {
         };
         let wanted = self.load(module).await?;
         self.check_readable(&directory, machine, active.as_ref(), wanted.as_ref(), mode)?;
-        let current = ("current", Value::text(active.id().to_string()));
+        let current = active.id();
         if mode == Mode::Rollback {
             return self.roll_back(&system, &directory, machine, module, current, wanting).await;
         }
-        let mut body = vec![("mode", Value::text(mode.name())), current];
-        body.extend(proof.map(|proof| ("proof", Value::Text(proof))));
-        self.step(&system, "modules/activate", machine, module, body, wanting).await?;
+        let command = SystemCommand::ActivateModule { machine: machine.to_owned(), module, mode, current, proof };
+        self.step(&system, &command, wanting).await?;
         self.wait_until_active(machine, module, wanting.deadline).await
     }
 
@@ -211,13 +204,14 @@ impl Cluster {
         directory: &Directory,
         machine: &str,
         module: ModuleId,
-        current: (&'static str, Value),
+        current: ModuleId,
         wanting: &Wanting,
     ) -> Result<(), ClusterError> {
         let draining = |directory: &Directory| directory.modules.get(machine).and_then(ModulesRow::draining);
         // A repeated call continues to wait.
         if draining(directory).is_none_or(|(draining, _)| draining != module.0) {
-            self.step(system, "modules/drain", machine, module, [current], wanting).await?;
+            let command = SystemCommand::DrainModule { machine: machine.to_owned(), module, current };
+            self.step(system, &command, wanting).await?;
             self.directory_now(wanting.deadline).await?;
         }
         let mut directory = self.host().directory.subscribe();
@@ -299,16 +293,11 @@ impl Cluster {
     pub(super) async fn step(
         &self,
         system: &Machine,
-        path: &str,
-        machine: &str,
-        module: ModuleId,
-        body: impl IntoIterator<Item = (&'static str, Value)>,
+        command: &SystemCommand,
         wanting: &Wanting,
     ) -> Result<(), ClusterError> {
-        let named = [("machine", Value::text(machine)), ("module", Value::text(module.to_string()))];
-        let body = Value::map(named.into_iter().chain(body));
-        match reconciliation::command_by(system, path, body, wanting).await {
-            Err(ClusterError::Rejected { code, detail }) if code == "not_staged" => {
+        match submit_by(system, command, wanting).await {
+            Err(ClusterError::Rejected { code: Some(RejectionCode::NotStaged), detail }) => {
                 Err(ClusterError::UnknownModule(detail))
             }
             Err(ClusterError::Rejected { detail, .. }) => Err(ClusterError::StepRefused(detail)),

@@ -16,14 +16,15 @@ use crate::data_folder::GivenUp;
 use crate::features;
 use crate::ids::PartitionId;
 use crate::peer::GroupName;
+use crate::records::command::SystemCommand;
 use crate::system::cluster::Cluster;
 use crate::system::cluster_error::ClusterError;
 use crate::system::context::NodeContext;
 use crate::system::error::NodeError;
 use crate::system::host::Host;
-use crate::system::loss_row::{AcceptedLoss, loss_value};
-use crate::system::reconciliation;
+use crate::system::loss_row::AcceptedLoss;
 use crate::system::record::loss_of;
+use crate::system::submit::submit;
 
 /// How often the node looks for new entries to note, and for words to record in `system`.
 const ROUND: Duration = Duration::from_millis(500);
@@ -67,8 +68,8 @@ async fn bring_words(host: &Host) -> Result<(), ClusterError> {
     let words = host.record.given_up().into_iter().filter(|word| !word.is_in_system);
     for word in words {
         let Some(system) = host.system.read().clone() else { return Ok(()) };
-        reconciliation::command(&system, "losses", loss_value(&loss_of(&word, host.node)), Instant::now() + PATIENCE)
-            .await?;
+        let command = SystemCommand::AcceptLoss(loss_of(&word, host.node));
+        submit(&system, &command, Instant::now() + PATIENCE).await?;
         if let Err(error) = host.record.set_in_system(&word) {
             // The word is sent again, and `system` records it once.
             tracing::warn!(%error, "it could not be recorded that `system` knows of an operator's decision");

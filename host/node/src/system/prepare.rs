@@ -14,7 +14,6 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use serde::{Deserialize, Serialize};
-use statehouse_abi::value::Value;
 use tokio::time::Instant;
 
 use crate::durable::{self, PRIVATE};
@@ -23,12 +22,13 @@ use crate::limits::PREPARE_ATTEMPTS_MAX;
 use crate::machine::logic::{Fault, Logic};
 use crate::machine::migration::{InvariantCheck, Migrated, Migration, MigrationError};
 use crate::partition::{Partition, ReadPoint};
+use crate::records::command::SystemCommand;
 use crate::registry::{Cut, Guarded, Stop};
 use crate::system::context::NodeContext;
 use crate::system::directory::Directory;
 use crate::system::host::Host;
 use crate::system::modules::find_module;
-use crate::system::reconciliation;
+use crate::system::submit::submit;
 use crate::system::trial::{self, TrialRows};
 
 /// How many rows are migrated on the other engine as well, which takes ten to thirty times as long.
@@ -158,15 +158,14 @@ impl<'h> Attempts<'h> {
 /// Reports the result to `system`. Returns whether it was recorded.
 async fn say(host: &Host, machine: &str, id: ModuleId, problem: Option<String>) -> bool {
     let Some(system) = host.system.read().clone() else { return false };
-    let mut body = vec![
-        ("machine".to_owned(), Value::text(machine)),
-        ("module".to_owned(), Value::text(id.to_string())),
-        ("node".to_owned(), Value::Int(host.node.0.into())),
-        ("engine".to_owned(), Value::Text(host.registry.engine_fingerprint())),
-    ];
-    let short = |text: String| text.chars().take(200).collect::<String>();
-    body.extend(problem.map(|problem| ("problem".to_owned(), Value::Text(short(problem)))));
-    let said = reconciliation::command(&system, "modules/prepared", Value::map(body), Instant::now() + PATIENCE).await;
+    let command = SystemCommand::ModulePrepared {
+        machine: machine.to_owned(),
+        module: id,
+        node: host.node,
+        engine: host.registry.engine_fingerprint(),
+        problem: problem.map(|problem| problem.chars().take(200).collect()),
+    };
+    let said = submit(&system, &command, Instant::now() + PATIENCE).await;
     if let Err(error) = &said {
         // The module is still wanted, so this is done again.
         tracing::warn!(

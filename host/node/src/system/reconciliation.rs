@@ -12,25 +12,24 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use statehouse_abi::role;
-use statehouse_abi::value::Value;
 use tokio::time::Instant;
 
 use crate::consensus::{ConsensusError, GroupMetrics};
-use crate::ids::{CommandId, LogIndex, ModuleId, NodeId};
+use crate::ids::{LogIndex, ModuleId, NodeId};
 use crate::machine::entry::Activation;
 use crate::partition::{Partition, PartitionError};
 use crate::peer::GroupName;
+use crate::records::command::SystemCommand;
+use crate::records::rejection::RejectionCode;
 use crate::router::Machine;
-use crate::router::answer::{Answer, Caller, CommandRequest};
 use crate::system::clocks::Sample;
 use crate::system::cluster_error::ClusterError;
 use crate::system::directory::Directory;
 use crate::system::failed_activations::{self, Troubles};
 use crate::system::host::Host;
-use crate::system::lifecycle::Wanting;
 use crate::system::logic::SYSTEM;
 use crate::system::machine_spec::stage;
+use crate::system::submit::submit;
 use crate::system::{drain, level};
 
 /// How often the groups are compared with the directory.
@@ -104,9 +103,8 @@ async fn found_and_create(host: &Arc<Host>, directory: &Directory) {
     }
     let result = if !directory.is_founded() {
         let identity = host.folder.identity().expect("a partition is open");
-        let node = |(id, peer): (&NodeId, &String)| node_value(*id, peer);
-        let nodes = Value::Array(identity.peers.iter().map(node).collect());
-        command(&system, "found", Value::map([("nodes", nodes)]), Instant::now() + CHANGE_PATIENCE).await
+        let command = SystemCommand::FoundCluster { nodes: identity.peers.clone() };
+        submit(&system, &command, Instant::now() + CHANGE_PATIENCE).await
     } else {
         drain::tend(host, &system, directory).await;
         let raised = level::tend(host, &system, directory).await;
@@ -124,14 +122,11 @@ async fn create_missing(host: &Arc<Host>, system: &Machine, directory: &Director
     for spec in host.specs.iter().filter(|spec| !directory.machines.contains_key(&spec.name)) {
         let failed = |error: crate::system::NodeError| ClusterError::Invalid(error.to_string());
         let logic = stage(&host.registry, spec).map_err(failed)?;
-        let body = Value::map([
-            ("name", Value::text(spec.name.as_str())),
-            ("partitions", Value::Int(spec.partitions.into())),
-            ("module", Value::text(logic.id().to_string())),
-        ]);
-        match command(system, "machines", body, Instant::now() + CHANGE_PATIENCE).await {
+        let (name, partitions, module) = (spec.name.clone(), spec.partitions, logic.id());
+        let command = SystemCommand::CreateMachine { name, partitions, module };
+        match submit(system, &command, Instant::now() + CHANGE_PATIENCE).await {
             // Created in the meantime; the directory will say so.
-            Err(ClusterError::Rejected { code, .. }) if code == "machine_exists" => {}
+            Err(ClusterError::Rejected { code: Some(RejectionCode::MachineExists), .. }) => {}
             other => other?,
         }
     }
@@ -145,14 +140,14 @@ async fn describe_created(host: &Host, system: &Machine, directory: &Directory) 
         // If the module is not here yet, it is on its way.
         let (Ok(logic), Ok(wasm)) = (host.registry.find(module), host.registry.read(module)) else { continue };
         let describe = logic.describe();
-        let body = Value::map([
-            ("machine", Value::text(machine.as_str())),
-            ("module", Value::text(module.to_string())),
-            ("version", Value::text(describe.version.as_str())),
-            ("schema", Value::Int(describe.schema.into())),
-            ("size", Value::Int(wasm.len() as i128)),
-        ]);
-        command(system, "modules/stage", body, Instant::now() + CHANGE_PATIENCE).await?;
+        let command = SystemCommand::StageModule {
+            machine: machine.clone(),
+            module,
+            version: describe.version.clone(),
+            schema: describe.schema,
+            size: u32::try_from(wasm.len()).expect("the registry keeps no larger module"),
+        };
+        submit(system, &command, Instant::now() + CHANGE_PATIENCE).await?;
     }
     Ok(())
 }
@@ -320,38 +315,6 @@ fn leader_wanted(group: &GroupName, metrics: &GroupMetrics) -> NodeId {
     voters.sort_unstable();
     assert!(!voters.is_empty(), "a led group has voters");
     voters[group.partition.0 as usize % voters.len()]
-}
-
-pub fn node_value(id: NodeId, peer: &str) -> Value {
-    Value::map([("id", Value::Int(id.0.into())), ("peer", Value::text(peer))])
-}
-
-/// Submits a command of the machine `system`, by its path.
-pub async fn command(system: &Machine, path: &str, body: Value, deadline: Instant) -> Result<(), ClusterError> {
-    let caller = Arc::new(Caller::unbound("node", role::ALL));
-    command_by(system, path, body, &Wanting { caller, request_id: "steward".into(), deadline }).await
-}
-
-/// Does the same for a caller whose name is recorded.
-pub async fn command_by(system: &Machine, path: &str, body: Value, wanting: &Wanting) -> Result<(), ClusterError> {
-    let describe = system.describe();
-    let command = describe.commands.iter().find(|command| command.path == path).expect("the logic has it");
-    let request = CommandRequest {
-        command: command.name.as_str().into(),
-        body: body.to_cbor().expect("the body has no integer over 64 bits"),
-        id: CommandId(uuid::Uuid::now_v7().into_bytes()),
-        caller: wanting.caller.clone(),
-        request_id: wanting.request_id.clone(),
-        deadline: wanting.deadline,
-    };
-    match system.submit(vec![request]).await.pop() {
-        Some(Answer::Done(_)) => Ok(()),
-        Some(Answer::Rejected(_, rejection)) => {
-            Err(ClusterError::Rejected { code: rejection.code, detail: rejection.detail })
-        }
-        Some(Answer::Refused(refusal)) => Err(ClusterError::Invalid(refusal.detail)),
-        _ => Err(ClusterError::Deadline),
-    }
 }
 
 #[cfg(test)]

@@ -12,15 +12,16 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use statehouse_abi::value::Value;
 use tokio::time::Instant;
 
 use crate::features::{self, FeatureLevel};
 use crate::ids::NodeId;
+use crate::records::command::SystemCommand;
+use crate::records::rejection::RejectionCode;
 use crate::system::cluster::Cluster;
 use crate::system::cluster_error::ClusterError;
 use crate::system::directory::Directory;
-use crate::system::reconciliation;
+use crate::system::submit::submit;
 
 /// How long the node may take to hand over what it leads.
 const LEAD_ELSEWHERE_MAX: Duration = Duration::from_secs(3);
@@ -44,11 +45,11 @@ impl Cluster {
             }
             let others = self.check_rest_decides(node, deadline).await?;
             self.lead_elsewhere(node, deadline).await;
-            let (step, body) = step_of(directory.feature_level, node, &others);
-            match reconciliation::command(&system, step, body, deadline).await {
+            match submit(&system, &removing(directory.feature_level, node, others), deadline).await {
                 // Another node was added or removed meanwhile, so what was found no longer holds.
-                Err(ClusterError::Rejected { code, .. }) if code == "out_of_date" && Instant::now() < deadline => {}
-                Err(ClusterError::Rejected { code, .. }) if code == "unknown_node" => {
+                Err(ClusterError::Rejected { code: Some(RejectionCode::OutOfDate), .. })
+                    if Instant::now() < deadline => {}
+                Err(ClusterError::Rejected { code: Some(RejectionCode::UnknownNode), .. }) => {
                     return Err(ClusterError::UnknownNode(node));
                 }
                 other => return other,
@@ -138,13 +139,12 @@ impl Cluster {
     }
 }
 
-/// The step that removes a node, and its body. Nodes of earlier releases know only the first form. With that, two
-/// removals may both pass if two nodes are asked at once.
-fn step_of(reached: FeatureLevel, node: NodeId, others: &[NodeId]) -> (&'static str, Value) {
-    let id = |node: &NodeId| ("id", Value::Int(node.0.into()));
+/// The command that removes a node. Nodes of earlier releases know only the first form. With that, two removals may
+/// both pass if two nodes are asked at once.
+fn removing(reached: FeatureLevel, id: NodeId, others: Vec<NodeId>) -> SystemCommand {
     if reached < features::REMOVALS {
-        return ("nodes/remove", Value::map([id(&node)]));
+        SystemCommand::RemoveNode { id }
+    } else {
+        SystemCommand::RemoveChecked { id, others }
     }
-    let others = others.iter().map(|other| Value::map([id(other)])).collect();
-    ("nodes/remove_checked", Value::map([id(&node), ("others", Value::Array(others))]))
 }

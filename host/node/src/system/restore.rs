@@ -17,7 +17,6 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use statehouse_abi::role;
-use statehouse_abi::value::Value;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -36,6 +35,7 @@ use crate::machine::modules::Modules;
 use crate::machine::native::Native;
 use crate::partition::{Answered, Leading, Participants, Partition, PartitionError, PartitionOptions, Remembered};
 use crate::peer::{GroupName, GroupPeers, NoNetwork, Seen};
+use crate::records::command::SystemCommand;
 use crate::registry::{self, Registry, RegistryError};
 use crate::regular;
 use crate::router::answer::Caller;
@@ -48,11 +48,10 @@ use crate::system::directory::Directory;
 use crate::system::error::NodeError;
 use crate::system::folder::{DataFolder, Identity, artefacts_of};
 use crate::system::level;
-use crate::system::lifecycle::Wanting;
 use crate::system::logic::{MachineRow, SYSTEM, System};
 use crate::system::reached_level;
-use crate::system::reconciliation;
 use crate::system::single_node::ALONE;
+use crate::system::submit::{Wanting, submit_by};
 
 const BLOCK_CACHE_BYTES: usize = 256 << 20;
 /// How long a change of `system` may take on one node.
@@ -436,11 +435,10 @@ impl<'a> Work<'a> {
             let deadline = Instant::now() + CHANGE_PATIENCE;
             Wanting { caller: caller.clone(), request_id: "restore".into(), deadline }
         };
-        let (command, body) = level::adding(before.feature_level, node, &self.address(), features::HIGHEST);
-        reconciliation::command_by(&machine, command, body, &wanting()).await?;
+        let adding = level::adding(before.feature_level, node, self.address(), features::HIGHEST);
+        submit_by(&machine, &adding, &wanting()).await?;
         for other in before.nodes.keys() {
-            let body = Value::map([("id", Value::Int(other.0.into()))]);
-            reconciliation::command_by(&machine, "nodes/remove", body, &wanting()).await?;
+            submit_by(&machine, &SystemCommand::RemoveNode { id: *other }, &wanting()).await?;
         }
         let directory = read(&partition)?;
         drop(machine);

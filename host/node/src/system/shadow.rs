@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use statehouse_abi::value::Value;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -16,12 +15,13 @@ use crate::ids::{ModuleId, NodeId, PartitionId};
 use crate::machine::logic::Logic;
 use crate::partition::Partition;
 use crate::peer::{Call, Topic};
+use crate::records::command::SystemCommand;
 use crate::system::cluster::Cluster;
 use crate::system::cluster_error::ClusterError;
 use crate::system::directory::Directory;
 use crate::system::host::Host;
-use crate::system::lifecycle::Wanting;
 use crate::system::published::{PublishedPage, ShadowWanted};
+use crate::system::submit::Wanting;
 
 /// Why there is no page yet.
 pub const STARTING: &str = "it is being started; ask again";
@@ -87,14 +87,14 @@ impl Cluster {
             Some(node) => return Err(ClusterError::UnknownNode(node)),
             None => self.least_busy(&directory, machine),
         };
-        let body = [("node", Value::Int(node.0.into()))];
-        self.step(&system, "modules/shadow", machine, module, body, wanting).await?;
+        let command = SystemCommand::ShadowModule { machine: machine.to_owned(), module, node };
+        self.step(&system, &command, wanting).await?;
         self.directory_now(wanting.deadline).await.map(drop)
     }
 
     pub async fn stop_shadow(&self, machine: &str, module: ModuleId, wanting: &Wanting) -> Result<(), ClusterError> {
         let (system, _) = self.directory_now(wanting.deadline).await?;
-        self.step(&system, "modules/shadow_stop", machine, module, [], wanting).await?;
+        self.step(&system, &SystemCommand::ShadowStop { machine: machine.to_owned(), module }, wanting).await?;
         self.directory_now(wanting.deadline).await.map(drop)
     }
 

@@ -6,13 +6,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use statehouse_abi::value::Value;
 use tokio::time::Instant;
 
 use crate::key::PublicKey;
+use crate::records::command::SystemCommand;
 use crate::system::directory::Directory;
 use crate::system::host::Host;
-use crate::system::reconciliation;
+use crate::system::submit::submit;
 
 /// How long `system` may take to record it.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -60,6 +60,5 @@ fn is_recorded(host: &Host, directory: &Directory, key: PublicKey) -> Option<boo
 
 async fn record(host: &Host, key: PublicKey) -> Result<(), crate::system::ClusterError> {
     let Some(system) = host.system.read().clone() else { return Ok(()) };
-    let body = [("node", Value::Int(host.node.0.into())), ("key", Value::text(key.to_string()))];
-    reconciliation::command(&system, "nodes/key", Value::map(body), Instant::now() + PATIENCE).await
+    submit(&system, &SystemCommand::RecordKey { node: host.node, key }, Instant::now() + PATIENCE).await
 }

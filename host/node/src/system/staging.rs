@@ -16,7 +16,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use statehouse_abi::value::Value;
 use tokio::time::Instant;
 
 use crate::features;
@@ -24,14 +23,15 @@ use crate::guest::{Allowance, Bounds, GuestError, StopSignal};
 use crate::ids::{Micros, ModuleId};
 use crate::limits::{MODULES_REFUSED_MAX, REFUSALS_PER_MINUTE_MAX, REFUSED_REASON_CHARS_MAX};
 use crate::machine::logic::Logic;
+use crate::records::command::SystemCommand;
+use crate::records::rejection::RejectionCode;
 use crate::registry::{Candidate, RegistryError};
 use crate::system::cluster::Cluster;
 use crate::system::cluster_error::ClusterError;
 use crate::system::directory::Directory;
 use crate::system::leadership_handover;
-use crate::system::lifecycle::Wanting;
-use crate::system::reconciliation;
 use crate::system::refused_row::Refused;
+use crate::system::submit::{Wanting, submit_by};
 
 /// How long `system` may take to record that a module was refused.
 const RECORD_PATIENCE: Duration = Duration::from_secs(2);
@@ -215,17 +215,13 @@ impl Cluster {
         let system = self.host().system.read().clone().ok_or(ClusterError::Deadline)?;
         let reason: String = refused.reason.chars().take(REFUSED_REASON_CHARS_MAX).collect();
         let size = u32::try_from(refused.size).unwrap_or(u32::MAX);
-        let body = Value::map([
-            ("machine", Value::text(refused.machine.as_str())),
-            ("module", Value::text(refused.module.to_string())),
-            ("size", Value::Int(size.into())),
-            ("reason", Value::Text(reason)),
-        ]);
+        let (machine, module) = (refused.machine.clone(), refused.module);
+        let command = SystemCommand::RefuseModule { machine, module, size, reason };
         // The caller waits for the reason, and may have used up its deadline.
         let wanting = Wanting { deadline: Instant::now() + RECORD_PATIENCE, ..wanting.clone() };
-        match reconciliation::command_by(&system, "modules/refused", body, &wanting).await {
+        match submit_by(&system, &command, &wanting).await {
             // It was uploaded to another node at the same time.
-            Err(ClusterError::Rejected { code, .. }) if code == "out_of_date" => Ok(()),
+            Err(ClusterError::Rejected { code: Some(RejectionCode::OutOfDate), .. }) => Ok(()),
             recorded => recorded,
         }
     }

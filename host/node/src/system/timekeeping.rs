@@ -8,18 +8,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use statehouse_abi::value::Value;
-
 use crate::features;
 use crate::limits::{CLOCK_LEAP_MAX, JOURNAL_AHEAD_SAID};
 use crate::partition::Partition;
 use crate::peer::GroupName;
+use crate::records::command::SystemCommand;
 use crate::system::clocks::Leap;
 use crate::system::cluster::Cluster;
 use crate::system::cluster_error::ClusterError;
 use crate::system::host::Host;
-use crate::system::lifecycle::Wanting;
-use crate::system::reconciliation;
+use crate::system::submit::{Wanting, submit_by};
 
 /// How far each journal is ahead of the clock; zero if this node's clock is not fit for the comparison.
 fn journals_ahead(host: &Host) -> Vec<(GroupName, Duration)> {
@@ -92,8 +90,7 @@ impl Cluster {
         })?;
         if host.opening.features.has(features::TIMELINES) {
             let (system, _) = self.directory_now(wanting.deadline).await?;
-            let body = Value::map([("ahead", Value::Int(leap.ahead.0.into()))]);
-            reconciliation::command_by(&system, "clock/accept", body, wanting).await?;
+            submit_by(&system, &SystemCommand::AcceptClock { ahead: leap.ahead }, wanting).await?;
             self.directory_now(wanting.deadline).await?;
         } else {
             host.clocks.on_accepted(leap.ahead);

@@ -9,20 +9,20 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use statehouse_abi::value::Value;
 
 use crate::ids::ModuleId;
 use crate::machine::logic::Logic;
+use crate::records::command::SystemCommand;
+use crate::records::rejection::RejectionCode;
 use crate::router::Machine;
 use crate::system::cluster::Cluster;
 use crate::system::cluster_error::ClusterError;
 use crate::system::directory::Directory;
 use crate::system::directory_reading;
 use crate::system::host::Host;
-use crate::system::lifecycle::Wanting;
 use crate::system::machine_spec::MachineSpec;
 use crate::system::modules::find_module;
-use crate::system::reconciliation;
+use crate::system::submit::{Wanting, submit, submit_by};
 use crate::views::{Source, View, WantedView};
 
 /// How soon the next look follows if something is missing.
@@ -36,6 +36,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const CHANGE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// A default view, which the configuration names.
+#[derive(Clone)]
 struct ByDefault {
     machine: String,
     view: String,
@@ -167,9 +168,9 @@ async fn create_defaults(
     }
     let mut is_complete = true;
     for default in defaults.iter().flatten().filter(|default| default.is_missing(directory)) {
-        let body = body(&default.machine, &default.view, default.module, &default.version, true);
-        let deadline = tokio::time::Instant::now() + CHANGE_PATIENCE;
-        if let Err(error) = reconciliation::command(&system, "views/create", body, deadline).await {
+        let ByDefault { machine, view, module, version } = default.clone();
+        let command = SystemCommand::CreateView { machine, view, module, version, is_default: true };
+        if let Err(error) = submit(&system, &command, tokio::time::Instant::now() + CHANGE_PATIENCE).await {
             tracing::warn!(view = default.view, %error, "the creation of a view will be tried again");
             is_complete = false;
         }
@@ -219,16 +220,6 @@ fn check_source(logic: &dyn Logic, machine: &str) -> Result<(), ClusterError> {
     }
 }
 
-fn body(machine: &str, view: &str, module: ModuleId, version: &str, is_default: bool) -> Value {
-    Value::map([
-        ("machine", Value::text(machine)),
-        ("view", Value::text(view)),
-        ("module", Value::text(module.to_string())),
-        ("version", Value::text(version)),
-        ("is_default", Value::Bool(is_default)),
-    ])
-}
-
 impl Cluster {
     /// Creates this view on every node, or replaces it by this version. Returns its name. Each node builds it for
     /// itself.
@@ -244,8 +235,14 @@ impl Cluster {
         let logic = brought.logic();
         let checked = check_source(logic, machine).and_then(|()| self.check_routes(machine, logic));
         let (name, describe) = (logic.describe().name.clone(), logic.describe());
-        let body = body(machine, &name, logic.id(), &describe.version, false);
-        let record = self.view_step(&system, "views/create", body, wanting);
+        let command = SystemCommand::CreateView {
+            machine: machine.to_owned(),
+            view: name.clone(),
+            module: logic.id(),
+            version: describe.version.clone(),
+            is_default: false,
+        };
+        let record = self.view_step(&system, machine, &name, &command, wanting);
         self.keep_recorded(brought, checked, wanting, record).await?;
         Ok(name)
     }
@@ -267,40 +264,48 @@ impl Cluster {
     }
 
     pub async fn rebuild_view(&self, machine: &str, view: &str, wanting: &Wanting) -> Result<(), ClusterError> {
-        self.named_step("views/rebuild", machine, view, wanting).await
+        let command = SystemCommand::RebuildView { machine: machine.to_owned(), view: view.to_owned() };
+        self.named_step(machine, view, &command, wanting).await
     }
 
     /// Drops the view on every node; what it has built is deleted.
     pub async fn drop_view(&self, machine: &str, view: &str, wanting: &Wanting) -> Result<(), ClusterError> {
-        self.named_step("views/drop", machine, view, wanting).await
+        let command = SystemCommand::DropView { machine: machine.to_owned(), view: view.to_owned() };
+        self.named_step(machine, view, &command, wanting).await
     }
 
-    async fn named_step(&self, path: &str, machine: &str, view: &str, wanting: &Wanting) -> Result<(), ClusterError> {
+    async fn named_step(
+        &self,
+        machine: &str,
+        view: &str,
+        command: &SystemCommand,
+        wanting: &Wanting,
+    ) -> Result<(), ClusterError> {
         let (system, directory) = self.directory_now(wanting.deadline).await?;
         if !directory.machines.contains_key(machine) {
             return Err(ClusterError::UnknownMachine(machine.to_owned()));
         }
-        let body = Value::map([("machine", Value::text(machine)), ("view", Value::text(view))]);
-        self.view_step(&system, path, body, wanting).await
+        self.view_step(&system, machine, view, command, wanting).await
     }
 
     /// Takes a step in a view's life. Returns once this node has carried it out.
     async fn view_step(
         &self,
         system: &Machine,
-        path: &str,
-        body: Value,
+        machine: &str,
+        view: &str,
+        command: &SystemCommand,
         wanting: &Wanting,
     ) -> Result<(), ClusterError> {
-        let named = |name: &str| body.find(name).and_then(Value::as_text).unwrap_or_default().to_owned();
-        let (machine, view) = (named("machine"), named("view"));
-        match reconciliation::command_by(system, path, body, wanting).await {
-            Err(ClusterError::Rejected { code, .. }) if code == "unknown_view" => Err(ClusterError::UnknownView(view)),
+        match submit_by(system, command, wanting).await {
+            Err(ClusterError::Rejected { code: Some(RejectionCode::UnknownView), .. }) => {
+                Err(ClusterError::UnknownView(view.to_owned()))
+            }
             Err(ClusterError::Rejected { detail, .. }) => Err(ClusterError::StepRefused(detail)),
             Err(error) => Err(error),
             Ok(()) => {
                 self.directory_now(wanting.deadline).await?;
-                tend(self.host(), &machine).await;
+                tend(self.host(), machine).await;
                 Ok(())
             }
         }

@@ -8,19 +8,19 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use statehouse_abi::value::Value;
 use tokio::time::Instant;
 
 use crate::ids::{Micros, PartitionId, Position};
 use crate::partition::Partition;
+use crate::records::command::{ChangeStep, DeliveryNote, NewWebhook, SystemCommand, WebhookChange, WebhookReport};
+use crate::records::rejection::RejectionCode;
 use crate::router::Machine;
 use crate::system::cluster::Cluster;
 use crate::system::cluster_error::ClusterError;
-use crate::system::lifecycle::Wanting;
-use crate::system::reconciliation;
 pub use crate::system::secrets::Unnamed;
 use crate::system::secrets::{self, Fingerprint};
-use crate::system::webhook_row::{DeadRow, LaneRow, WebhookRow};
+use crate::system::submit::{Wanting, submit, submit_by};
+use crate::system::webhook_row::{LaneRow, WebhookRow};
 
 /// How long `system` may take to say which secrets are named, before any is deleted.
 const NAMED_PATIENCE: Duration = Duration::from_secs(2);
@@ -53,19 +53,6 @@ pub enum WebhookStep {
     Drop,
 }
 
-/// What the node that delivers reports.
-pub enum WebhookNote {
-    Progress {
-        lanes: Vec<LaneRow>,
-        problem: Option<String>,
-    },
-    Dead(DeadRow),
-    /// The receiver wants no more.
-    Gone,
-    /// There is no room for another dead letter.
-    Full,
-}
-
 impl Cluster {
     /// Creates a webhook. Returns its row as soon as this node has it.
     ///
@@ -80,20 +67,11 @@ impl Cluster {
     ) -> Result<Arc<WebhookRow>, ClusterError> {
         let system = self.system_with(machine, wanting.deadline).await?;
         let secret = secrets::keep_on_majority(self.host(), &settings.secret, wanting.deadline).await?;
-        let texts = |texts: Vec<String>| Value::Array(texts.into_iter().map(Value::Text).collect());
-        let body = Value::map([
-            ("machine", Value::text(machine)),
-            ("webhook", Value::text(webhook)),
-            ("url", Value::Text(settings.url)),
-            ("keys", texts(settings.keys)),
-            ("kinds", texts(settings.kinds)),
-            ("batch", Value::Int(settings.batch.into())),
-            ("secret", hexadecimal(&secret)),
-            ("begin", positions(&settings.begin)),
-        ]);
-        reconciliation::command_by(&system, "webhooks/create", body, wanting)
-            .await
-            .map_err(|error| refused(error, webhook))?;
+        let WebhookSettings { url, keys, kinds, batch, begin, .. } = settings;
+        let (name, machine_name) = (webhook.to_owned(), machine.to_owned());
+        let new = NewWebhook { machine: machine_name, webhook: name, url, keys, kinds, batch, secret, begin };
+        let created = submit_by(&system, &SystemCommand::CreateWebhook(new), wanting).await;
+        created.map_err(|error| refused(error, webhook))?;
         let rows = self.webhooks_now(wanting.deadline).await?;
         find(&rows, machine, webhook)
     }
@@ -111,28 +89,22 @@ impl Cluster {
     ) -> Result<Option<Arc<WebhookRow>>, ClusterError> {
         let system = self.system_with(machine, wanting.deadline).await?;
         let is_dropped = matches!(step, WebhookStep::Drop);
-        let (name, secret, at) = match step {
-            WebhookStep::Pause => ("pause", None, Vec::new()),
-            WebhookStep::Resume => ("resume", None, Vec::new()),
-            WebhookStep::Settle => ("settle", None, Vec::new()),
-            WebhookStep::Drop => ("drop", None, Vec::new()),
-            WebhookStep::Replay(from) => ("replay", None, from),
-            WebhookStep::Redelivered(position) => ("redelivered", None, vec![position]),
+        let step = match step {
+            WebhookStep::Pause => ChangeStep::Pause,
+            WebhookStep::Resume => ChangeStep::Resume,
+            WebhookStep::Settle => ChangeStep::Settle,
+            WebhookStep::Drop => ChangeStep::Drop,
+            WebhookStep::Replay(from) => ChangeStep::Replay { from },
+            WebhookStep::Redelivered(letter) => ChangeStep::Redelivered { letter },
             WebhookStep::Rotate(secret) => {
                 // No secret is kept for a webhook that does not exist.
                 find(&self.webhooks_now(wanting.deadline).await?, machine, webhook)?;
-                let kept = secrets::keep_on_majority(self.host(), &secret, wanting.deadline).await?;
-                ("rotate", Some(kept), Vec::new())
+                let secret = secrets::keep_on_majority(self.host(), &secret, wanting.deadline).await?;
+                ChangeStep::Rotate { secret }
             }
         };
-        let mut members = vec![
-            ("machine", Value::text(machine)),
-            ("webhook", Value::text(webhook)),
-            ("step", Value::text(name)),
-            ("positions", positions(&at)),
-        ];
-        members.extend(secret.map(|secret| ("secret", hexadecimal(&secret))));
-        let changed = reconciliation::command_by(&system, "webhooks/change", Value::map(members), wanting).await;
+        let change = WebhookChange { machine: machine.to_owned(), webhook: webhook.to_owned(), step };
+        let changed = submit_by(&system, &SystemCommand::ChangeWebhook(change), wanting).await;
         changed.map_err(|error| refused(error, webhook))?;
         let rows = self.webhooks_now(wanting.deadline).await?;
         if is_dropped { Ok(None) } else { find(&rows, machine, webhook).map(Some) }
@@ -148,27 +120,12 @@ impl Cluster {
         machine: &str,
         webhook: &str,
         epoch: u64,
-        note: WebhookNote,
+        note: DeliveryNote,
         deadline: Instant,
     ) -> Result<(), ClusterError> {
         let system = self.host().system.read().clone().ok_or(ClusterError::NoCluster)?;
-        let (mut lanes, mut problem, mut dead, mut halt) = (Vec::new(), None, None, "");
-        match note {
-            WebhookNote::Progress { lanes: all, problem: why } => (lanes, problem) = (all, why),
-            WebhookNote::Dead(letter) => dead = Some(dead_value(&letter)),
-            WebhookNote::Gone => halt = "gone",
-            WebhookNote::Full => halt = "full",
-        }
-        let mut members = vec![
-            ("machine", Value::text(machine)),
-            ("webhook", Value::text(webhook)),
-            ("epoch", Value::Int(epoch.into())),
-            ("lanes", Value::Array(lanes.iter().map(lane_value).collect())),
-            ("problem", Value::Text(problem.unwrap_or_default())),
-            ("halt", Value::text(halt)),
-        ];
-        members.extend(dead.map(|dead| ("dead", dead)));
-        reconciliation::command(&system, "webhooks/note", Value::map(members), deadline).await
+        let report = WebhookReport { machine: machine.to_owned(), webhook: webhook.to_owned(), epoch, note };
+        submit(&system, &SystemCommand::NoteWebhook(report), deadline).await
     }
 
     /// The webhooks, as this node has applied them.
@@ -265,37 +222,10 @@ fn find(rows: &Webhooks, machine: &str, webhook: &str) -> Result<Arc<WebhookRow>
 
 fn refused(error: ClusterError, webhook: &str) -> ClusterError {
     match error {
-        ClusterError::Rejected { code, .. } if code == "unknown_webhook" => {
+        ClusterError::Rejected { code: Some(RejectionCode::UnknownWebhook), .. } => {
             ClusterError::UnknownWebhook(webhook.to_owned())
         }
         ClusterError::Rejected { detail, .. } => ClusterError::StepRefused(detail),
         error => error,
     }
-}
-
-fn hexadecimal(fingerprint: &Fingerprint) -> Value {
-    Value::text(blake3::Hash::from_bytes(*fingerprint).to_hex().as_str())
-}
-
-fn positions(positions: &[Position]) -> Value {
-    Value::Array(positions.iter().map(|position| Value::Text(position.to_string())).collect())
-}
-
-fn lane_value(lane: &LaneRow) -> Value {
-    let (since, attempts) = lane.failing.map_or((0, 0), |failing| (failing.since, failing.attempts));
-    Value::map([
-        ("position", Value::Text(lane.at.position().to_string())),
-        ("since", Value::Int(since.into())),
-        ("attempts", Value::Int(attempts.into())),
-    ])
-}
-
-fn dead_value(letter: &DeadRow) -> Value {
-    Value::map([
-        ("first", Value::Text(letter.first.position().to_string())),
-        ("last", Value::Text(letter.last.position().to_string())),
-        ("since", Value::Int(letter.failing.since.into())),
-        ("attempts", Value::Int(letter.failing.attempts.into())),
-        ("problem", Value::text(letter.problem.as_str())),
-    ])
 }

@@ -31,9 +31,10 @@ use crate::feed::{Feed, FeedPlace};
 use crate::ids::{PartitionId, Position};
 use crate::limits;
 use crate::partition::PartitionError;
+use crate::records::command::DeliveryNote;
+use crate::records::rejection::RejectionCode;
 use crate::system::ClusterError;
-use crate::system::webhook_row::{At, DeadRow, Failing, LaneRow, WebhookRow};
-use crate::system::webhooks::WebhookNote;
+use crate::system::webhook_row::{At, Failing, LaneRow, WebhookRow};
 
 /// How soon a lane is tried again if something other than its receiver stops it.
 const HINDERED_AGAIN: Duration = Duration::from_secs(5);
@@ -249,8 +250,8 @@ impl Delivery {
                 }
                 Outcome::Gone => {
                     tracing::warn!(webhook = self.webhook, "a webhook is paused: its receiver answered 410 Gone");
-                    // A refusal means that another node delivers already.
-                    drop(self.note(|| WebhookNote::Gone).await);
+                    // A rejection means that another node delivers already.
+                    let _ = self.note(DeliveryNote::Gone).await;
                     return std::future::pending().await;
                 }
                 Outcome::Failed { problem, detail, retry_after } => (problem, detail, retry_after),
@@ -282,16 +283,15 @@ impl Delivery {
             problem,
             "a message of a webhook becomes a dead letter"
         );
-        let (first, last) = (At::of(message.first), At::of(message.last));
-        let letter = DeadRow { first, last, failing, time: 0, problem };
-        match self.note(|| WebhookNote::Dead(letter.clone())).await {
+        let dead = DeliveryNote::Dead { first: message.first, last: message.last, failing, problem };
+        match self.note(dead).await {
             Ok(()) => {
                 self.count("dead", message.events);
                 self.board.lock().on_passed(message.last, true);
             }
             Err(code) => {
-                if code == "dead_letters_full" {
-                    drop(self.note(|| WebhookNote::Full).await);
+                if code == RejectionCode::DeadLettersFull {
+                    let _ = self.note(DeliveryNote::Full).await;
                 }
                 // The webhook was dropped or paused, or another node delivers it: the sender stops this delivery.
                 std::future::pending().await
@@ -299,15 +299,15 @@ impl Delivery {
         }
     }
 
-    /// Repeats a note until it is recorded. The error is the code of a final refusal, after which another node
+    /// Repeats a note until it is recorded. The error is the code of a final rejection, after which another node
     /// continues, or none.
-    async fn note(&self, note: impl Fn() -> WebhookNote) -> Result<(), String> {
+    async fn note(&self, note: DeliveryNote) -> Result<(), RejectionCode> {
         loop {
             let deadline = Instant::now() + NOTE_PATIENCE;
             let cluster = &self.sender.cluster;
-            match cluster.note_webhook(&self.machine, &self.webhook, self.epoch, note(), deadline).await {
+            match cluster.note_webhook(&self.machine, &self.webhook, self.epoch, note.clone(), deadline).await {
                 Ok(()) => return Ok(()),
-                Err(ClusterError::Rejected { code, .. }) if is_final(&code) => return Err(code),
+                Err(ClusterError::Rejected { code: Some(code), .. }) if is_final(code) => return Err(code),
                 Err(error) => {
                     tracing::warn!(
                         webhook = self.webhook, %error,
@@ -375,7 +375,7 @@ impl Delivery {
             board.is_news = false;
             (lanes, problem)
         };
-        let note = WebhookNote::Progress { lanes: lanes.clone(), problem: problem.clone() };
+        let note = DeliveryNote::Progress { lanes: lanes.clone(), problem: problem.clone() };
         let deadline = Instant::now() + patience;
         let noted = self.sender.cluster.note_webhook(&self.machine, &self.webhook, self.epoch, note, deadline).await;
         let mut board = self.board.lock();
@@ -412,9 +412,9 @@ impl Delivery {
     }
 }
 
-/// Whether a refusal of a note is final: the webhook was dropped, is delivered elsewhere, or has to stop.
-fn is_final(code: &str) -> bool {
-    ["out_of_date", "unknown_webhook", "dead_letters_full"].contains(&code)
+/// Whether a rejection of a note is final: the webhook was dropped, is delivered elsewhere, or has to stop.
+fn is_final(code: RejectionCode) -> bool {
+    matches!(code, RejectionCode::OutOfDate | RejectionCode::UnknownWebhook | RejectionCode::DeadLettersFull)
 }
 
 #[cfg(test)]
@@ -423,6 +423,7 @@ mod tests {
 
     #[test]
     fn a_lane_stands_still_only_where_its_webhook_does() {
+        let is_final = |code| RejectionCode::find(code).is_some_and(is_final);
         for code in ["out_of_date", "unknown_webhook", "dead_letters_full"] {
             assert!(is_final(code), "{code}");
         }

@@ -1,12 +1,31 @@
 //! Why `system` rejects a command: each reason has a code, a status, and a text that says what to do.
 //!
-//! In: nothing. Out: the rejections that the rules in `logic`, `module_row`, `view_row`, `webhook_row` and `key_row`
-//! use. A rejection is recorded with its command. This file decides nothing.
+//! In: what the rules in `logic` and the files of rows find; and for a code, a recorded rejection. Out: the rejection
+//! as it is recorded, and its code as a type, by which a sender decides what follows. This file decides nothing.
 
 use statehouse_guest::Rejections;
 
-#[derive(Rejections)]
-pub enum Rejection {
+/// Declares each rejection once, and with it its code.
+macro_rules! rejections {
+    ($($(#[$attribute:meta])* $variant:ident $({ $($field:ident: $type:ty),* })?,)*) => {
+        #[derive(Rejections)]
+        pub enum Rejection {
+            $($(#[$attribute])* $variant $({ $($field: $type),* })?,)*
+        }
+
+        /// The code of a rejection.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum RejectionCode {
+            $($variant,)*
+        }
+
+        impl RejectionCode {
+            pub const ALL: &[Self] = &[$(Self::$variant),*];
+        }
+    };
+}
+
+rejections! {
     /// The machine exists
     #[rejection(status = 409, detail = "a machine of this name exists")]
     MachineExists,
@@ -128,4 +147,31 @@ pub enum Rejection {
                   `feature_level_max`, and add it again"
     )]
     LevelNotSupported { node: u64, level: u32, supported: u32 },
+}
+
+impl RejectionCode {
+    /// The code with this text, in which a rejection is recorded. `None` for the codes by which the host rejects a
+    /// command itself, and for those of later releases.
+    pub fn find(text: &str) -> Option<Self> {
+        let at = Rejection::declare().iter().position(|declared| declared.code == text)?;
+        Some(Self::ALL[at])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_recorded_code_is_found_again() {
+        let found = |rejection: &Rejection| RejectionCode::find(rejection.code());
+        assert_eq!(found(&Rejection::MachineExists), Some(RejectionCode::MachineExists));
+        assert_eq!(found(&Rejection::OutOfDate), Some(RejectionCode::OutOfDate));
+        assert_eq!(found(&Rejection::UnknownView { view: "a".to_owned() }), Some(RejectionCode::UnknownView));
+        let last = Rejection::LevelNotSupported { node: 4, level: 9, supported: 8 };
+        assert_eq!(found(&last), Some(RejectionCode::LevelNotSupported));
+        let all: Vec<_> = Rejection::declare().iter().map(|declared| RejectionCode::find(&declared.code)).collect();
+        assert!(all.iter().copied().eq(RejectionCode::ALL.iter().map(|code| Some(*code))));
+        assert_eq!(RejectionCode::find("module_trap"), None, "by this the host rejects");
+    }
 }

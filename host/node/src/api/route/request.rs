@@ -16,7 +16,7 @@ use crate::api::share::Share;
 use crate::api::url::captures;
 use crate::json::{ObjectShape, read_json};
 use crate::limits::{BODY_BYTES_MAX, MODULE_BYTES_MAX};
-use crate::system::lifecycle::Wanting;
+use crate::system::Wanting;
 
 pub struct HostRequest<'r> {
     pub route: &'static HostRoute,

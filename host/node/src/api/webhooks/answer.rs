@@ -26,7 +26,7 @@ use crate::limits::{
     WEBHOOK_URL_CHARS_MAX,
 };
 use crate::router::Machine;
-use crate::system::lifecycle::Wanting;
+use crate::system::Wanting;
 use crate::system::webhook_row::WebhookRow;
 use crate::system::webhooks::{WebhookSettings, WebhookStep};
 use crate::system::{Cluster, ClusterError};

@@ -4,12 +4,14 @@
 //! In: clocks that stand still until time passes. Out: answers, journals, and their order.
 
 use statehouse_abi::plan::{PlanInWriter, PlanItem};
+use statehouse_guest::Commands;
 
 use super::jars::{Calls, Cluster, id_at};
 use super::*;
 use crate::clock::{Clock, ManualClock};
 use crate::ids::{Fingerprint, Micros};
 use crate::machine::plan::Plan;
+use crate::records::command::CommandBody;
 use crate::sequencer::submission::{Replies, Reply, Submission, Ticket};
 
 pub const NOW: i64 = 1_700_000_000_000_000;
@@ -132,23 +134,18 @@ async fn a_time_far_ahead_is_taken_once_all_nodes_take_it() {
 /// A command of `system` that creates a machine.
 pub fn submission(number: u8, expires: Micros, deadline: Option<Instant>, ticket: Ticket) -> Submission {
     let logic = Native::<System>::new();
-    let command = logic.describe().commands.iter().position(|command| command.path == "machines").expect("it is there");
-    let name = logic.describe().commands[command].name.clone();
-    let body = Value::map([
-        ("name", Value::text(format!("machine-{number}").as_str())),
-        ("partitions", Value::Int(1)),
-        ("module", Value::text(ModuleId::of(&[number]).to_string())),
-    ]);
+    let (name, body) = creation(number).to_body();
+    let command = CommandBody::find(name).expect("it is declared");
     let body = body.to_cbor().expect("no integer over 64 bits");
     let mut items = PlanInWriter::default();
-    let (command, roles, id, caller) = (command as u32, role::ALL, id_of(number).0, b"test".as_slice());
+    let (roles, id, caller) = (role::ALL, id_of(number).0, b"test".as_slice());
     items.item(PlanItem { command, roles, id, caller, body: &body });
     let planned = logic.plan(&items.finish(Vec::new())).expect("it plans");
     let plan = Plan::all(planned).expect("a block").remove(0).expect("a plan");
     Submission {
         id: id_of(number),
-        fingerprint: Fingerprint::of_command(&name, plan.view().body),
-        name: name.as_str().into(),
+        fingerprint: Fingerprint::of_command(name, plan.view().body),
+        name: name.into(),
         plan,
         planner: logic.id(),
         caller: "test".into(),

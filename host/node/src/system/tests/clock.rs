@@ -16,8 +16,8 @@ use crate::system::ClusterError;
 use crate::system::clock_anchor::AnchorFile;
 use crate::system::clock_round::ClockAnswer;
 use crate::system::clocks::Anchor;
-use crate::system::lifecycle::Wanting;
 use crate::system::messages::decode;
+use crate::system::submit::Wanting;
 
 const HOUR: Duration = Duration::from_secs(3600);
 

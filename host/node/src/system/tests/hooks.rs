@@ -7,11 +7,13 @@ use statehouse_abi::role;
 
 use super::*;
 use crate::ids::{JournalIndex, Position};
+use crate::records::command::DeliveryNote;
+use crate::records::rejection::RejectionCode;
 use crate::router::answer::Caller;
 use crate::system::ClusterError;
-use crate::system::lifecycle::Wanting;
+use crate::system::submit::Wanting;
 use crate::system::webhook_row::{At, LaneRow};
-use crate::system::webhooks::{WebhookNote, WebhookSettings, WebhookStep};
+use crate::system::webhooks::{WebhookSettings, WebhookStep};
 
 const SECRET: [u8; 32] = [7; 32];
 const OTHER: [u8; 32] = [8; 32];
@@ -46,7 +48,7 @@ impl Cluster {
     /// Reports how far the first partition is delivered.
     async fn note(&self, by: NodeId, epoch: u64, index: u64) -> Result<(), ClusterError> {
         let lanes = vec![LaneRow { at: at(0, index), failing: None }];
-        let note = WebhookNote::Progress { lanes, problem: None };
+        let note = DeliveryNote::Progress { lanes, problem: None };
         self.hooks(by).note_webhook(MACHINE, "till", epoch, note, soon()).await
     }
 }
@@ -84,7 +86,7 @@ async fn whoever_leads_next_knows_how_far_it_is_and_by_what_it_signs() {
     let replayed = replayed.expect("a majority is there").expect("it is not dropped");
     assert_eq!((replayed.lanes[0].at.index, replayed.secrets.len()), (2, 1));
     let late = cluster.note(next, row.epoch, 9).await.expect_err("this is from before the replay");
-    assert!(matches!(&late, ClusterError::Rejected { code, .. } if code == "out_of_date"), "{late}");
+    assert!(matches!(&late, ClusterError::Rejected { code: Some(RejectionCode::OutOfDate), .. }), "{late}");
     cluster.note(next, replayed.epoch, 3).await.expect("this is not");
 
     // A node that was down when the secret changed gets it from a node that has it.

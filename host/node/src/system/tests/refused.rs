@@ -12,7 +12,7 @@ use statehouse_abi::role;
 use super::*;
 use crate::ids::ModuleId;
 use crate::router::answer::Caller;
-use crate::system::lifecycle::Wanting;
+use crate::system::submit::Wanting;
 
 const FIRST: &[u8] = b"this is no module";
 const SECOND: &[u8] = b"and neither is this";

@@ -8,7 +8,8 @@ use statehouse_abi::role;
 use super::*;
 use crate::ids::ModuleId;
 use crate::router::answer::Caller;
-use crate::system::lifecycle::{By, Wanting};
+use crate::system::lifecycle::By;
+use crate::system::submit::Wanting;
 use crate::system::{Cluster as Handle, ClusterError};
 
 pub(super) const REFACTORED: &[u8] = include_bytes!("../../../../../modules/releases/wallet-1.1.0.wasm");

@@ -15,7 +15,8 @@ use crate::disk::SimOp;
 use crate::log::{EntryId, LogScan, ScannedEntry};
 use crate::peer::GroupName;
 use crate::router::answer::Caller;
-use crate::system::lifecycle::{By, Wanting};
+use crate::system::lifecycle::By;
+use crate::system::submit::Wanting;
 
 /// How long an activation may take before the caller gives up.
 const ACTIVATION_MAX: Duration = Duration::from_secs(10);
