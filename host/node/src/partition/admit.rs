@@ -41,7 +41,7 @@ impl ReplicaRole {
             match self {
                 Self::Leading(leader) => leader.admit_unknown(base, submission, claim, &now, present)?,
                 Self::Following | Self::Restoring => {
-                    refuse(base, &submission, Refusal::NotNow(NotNow::NotLeading));
+                    refuse(base, submission, Refusal::NotNow(NotNow::NotLeading));
                 }
             }
         }
@@ -67,7 +67,7 @@ impl ReplicaRole {
 }
 
 /// Refuses a submission that holds room in the queue, but is not in flight.
-fn refuse(base: &Base, submission: &Submission, refusal: Refusal) {
+fn refuse(base: &Base, submission: Submission, refusal: Refusal) {
     base.board.release(submission.size);
     submission.ticket.reply(Reply::Refused(refusal));
 }
@@ -85,7 +85,7 @@ impl LeaderState {
         match self.check_admittable(base, &submission, now, present) {
             Ok(()) => self.take_in(base, submission, claim),
             Err(refusal) => {
-                refuse(base, &submission, refusal);
+                refuse(base, submission, refusal);
                 Ok(())
             }
         }

@@ -122,7 +122,7 @@ impl Executor {
         {
             match message {
                 Message::Submit(submissions) => {
-                    for submission in &submissions {
+                    for submission in submissions {
                         board.release(submission.size);
                         submission.ticket.reply(Reply::Refused(refusal));
                     }

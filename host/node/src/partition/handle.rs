@@ -128,22 +128,22 @@ impl Partition {
 
     /// Hands submissions to the executor; each is answered through its ticket. Never waits.
     pub fn submit(&self, submissions: Vec<Submission>) {
-        let refuse = |submissions: &[Submission], refusal| {
+        let refuse = |submissions: Vec<Submission>, refusal| {
             for submission in submissions {
                 submission.ticket.reply(Reply::Refused(refusal));
             }
         };
         if !self.parts.board.is_running() {
-            return refuse(&submissions, Refusal::Halted);
+            return refuse(submissions, Refusal::Halted);
         }
         let bytes = submissions.iter().map(|submission| submission.size).sum();
         if !self.parts.board.reserve(bytes) {
-            return refuse(&submissions, Refusal::Overloaded);
+            return refuse(submissions, Refusal::Overloaded);
         }
         if let Err(unsent) = self.parts.mailbox.send(Message::Submit(submissions)) {
             self.parts.board.release(bytes);
             if let Message::Submit(submissions) = unsent.0 {
-                refuse(&submissions, Refusal::ShuttingDown);
+                refuse(submissions, Refusal::ShuttingDown);
             }
         }
     }

@@ -277,10 +277,14 @@ impl Base {
 
     /// Refuses a purpose; nothing more is done for it.
     fn give_up(&self, purpose: Purpose, refusal: Refusal) {
-        purpose.ticket().reply(Reply::Refused(refusal));
-        if let Purpose::Admit(submission) = purpose {
-            self.board.release(submission.size);
-        }
+        let ticket = match purpose {
+            Purpose::Answer(Repeat { ticket, .. }, _) | Purpose::End(ticket, _) => ticket,
+            Purpose::Admit(submission) => {
+                self.board.release(submission.size);
+                submission.ticket
+            }
+        };
+        ticket.reply(Reply::Refused(refusal));
     }
 
     /// The executor ends, so nothing will be read any more.

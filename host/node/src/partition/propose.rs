@@ -122,7 +122,7 @@ impl LeaderState {
                  release: upgrade them, or activate another module"
             );
             submissions
-                .iter()
+                .into_iter()
                 .for_each(|submission| base.waiters.in_flight.refuse(submission, &Reply::Refused(Refusal::Halted)));
             return Ok(true);
         }
@@ -212,7 +212,7 @@ impl LeaderState {
             } else if submission.called.is_none() && submission.planner != logic.id() {
                 // It was planned by a module that is no longer active; the router plans it again.
                 base.board.release(submission.size);
-                base.waiters.in_flight.refuse(&submission, &Reply::Refused(Refusal::NotNow(NotNow::PlannedByAnother)));
+                base.waiters.in_flight.refuse(submission, &Reply::Refused(Refusal::NotNow(NotNow::PlannedByAnother)));
             } else {
                 batch.push(submission);
             }
@@ -300,7 +300,7 @@ impl LeaderState {
         metrics::counter!("statehouse_speculation_dropped_total").increment(lost.len() as u64);
         let unheard = lost.iter().flat_map(|batch| self.coordinator.on_refused(batch.entry.records())).collect();
         base.call_again_later(unheard);
-        for submission in lost.iter().flat_map(|batch| &batch.submissions) {
+        for submission in lost.into_iter().flat_map(|batch| batch.submissions) {
             // Its bytes were released when it was proposed.
             base.waiters.in_flight.refuse(submission, &Reply::Refused(Refusal::NotNow(NotNow::NotAppended)));
         }
@@ -327,7 +327,7 @@ impl LeaderState {
                 if submission.called.as_ref().is_some_and(|called| called.needs_claim) {
                     // The owner of the client's id must be looked up anew: its coordinator asks again.
                     base.board.release(submission.size);
-                    base.waiters.in_flight.refuse(&submission, &Reply::Refused(Refusal::NotNow(NotNow::ClaimUnknown)));
+                    base.waiters.in_flight.refuse(submission, &Reply::Refused(Refusal::NotNow(NotNow::ClaimUnknown)));
                     continue;
                 }
                 self.queue.requeue(submission);

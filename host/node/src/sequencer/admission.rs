@@ -118,7 +118,7 @@ impl InFlight {
     }
 
     /// Answers a submission and everybody who follows it, when nothing of it was recorded.
-    pub fn refuse(&mut self, submission: &Submission, reply: &Reply) {
+    pub fn refuse(&mut self, submission: Submission, reply: &Reply) {
         submission.ticket.reply(reply.clone());
         self.finish(submission.id, || reply.clone());
     }

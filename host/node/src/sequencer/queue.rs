@@ -104,7 +104,7 @@ impl SubmissionQueue {
         self.requeued.clear();
         for submission in std::mem::take(&mut self.waiting) {
             release(submission.size);
-            in_flight.refuse(&submission, &Reply::Refused(refusal));
+            in_flight.refuse(submission, &Reply::Refused(refusal));
         }
     }
 
@@ -115,7 +115,7 @@ impl SubmissionQueue {
         drop(requeued);
         for submission in waiting.into_iter().chain(forbidden.into_iter().map(|forbidden| forbidden.submission)) {
             release(submission.size);
-            in_flight.refuse(&submission, &Reply::Refused(refusal));
+            in_flight.refuse(submission, &Reply::Refused(refusal));
         }
         for submission in clashes {
             release(submission.size);

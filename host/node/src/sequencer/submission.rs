@@ -162,7 +162,7 @@ pub enum Reply {
     Expired,
     /// Certainly not accepted.
     Refused(Refusal),
-    /// Accepted by a leader that lost its office: it may be committed or not.
+    /// Accepted by a leader that lost its office or failed: it may be committed or not.
     Unknown,
 }
 
@@ -218,6 +218,7 @@ impl Replies {
         Arc::new(Self { slots, missing: AtomicUsize::new(count), complete: Notify::new() })
     }
 
+    /// The ticket of a slot; each slot has one.
     pub fn ticket(self: &Arc<Self>, slot: usize) -> Ticket {
         Ticket { replies: Arc::downgrade(self), slot: slot as u32 }
     }
@@ -240,23 +241,29 @@ impl Replies {
 }
 
 /// The slot of one answer, as long as somebody waits for it.
-#[derive(Clone)]
+///
+/// A ticket that is dropped without an answer says [`Reply::Unknown`]: its holder has failed, and nobody else can say
+/// more.
 pub struct Ticket {
+    /// Empty once the slot is answered.
     replies: Weak<Replies>,
     slot: u32,
 }
 
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.answer(Reply::Unknown);
+    }
+}
+
 impl Ticket {
-    /// Answers. A second answer to the same slot is ignored: the first one was definite.
-    pub fn reply(&self, reply: Reply) {
-        let Some(replies) = self.replies.upgrade() else { return };
-        let mut slots = replies.slots.lock();
-        let slot = &mut slots[self.slot as usize];
-        if slot.is_some() {
-            return;
-        }
-        *slot = Some(reply);
-        drop(slots);
+    pub fn reply(mut self, reply: Reply) {
+        self.answer(reply);
+    }
+
+    fn answer(&mut self, reply: Reply) {
+        let Some(replies) = std::mem::take(&mut self.replies).upgrade() else { return };
+        replies.slots.lock()[self.slot as usize] = Some(reply);
         if replies.missing.fetch_sub(1, Ordering::AcqRel) == 1 {
             replies.complete.notify_waiters();
         }

@@ -1,10 +1,20 @@
 //! The end of a partition: it is reached within a bound whatever the disk does, and everybody who waits is answered.
 
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use statehouse_abi::call::Context;
+use statehouse_abi::cold::{CheckIn, CheckOut, MigrateIn, MigrateOut, QueryIn, QueryOut};
+use statehouse_abi::describe::Describe;
+
+use super::timelines::submission;
 use super::*;
 use crate::consensus::Leadership;
 use crate::disk::SimDisk;
-use crate::ids::LogIndex;
+use crate::ids::{LogIndex, Micros};
 use crate::limits::{READY_LAG_LEVEL_MAX, READY_LAG_MAX};
+use crate::machine::logic::{Fault, Pace};
+use crate::partition::{HaltReason, RunState};
+use crate::sequencer::submission::{Replies, Reply};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_partition_whose_disk_hangs_is_closed_and_not_opened_again_before_the_disk_lets_go() {
@@ -93,4 +103,77 @@ async fn a_replica_counts_as_level_once_it_has_all_but_a_few_of_its_leaders_entr
     assert_eq!((lag(READY_LAG_MAX + 1), lag(READY_LAG_LEVEL_MAX)), (None, None), "a burst changes nothing");
     assert_eq!(lag(READY_LAG_LEVEL_MAX + 1), Some(READY_LAG_LEVEL_MAX + 1));
     partition.close().await.expect("it closes");
+}
+
+/// Decides as `system` does, until it is told to fail.
+struct Breaking {
+    inner: Native<System>,
+    /// 0: it does not fail. 1: the host cannot run it. 2: it panics, as only a bug of the host does.
+    how: Arc<AtomicU8>,
+}
+
+impl Logic for Breaking {
+    fn id(&self) -> ModuleId {
+        self.inner.id()
+    }
+
+    fn describe(&self) -> &Describe {
+        self.inner.describe()
+    }
+
+    fn plan(&self, plan_in: &[u8]) -> Result<Vec<u8>, Fault> {
+        self.inner.plan(plan_in)
+    }
+
+    fn execute(&self, pace: Pace, context: Context, ops: &[u8], rows: &[u8]) -> Result<Vec<u8>, Fault> {
+        match self.how.load(Ordering::Relaxed) {
+            0 => self.inner.execute(pace, context, ops, rows),
+            1 => Err(Fault::Host { what: "a test says so".to_owned() }),
+            _ => panic!("a test says so"),
+        }
+    }
+
+    fn apply(&self, pace: Pace, context: Context, ops: &[u8], rows: &[u8], outcome: &[u8]) -> Result<Vec<u8>, Fault> {
+        self.inner.apply(pace, context, ops, rows, outcome)
+    }
+
+    fn query(&self, query: &QueryIn) -> Result<QueryOut, Fault> {
+        self.inner.query(query)
+    }
+
+    fn render(&self, items: &[RenderItem]) -> Result<Vec<Value>, Fault> {
+        self.inner.render(items)
+    }
+
+    fn check(&self, check: &CheckIn) -> Result<CheckOut, Fault> {
+        self.inner.check(check)
+    }
+
+    fn migrate(&self, entities: &[MigrateIn]) -> Vec<Result<MigrateOut, Fault>> {
+        self.inner.migrate(entities)
+    }
+}
+
+/// The client whose command was being decided used to wait until its deadline, and so did all who had sent the same.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn those_whose_command_halts_the_partition_are_told_at_once_that_its_outcome_is_unknown() {
+    for how in [1, 2] {
+        let (folder, breaks) = (tempfile::tempdir().expect("a folder"), Arc::new(AtomicU8::new(0)));
+        let logic = Breaking { inner: Native::new(), how: breaks.clone() };
+        let modules = Arc::new(Only(Arc::new(logic)));
+        let partition = open_with(PartitionOptions { modules, ..options(folder.path()) }).await.expect("it opens");
+        create(&partition, 0..1).await;
+        breaks.store(how, Ordering::Relaxed);
+        let replies = Replies::new(2);
+        let same = |slot| submission(1, Micros(i64::MAX), None, replies.ticket(slot));
+        partition.submit(vec![same(0), same(1)]);
+        tokio::time::timeout_at(soon(), replies.wait()).await.expect("without any deadline of their own");
+        let told = replies.take();
+        assert!(matches!(told[..], [Some(Reply::Unknown), Some(Reply::Unknown)]), "{how}: {told:?}");
+        let mut state = partition.parts.board.state.subscribe();
+        let halted = state.wait_for(|state| !matches!(state, RunState::Running)).await.expect("it is there").clone();
+        let RunState::Halted(reason) = halted else { panic!("{how}: {halted:?}") };
+        assert_eq!(matches!(reason, HaltReason::Panic(_)), how == 2, "{reason}");
+        partition.close().await.expect("it closes");
+    }
 }

@@ -13,10 +13,12 @@ use tokio::sync::oneshot::error::TryRecvError;
 use super::timelines::{NOW, SECOND, clock_at, submission};
 use super::*;
 use crate::clock::Clock;
-use crate::consensus::Leadership;
+use crate::consensus::{Committed, Leadership};
 use crate::ids::{Digest, LogIndex, Micros, Term};
+use crate::log::{LogEntry, Payload};
 use crate::machine::entry::{Entry, EntryKind, Header};
 use crate::machine::journal::{Journal, Verdict};
+use crate::partition::error::HaltReason;
 use crate::partition::known_ids::Purpose;
 use crate::partition::leader::{LeaderState, ReplicaRole};
 use crate::partition::open::Files;
@@ -95,12 +97,13 @@ impl Waits {
         board.release(3 * proposed.size);
         let now = base.now();
         leader.expire(base, late, &now).expect("nothing is looked up");
-        speculate(leader, base.at.journal(), proposed);
+        let journal = base.at.journal();
+        speculate(leader, journal, Entry::tick(header_after(journal, EntryKind::Tick)), proposed);
         // For the end of a command, once as a follower, and for an entry that is to be read.
-        drop(first(base.waiters.in_flight.admit(new(7, 7), None)));
+        let started = first(base.waiters.in_flight.admit(new(7, 7), None));
         assert!(matches!(base.waiters.in_flight.admit(new(10, 7), None), Admitted::Follows));
         base.board.release(2 * 512);
-        base.waiters.wait_for_end(id_of(7), replies.ticket(7));
+        base.waiters.wait_for_end(id_of(7), started.ticket);
         base.recall(JournalIndex(1), Purpose::End(replies.ticket(8), 0));
         base.recall(JournalIndex(1), Purpose::Admit(Box::new(new(9, 9))));
         let (order_reply, order) = oneshot::channel();
@@ -143,10 +146,9 @@ fn order_of(reply: oneshot::Sender<Result<JournalIndex, NotOrdered>>) -> Ordered
     Ordered { order: Order::new(id_of(8), OrderKind::Abort, "operator", "it is stuck"), reply }
 }
 
-/// As if an entry with the submission were proposed.
-fn speculate(leader: &mut LeaderState, journal: Journal, submission: Submission) {
-    let header = Header {
-        kind: EntryKind::Tick,
+fn header_after(journal: Journal, kind: EntryKind) -> Header {
+    Header {
+        kind,
         index: journal.index.next(),
         time: journal.next_time(Micros(NOW)),
         parent: journal.head,
@@ -154,8 +156,11 @@ fn speculate(leader: &mut LeaderState, journal: Journal, submission: Submission)
         planner: journal.module,
         decider: journal.module,
         digest: Digest::ZERO,
-    };
-    let entry = Entry::tick(header);
+    }
+}
+
+/// As if the entry were proposed with the submission.
+fn speculate(leader: &mut LeaderState, journal: Journal, entry: Entry, submission: Submission) {
     let Ok(Verdict::Effective(after)) = journal.judge(&entry) else { panic!("it follows the journal") };
     leader.speculation.push(entry, after, Vec::new(), vec![submission]);
 }
@@ -196,6 +201,28 @@ async fn when_the_executor_ends_while_it_leads_each_ticket_is_answered() {
     assert_eq!(waits.told(), [ends, ends, ends, ends, ends, unknown, unknown, unknown, ends, ends, unknown]);
     assert!(waits.are_operators_told());
     assert_eq!(board.queue_bytes.load(Ordering::Relaxed), 0);
+}
+
+/// A client whose command was in the entry that halted the executor used to wait until its deadline.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_entry_that_halts_the_executor_leaves_nobody_without_an_answer() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut stepped = Stepped::open(&options(folder.path()));
+    stepped.elect(1);
+    let replies = Replies::new(1);
+    let Executor { base, role } = &mut stepped.executor;
+    let journal = base.at.journal();
+    let module = ModuleId::of(b"nobody has it");
+    let entry =
+        Entry::activate(header_after(journal, EntryKind::Activate), Activation { module, schema: 1, number: 0 });
+    let payload = Payload::Entry(entry.payload().clone());
+    let proposed = submission(1, Micros(i64::MAX), None, replies.ticket(0));
+    speculate(role.leader().expect("it leads"), journal, entry, proposed);
+    let id = EntryId { term: Term(1), node: NodeId(1), index: LogIndex(1) };
+    let halted = stepped.executor.on_committed(Committed::by_test(LogEntry { id, payload }));
+    assert!(matches!(halted, Err(HaltReason::Module { .. })), "{halted:?}");
+    let told = replies.take();
+    assert!(matches!(told[..], [Some(Reply::Unknown)]), "{told:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
