@@ -44,7 +44,7 @@ impl Machine {
         loop {
             let tried = hint;
             let told = if let Some(reason) = self.find_closed(partition) {
-                pending.iter().map(|pending| Told::Answer(in_vain(pending, reason))).collect()
+                vec![Told::Answer(Answer::Unavailable(unavailable(reason))); pending.len()]
             } else if self.time_all(partition, &mut pending, hint, deadline).await {
                 self.attempt(partition, &pending, hint, deadline).await
             } else {
@@ -58,13 +58,13 @@ impl Machine {
                         pending.open.send_later();
                         rest.push(pending);
                     }
-                    Told::Answer(answer) => answers.push((pending.open.slot, certain(&pending, answer))),
+                    Told::Answer(answer) => answers.push(pending.open.answered(answer)),
                     Told::NotNow { leader, why } => {
                         (hint, pending.open.untaken) = (leader, why);
                         rest.push(pending);
                     }
                     Told::Unknown => {
-                        pending.open.may_be_accepted = true;
+                        pending.open.in_doubt = Some(unknown(&pending.submission));
                         rest.push(pending);
                     }
                 }
@@ -85,8 +85,10 @@ impl Machine {
             let reason = self.not_activated(partition).map(|_| UnavailableReason::NotActivated);
             if reason.is_some() || deadline <= Instant::now() {
                 let reason = reason.or_else(|| self.is_draining().then_some(UnavailableReason::Draining));
-                let told = |pending: &Routed| in_vain(pending, reason.unwrap_or(pending.open.untaken));
-                answers.extend(pending.iter().map(|pending| (pending.open.slot, told(pending))));
+                answers.extend(pending.into_iter().map(|Routed { open, .. }| {
+                    let reason = reason.unwrap_or(open.untaken);
+                    open.answered(Answer::Unavailable(unavailable(reason)))
+                }));
                 return (answers, outdated);
             }
         }
@@ -280,85 +282,7 @@ impl Machine {
 impl Open {
     /// Lets the request get a later expiry. Nobody executes what was sent with the earlier one.
     fn send_later(&mut self) {
-        self.may_be_accepted = false;
+        self.in_doubt = None;
         self.expires = None;
-    }
-}
-
-/// The answer of the last attempt, as far as it is certain: what one attempt refuses, an earlier one may have accepted.
-fn certain(pending: &Routed, answer: Answer) -> Answer {
-    let is_of_this_attempt =
-        |reason| !matches!(reason, UnavailableReason::Expired | UnavailableReason::OutcomeReleased);
-    match answer {
-        Answer::Unavailable(why) if is_of_this_attempt(why.reason) => in_vain(pending, why.reason),
-        answer => answer,
-    }
-}
-
-/// The answer when the deadline has passed.
-fn in_vain(pending: &Routed, reason: UnavailableReason) -> Answer {
-    if pending.open.may_be_accepted { unknown(&pending.submission) } else { Answer::Unavailable(unavailable(reason)) }
-}
-
-#[cfg(test)]
-mod tests {
-    use statehouse_abi::plan::{Coordination, PlanOutWriter, TccRole};
-
-    use super::*;
-    use crate::ids::{CommandId, Fingerprint, Micros, ModuleId};
-    use crate::machine::plan::Plan;
-    use crate::router::answer::{Caller, CommandRequest};
-    use crate::router::plan::Open;
-
-    fn routed(may_be_accepted: bool) -> Routed {
-        let caller = Arc::new(Caller::unbound("test", 0));
-        let (id, deadline) = (CommandId([1; 16]), Instant::now());
-        let request = CommandRequest {
-            command: "open".into(),
-            body: Vec::new(),
-            id,
-            caller,
-            request_id: "test".into(),
-            deadline,
-        };
-        let mut plans = PlanOutWriter::default();
-        plans.step(b"credit", b"home", None, TccRole::Confirm);
-        plans.plan(Coordination::Saga, b"home", b"\xa0");
-        let plan = Plan::all(plans.finish(Vec::new())).expect("a block").remove(0).expect("a plan");
-        let submission = Unticketed {
-            id,
-            fingerprint: Fingerprint::of_command("open", &[]),
-            name: "open".into(),
-            plan,
-            planner: ModuleId::ZERO,
-            caller: "test".into(),
-            roles: 0,
-            vouched: NodeId(1),
-            request_id: "test".into(),
-            expires: Micros(7),
-            deadline: None,
-            size: 1,
-            saga: None,
-            called: None,
-            ticket: (),
-        };
-        let open = Open { may_be_accepted, ..Open::new(0, request) };
-        Routed { open, partition: PartitionId(0), submission }
-    }
-
-    /// A command that a leader had accepted before it failed was answered *not accepted* if the next attempt was
-    /// refused.
-    #[test]
-    fn a_refusal_is_definite_only_if_no_earlier_attempt_may_have_been_accepted() {
-        let is_unknown = |may_be_accepted, reason| {
-            let answer = certain(&routed(may_be_accepted), Answer::Unavailable(unavailable(reason)));
-            matches!(answer, Answer::Unknown { .. })
-        };
-        for reason in [UnavailableReason::Overloaded, UnavailableReason::Halted, UnavailableReason::StorageFull] {
-            assert!(is_unknown(true, reason) && !is_unknown(false, reason), "{reason:?}");
-        }
-        for reason in [UnavailableReason::Expired, UnavailableReason::OutcomeReleased] {
-            assert!(!is_unknown(true, reason), "{reason:?} is certain of every attempt");
-        }
     }
 }

@@ -50,6 +50,13 @@ impl Offload {
         Some(result)
     }
 
+    /// Makes all calls wait for a turn, and takes all turns.
+    #[cfg(test)]
+    pub fn hold_all(&self) -> tokio::sync::SemaphorePermit<'_> {
+        self.took(2 * GUEST_CALL_INLINE_MAX);
+        self.turns.try_acquire_many(GUEST_CALLS_OFFLOADED_MAX as u32).expect("nothing is called")
+    }
+
     fn is_slow(&self) -> bool {
         self.slow_since.lock().is_some_and(|since| since.elapsed() < GUEST_CALLS_OFFLOADED_FOR)
     }

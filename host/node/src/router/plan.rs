@@ -24,8 +24,9 @@ pub struct Open {
     /// Its place among the answers.
     pub slot: usize,
     pub request: CommandRequest,
-    /// An attempt may have been accepted, so the answer can no longer be *not accepted*.
-    pub may_be_accepted: bool,
+    /// The answer if nothing more certain is found out. Set when an attempt may have been accepted: from then on neither
+    /// a refusal nor *not accepted* is certain, whoever says it.
+    pub in_doubt: Option<Answer>,
     /// Why the last attempt was certainly not accepted.
     pub untaken: UnavailableReason,
     /// When it expires, by the time of its partition's journal, once that is known. Sending or planning it again does
@@ -38,8 +39,26 @@ pub struct Open {
 impl Open {
     pub fn new(slot: usize, request: CommandRequest) -> Self {
         let untaken = UnavailableReason::NoLeader;
-        Self { slot, request, may_be_accepted: false, untaken, expires: None, is_expiry_told: false }
+        Self { slot, request, in_doubt: None, untaken, expires: None, is_expiry_told: false }
     }
+
+    /// The answer for this request, of which the last attempt says this.
+    pub fn answered(self, last: Answer) -> (usize, Answer) {
+        (self.slot, certain(self.in_doubt, last))
+    }
+}
+
+/// What one attempt refuses, an earlier one may have accepted.
+fn certain(in_doubt: Option<Answer>, last: Answer) -> Answer {
+    let is_of_one_attempt = match &last {
+        Answer::Refused(_) => true,
+        // These two are true of all attempts.
+        Answer::Unavailable(why) => {
+            !matches!(why.reason, UnavailableReason::Expired | UnavailableReason::OutcomeReleased)
+        }
+        _ => false,
+    };
+    in_doubt.filter(|_| is_of_one_attempt).unwrap_or(last)
 }
 
 /// A request on its way to a partition.
@@ -67,7 +86,8 @@ pub async fn plan_all(
         return (Vec::new(), Vec::new());
     }
     let count = requests.len();
-    let slots: Vec<usize> = requests.iter().map(|open| open.slot).collect();
+    // A call takes the requests with it, and does not always return them.
+    let slots: Vec<(usize, Option<Answer>)> = requests.iter().map(|open| (open.slot, open.in_doubt.clone())).collect();
     let deadline = requests.iter().map(|open| open.request.deadline).max().unwrap_or_else(Instant::now);
     let calling = logic.clone();
     let call = move || {
@@ -81,14 +101,15 @@ pub async fn plan_all(
     };
     let Some((requests, plans)) = planned else {
         let answer = Answer::Unavailable(unavailable(UnavailableReason::Overloaded));
-        return (Vec::new(), slots.into_iter().map(|slot| (slot, answer.clone())).collect());
+        let answered = |(slot, in_doubt)| (slot, certain(in_doubt, answer.clone()));
+        return (Vec::new(), slots.into_iter().map(answered).collect());
     };
     let mut routed = Vec::with_capacity(count);
     let mut answered = Vec::new();
     for (open, plan) in requests.into_iter().zip(plans) {
         match plan.and_then(|plan| route(node, logic.as_ref(), &open, plan, &partition_of)) {
             Ok((partition, submission)) => routed.push(Routed { open, partition, submission }),
-            Err(answer) => answered.push((open.slot, answer)),
+            Err(answer) => answered.push(open.answered(answer)),
         }
     }
     (routed, answered)
@@ -206,9 +227,8 @@ fn call(logic: &dyn Logic, requests: &[Open]) -> Vec<Result<Plan, Answer>> {
 /// it.
 fn one_by_one(logic: &dyn Logic, requests: &[Open]) -> Vec<Result<Plan, Answer>> {
     let one = |one: &[Open]| {
-        // A request that may have been accepted is planned even so: the answer *unknown* names its home and
-        // fingerprint.
-        if !one[0].may_be_accepted && one[0].request.deadline <= Instant::now() {
+        // It certainly expires without being executed, unless an attempt may have been accepted.
+        if one[0].in_doubt.is_none() && one[0].request.deadline <= Instant::now() {
             return vec![Err(Answer::Unavailable(unavailable(UnavailableReason::Expired)))];
         }
         call(logic, one)
@@ -249,4 +269,71 @@ fn plan_once(logic: &dyn Logic, requests: &[Open], indexes: &[usize]) -> Result<
 
 fn refused(code: &str, status: u16, detail: String) -> Answer {
     Answer::Refused(Refusal { code: code.to_owned(), status, detail, field: None })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::CommandId;
+    use crate::machine::native::Native;
+    use crate::router::answer::Caller;
+    use crate::system::logic::System;
+
+    fn open(in_doubt: Option<Answer>) -> Open {
+        let caller = Arc::new(Caller::unbound("test", 0));
+        let (id, deadline) = (CommandId([1; 16]), Instant::now());
+        let (command, request_id) = ("no such command".into(), "test".into());
+        let request = CommandRequest { command, body: Vec::new(), id, caller, request_id, deadline };
+        Open { in_doubt, ..Open::new(7, request) }
+    }
+
+    fn doubt() -> Option<Answer> {
+        Some(Answer::Unknown {
+            home: "home".to_owned(),
+            expires: Micros(1),
+            fingerprint: Fingerprint::of_command("", b""),
+        })
+    }
+
+    /// A command that a leader had accepted was answered *not accepted* if a later attempt was refused.
+    #[test]
+    fn a_refusal_is_definite_only_if_no_earlier_attempt_may_have_been_accepted() {
+        let is_unknown = |in_doubt, last| {
+            let (slot, answer) = open(in_doubt).answered(last);
+            slot == 7 && matches!(answer, Answer::Unknown { .. })
+        };
+        let last = |reason| Answer::Unavailable(unavailable(reason));
+        for reason in [UnavailableReason::Overloaded, UnavailableReason::Halted, UnavailableReason::StorageFull] {
+            assert!(is_unknown(doubt(), last(reason)) && !is_unknown(None, last(reason)), "{reason:?}");
+        }
+        for reason in [UnavailableReason::Expired, UnavailableReason::OutcomeReleased] {
+            assert!(!is_unknown(doubt(), last(reason)), "{reason:?} is true of every attempt");
+        }
+        assert!(is_unknown(doubt(), refused("module_trap", 500, String::new())));
+    }
+
+    /// Another module has become active meanwhile, and plans the request again: what it says is of this plan only.
+    #[tokio::test]
+    async fn what_cannot_be_planned_again_may_have_been_accepted() {
+        for (in_doubt, is_unknown) in [(None, false), (doubt(), true)] {
+            let logic = Arc::new(Native::<System>::new());
+            let (routed, answers) =
+                plan_all(NodeId(1), logic, &Offload::default(), vec![open(in_doubt)], |_| PartitionId(0)).await;
+            assert!(routed.is_empty() && answers.len() == 1);
+            assert_eq!(matches!(answers[0].1, Answer::Unknown { .. }), is_unknown, "{:?}", answers[0].1);
+        }
+    }
+
+    /// On a busy machine, guest calls are made by few threads, and no turn comes before the deadline.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_nobody_has_time_to_plan_again_may_have_been_accepted() {
+        let offload = Arc::new(Offload::default());
+        let held = offload.hold_all();
+        for (in_doubt, is_unknown) in [(None, false), (doubt(), true)] {
+            let logic = Arc::new(Native::<System>::new());
+            let (_, answers) = plan_all(NodeId(1), logic, &offload, vec![open(in_doubt)], |_| PartitionId(0)).await;
+            assert_eq!(matches!(answers[0].1, Answer::Unknown { .. }), is_unknown, "{:?}", answers[0].1);
+        }
+        drop(held);
+    }
 }

@@ -52,10 +52,10 @@ async fn render_with(logic: Arc<dyn Logic>, partition: PartitionId, replied: Vec
     if replied.len() <= ITEMS_INLINE_MAX {
         return render(logic.as_ref(), partition, replied);
     }
-    let count = replied.len();
+    // They may be recorded, so if the runtime shuts down or rendering panics, nothing is certain.
+    let in_doubt: Vec<Answer> = replied.iter().map(|(submission, _)| unknown(submission)).collect();
     let rendering = tokio::task::spawn_blocking(move || render(logic.as_ref(), partition, replied));
-    // It only fails when the runtime shuts down, and then nobody is left to read the answers.
-    rendering.await.unwrap_or_else(|_| vec![Answer::Unavailable(unavailable(UnavailableReason::ShuttingDown)); count])
+    rendering.await.unwrap_or(in_doubt)
 }
 
 fn render(logic: &dyn Logic, partition: PartitionId, replied: Vec<(Unticketed, Reply)>) -> Vec<Answer> {
