@@ -5,6 +5,7 @@
 
 use std::path::Path;
 
+use statehouse_kernel::ids::ModuleId;
 use statehouse_tests::host::{Finished, Host, Start, argument, cli};
 use statehouse_tests::process::auditor;
 use tempfile::tempdir;
@@ -90,6 +91,7 @@ async fn the_auditor_says_what_the_host_says() {
     check_same(&["log", "--data", argument(&data), "--export", argument(&export)]);
     let said = check_same(&["verify", "--data", argument(&export)]);
     assert_eq!(said.code, Some(0), "{said:?}");
+    check_export(&export, &file, &place("certificate"));
 
     let changed = changed_module(&file, around.path());
     for (candidate, mode) in [(&file, "isolated"), (&changed, "isolated"), (&changed, "cumulative")] {
@@ -105,6 +107,24 @@ async fn the_auditor_says_what_the_host_says() {
     let (folder, candidate) = (argument(&data), argument(&changed));
     let explained = check_same(&["replay", "--data", folder, "--candidate", candidate, "--at", &position, "--explain"]);
     assert!(explained.code == Some(0) && explained.stdout.contains("SEND LESS"), "{explained:?}");
+}
+
+/// What an auditor asks of a folder that was handed over, with nothing else at hand.
+fn check_export(export: &Path, recorded: &Path, certificate: &Path) {
+    let folder = argument(export);
+    let nobody = check_same(&["history", "--data", folder, "--account", "acount-1"]);
+    assert!(nobody.code == Some(2) && nobody.stderr.contains("`acount-1`"), "a typo is no empty history: {nobody:?}");
+    let id = ModuleId::of(&std::fs::read(recorded).expect("it can be read")).to_string();
+    for candidate in ["1.0.1", &id[..8], &id] {
+        let replayed = check_same(&["replay", "--data", folder, "--candidate", candidate]);
+        assert_eq!(replayed.code, Some(0), "{candidate}: {replayed:?}");
+    }
+    let unknown = check_same(&["replay", "--data", folder, "--candidate", "9.9.9"]);
+    assert!(unknown.code == Some(3) && unknown.stderr.contains("by its version or id"), "{unknown:?}");
+    let certified = argument(certificate);
+    let unsigned = check_same(&["replay", "--data", folder, "--candidate", &id, "--certificate", certified]);
+    assert!(unsigned.code == Some(3) && unsigned.stderr.contains("--key-file"), "{unsigned:?}");
+    assert!(!certificate.exists() && !export.join("node.key").exists(), "nothing is written");
 }
 
 /// The position of a transfer that was refused for lack of money.

@@ -47,6 +47,11 @@ impl NodeKey {
         seed_of(disk, &folder.join(FILE)).map(|seed| Self(SigningKey::from_bytes(&seed)))
     }
 
+    /// The key that the folder has. If there is none, none is made.
+    pub fn kept_in(folder: &Path) -> Result<Self, KeyError> {
+        Self::read(&folder.join(FILE))
+    }
+
     /// The key in a file of the machine's own file system.
     pub fn read(path: &Path) -> Result<Self, KeyError> {
         read_seed(&RealDisk, path).map(|seed| Self(SigningKey::from_bytes(&seed)))

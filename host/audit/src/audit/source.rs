@@ -115,6 +115,18 @@ impl Source {
         self.cluster.to_string()
     }
 
+    /// The modules in the folder, in the order of their ids.
+    pub fn module_ids(&self) -> Result<Vec<ModuleId>, AuditError> {
+        let folder = modules_folder(&self.path);
+        if !folder.is_dir() {
+            return Ok(Vec::new());
+        }
+        let names = names_in(&folder)?;
+        let mut ids: Vec<ModuleId> = names.iter().filter_map(|name| name.strip_suffix(".wasm")?.parse().ok()).collect();
+        ids.sort();
+        Ok(ids)
+    }
+
     pub fn load(&self, id: ModuleId) -> Result<Arc<dyn Logic>, String> {
         self.registry.find(id).map_err(|error| error.to_string())
     }

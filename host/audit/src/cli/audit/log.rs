@@ -8,6 +8,7 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use anyhow::bail;
 use clap::Args;
 use serde_json::json;
 use statehouse_abi::value::Value;
@@ -91,7 +92,8 @@ fn print_lines(
 ) -> anyhow::Result<ExitCode> {
     let opened = partitions.iter().map(|partition| source.partition(machine, *partition));
     let opened = opened.collect::<Result<Vec<_>, _>>()?;
-    let mut left = limit.unwrap_or(usize::MAX);
+    let limit = limit.unwrap_or(usize::MAX);
+    let mut left = limit;
     let mut result = Ok(());
     list(source, &opened, entity, |line| {
         if left == 0 {
@@ -106,6 +108,9 @@ fn print_lines(
         if result.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     })?;
     result?;
+    if let Some(entity) = entity.filter(|_| left == limit && 0 < limit) {
+        bail!("no recorded command has changed `{entity}`: is the name right?");
+    }
     Ok(ExitCode::SUCCESS)
 }
 

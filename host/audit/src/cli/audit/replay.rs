@@ -24,7 +24,6 @@ use crate::audit::replay::resume::{Keep, forget};
 use crate::audit::replay::words::{parse_approved, parse_filter, parse_mode, parse_moment, place};
 use crate::audit::replay::{FolderHistory, Meter, Mode, Report, Request, Verdict, html, run_kept};
 use crate::cli::output::{bar, complain, print, print_json};
-use crate::disk::RealDisk;
 use crate::ids::{Micros, ModuleId, PartitionId, Position};
 use crate::key::NodeKey;
 use crate::limits::REPLAY_SAVE_BYTES;
@@ -125,6 +124,8 @@ pub fn run<R: Reach>(args: &ReplayArgs<R::Access>, reach: &R) -> anyhow::Result<
 
 fn carry_out<R: Reach>(args: &ReplayArgs<R::Access>, reach: &R) -> anyhow::Result<u8> {
     let source = open(&args.source, reach)?;
+    // A replay may take hours, and a missing key is known now.
+    let key = args.certificate.as_ref().map(|_| signing_key(args)).transpose()?;
     let history = FolderHistory::new(&source, &args.machine)?;
     let approved = parse_approved(&args.approve)?;
     let request = Request {
@@ -167,8 +168,8 @@ fn carry_out<R: Reach>(args: &ReplayArgs<R::Access>, reach: &R) -> anyhow::Resul
     let report = report?;
     let verdict = Verdict::of(&report, &approved);
     give(args, &report, verdict, begun.elapsed())?;
-    if let Some(path) = &args.certificate {
-        write_certificate(args, path, &report)?;
+    if let (Some(path), Some(key)) = (&args.certificate, &key) {
+        write_certificate(args, path, &report, key)?;
     }
     if let Some(folder) = &args.resume {
         forget(folder).with_context(|| format!("{}", folder.display()))?;
@@ -215,12 +216,8 @@ fn write_report(path: &Path, report: &Report, verdict: Verdict) -> anyhow::Resul
     std::fs::write(path, text).with_context(|| format!("{}", path.display()))
 }
 
-fn write_certificate<A: Args>(args: &ReplayArgs<A>, path: &Path, report: &Report) -> anyhow::Result<()> {
-    let key = match &args.key_file {
-        Some(file) => NodeKey::read(file)?,
-        None => NodeKey::of_folder(&RealDisk, &args.source.data).context("sign with another key by --key-file")?,
-    };
-    let certificate = Certificate::sign(report, &key)?;
+fn write_certificate<A: Args>(args: &ReplayArgs<A>, path: &Path, report: &Report, key: &NodeKey) -> anyhow::Result<()> {
+    let certificate = Certificate::sign(report, key)?;
     std::fs::write(path, certificate.to_json()).with_context(|| format!("{}", path.display()))?;
     if !args.source.json {
         print(&format!("certificate {} signed by {}\n", certificate.digest().short(), certificate.key()))?;
@@ -228,11 +225,51 @@ fn write_certificate<A: Args>(args: &ReplayArgs<A>, path: &Path, report: &Report
     Ok(())
 }
 
+/// The key that is named, or that of the node whose folder this is. An audit makes none: it writes nothing into what it
+/// reads, and nobody would know the new key.
+fn signing_key<A: Args>(args: &ReplayArgs<A>) -> anyhow::Result<NodeKey> {
+    let data = &args.source.data;
+    if let Some(file) = &args.key_file {
+        return Ok(NodeKey::read(file)?);
+    }
+    NodeKey::kept_in(data).with_context(|| {
+        format!(
+            "{} has no key of a node to sign the certificate with: name a key by --key-file, or let a node replay its \
+             own history by --url",
+            data.display()
+        )
+    })
+}
+
 /// Finds a file, a release, or a module of the data folder.
 fn find_candidate<A: Args>(source: &Source, args: &ReplayArgs<A>) -> anyhow::Result<Arc<dyn Logic>> {
-    match find_named(args)? {
-        Named::Wasm(wasm) => Ok(source.compile(&wasm)?),
-        Named::Id(id) => source.load(id).map_err(anyhow::Error::msg),
+    match find_named(args) {
+        Ok(Named::Wasm(wasm)) => Ok(source.compile(&wasm)?),
+        Ok(Named::Id(id)) => source.load(id).map_err(anyhow::Error::msg),
+        Err(error) => find_in_folder(source, args)?.ok_or(error),
+    }
+}
+
+/// Finds a module of the data folder by its version, or by the first digits of its id. Fails if there are several.
+fn find_in_folder<A: Args>(source: &Source, args: &ReplayArgs<A>) -> anyhow::Result<Option<Arc<dyn Logic>>> {
+    let name = args.candidate.as_deref().unwrap_or_default();
+    let is_short_id = 4 <= name.len() && name.bytes().all(|digit| digit.is_ascii_hexdigit());
+    let mut found: Vec<Arc<dyn Logic>> = Vec::new();
+    for id in source.module_ids()? {
+        let is_named = is_short_id && id.to_string().starts_with(&name.to_ascii_lowercase());
+        let Ok(logic) = source.load(id) else { continue };
+        let describe = logic.describe();
+        if is_named || (describe.name == args.machine && describe.version == name) {
+            found.push(logic);
+        }
+    }
+    match &found[..] {
+        [] => Ok(None),
+        [logic] => Ok(Some(logic.clone())),
+        several => {
+            let ids: Vec<String> = several.iter().map(|logic| logic.id().to_string()).collect();
+            bail!("`{name}` is the name of several modules in the data folder; name one by its id: {}", ids.join(", "))
+        }
     }
 }
 
@@ -261,8 +298,8 @@ pub fn find_named<A: Args>(args: &ReplayArgs<A>) -> anyhow::Result<Named> {
         return Ok(Named::Id(id));
     }
     bail!(
-        "there is no candidate `{name}`: name a .wasm file, a release in {} (its file without `.wasm`), or the id of a \
-         module in the data folder",
+        "there is no candidate `{name}`: name a .wasm file, a release in {} (its file without `.wasm`), or a module in \
+         the data folder by its version or id",
         args.releases.display()
     )
 }
