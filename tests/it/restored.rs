@@ -137,6 +137,11 @@ async fn a_lost_cluster_comes_back_with_all_that_was_archived_and_others_join_it
     let mut client = Client::to(first.address());
     ready(&mut client).await;
     lost.ledger.check(&mut client, &lost.attempts).await;
+    eventually("a view that was there is there again", async || {
+        let path = format!("/v1/wallet/accounts/{}/statement", lost.ledger.accounts[0]);
+        client.get(&path).await.is_ok_and(|answer| answer.status == 200).then_some(())
+    })
+    .await;
     let (done, _) = lost.attempts.iter().find(|(_, told)| *told == Told::Done).expect("some are done").clone();
     let [from, to] = [done.from, done.to].map(|at| lost.ledger.accounts[at].as_str());
     let again = wallet::transfer(&mut client, done.id, from, to, done.amount).await.expect("an answer");

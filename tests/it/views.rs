@@ -111,6 +111,13 @@ async fn statements_trail_and_double_charges_are_answered_with_what_was_just_wri
     let modules = good(&mut client, "/v1/machines/wallet/modules").await;
     assert_eq!(trail["items"][0]["module"], modules["active"], "it names the module that decided");
 
+    // Before its first posting the view cannot say where the balance of the bank was read, so it does not answer.
+    let opened = trail["items"][4]["time"].as_str().expect("it has a time");
+    let (then, now) = (format!("/v1/wallet/accounts/@bank?at={opened}"), position(&mut client, "@bank").await);
+    let then = get(&mut client, &then).await;
+    assert_eq!((then.status, then.header("statehouse-view")), (200, None), "{then:?}");
+    assert_ne!(then.text("position"), now, "{then:?}");
+
     let pairs = good(&mut client, &format!("/v1/wallet/audit/double_charges?window=3600&at_least={at}")).await;
     assert_eq!(texts(&pairs["items"], "amount"), ["12.50"], "{pairs}");
     assert_eq!(pairs["items"][0]["payee"], "bob");

@@ -4,7 +4,7 @@
 //! should be. It does not know how a snapshot is made.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -18,7 +18,8 @@ use statehouse_audit::audit::snapshots::{Checked, make, read_whole, verify};
 use statehouse_audit::audit::transit::Cut;
 use statehouse_journal::canonical::{Listed, SnapshotFile, list_files};
 use statehouse_journal::disk::RealDisk;
-use statehouse_kernel::ids::{JournalIndex, NodeId, PartitionId};
+use statehouse_journal::segments::write_module;
+use statehouse_kernel::ids::{JournalIndex, ModuleId, NodeId, PartitionId};
 use statehouse_kernel::machine::journal::Moment;
 use statehouse_node::api::{SnapshotContent, SnapshotPage, print_time};
 use statehouse_node::config::is_host_and_port;
@@ -28,6 +29,7 @@ use crate::audit::{open_at, parse_moment};
 use crate::client::Asked;
 use crate::module::block_on;
 use crate::output::{print, print_json, progress, table};
+use crate::shipped;
 
 #[derive(Debug, Subcommand)]
 pub enum SnapshotArgs {
@@ -316,6 +318,7 @@ fn run_restore(args: &RestoreArgs) -> anyhow::Result<ExitCode> {
     }));
     bar.finish_and_clear();
     let restored = restored?;
+    keep_views(&args.data)?;
     if args.json {
         let partition = |it: &RestoredPartition| {
             json!({
@@ -331,6 +334,16 @@ fn run_restore(args: &RestoreArgs) -> anyhow::Result<ExitCode> {
         print(&restored_text(&restored, args))?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Puts the views that are part of this program into a restored folder: an archive has no modules of views, and no
+/// other node is there yet that could be asked for them.
+fn keep_views(data: &Path) -> anyhow::Result<()> {
+    for view in shipped::all() {
+        let wasm = shipped::read(&view)?;
+        write_module(data, ModuleId::of(&wasm), &wasm)?;
+    }
+    Ok(())
 }
 
 fn restored_text(restored: &Restored, args: &RestoreArgs) -> String {

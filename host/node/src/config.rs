@@ -235,8 +235,8 @@ pub struct TokenConfig {
     /// which it changes, is not among them. Only for `client`, `treasury` and `compliance`: the other roles see and
     /// control whole machines. Default: all entities.
     pub entities: Option<Vec<String>>,
-    /// The BLAKE3 hash of the token in hexadecimal, as `printf %s "$TOKEN" | b3sum` prints it. The token itself is not
-    /// stored anywhere.
+    /// The BLAKE3 hash of the token in hexadecimal, as `printf %s "$TOKEN" | b3sum --no-names` prints it. The token
+    /// itself is not stored anywhere.
     pub blake3: String,
 }
 

@@ -240,7 +240,10 @@ pub async fn get_instead(
     };
     let query = view_query(machine, &declared, options, asked, at, freshness, deadline);
     let query = ViewQuery { only_by: Some(api.views_instead.clone()), ..query };
+    let is_past = query.at.is_some() && own.source != QuerySource::History;
     match view.query(query).await {
+        // The position that the host would name is the view's present one, at which the answer would be another.
+        Ok(answer) if is_past && !answer.names_position => None,
         Ok(answer) => Some(Ok(response(answer))),
         Err(ViewQueryError::Refused(refusal)) if refusal.code == NOT_ANSWERED_HERE => None,
         Err(ViewQueryError::Behind(_) | ViewQueryError::NotServed(_) | ViewQueryError::Fault(_)) => None,

@@ -91,6 +91,9 @@ impl DataFolder {
         if self.identity().is_none() {
             let identity = Identity::new(cluster, self.node, is_founder, peers);
             self.write(&identity)?;
+            // Where the real folder is lost, or not mounted, this line says why the node knows nothing.
+            let (folder, cluster) = (self.path.display(), &identity.cluster);
+            tracing::warn!(%folder, %cluster, is_founder, "the data folder was empty; it is part of this cluster now");
             assert!(self.identity.set(identity).is_ok(), "it is set here alone, one at a time");
         }
         Ok(self.identity().expect("it is set"))

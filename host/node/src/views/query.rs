@@ -56,6 +56,8 @@ pub enum Freshness {
 #[derive(Clone, Debug)]
 pub struct ViewAnswer {
     pub body: Value,
+    /// Whether the view itself has named a position, of what it shows. Otherwise the body has the one below.
+    pub names_position: bool,
     /// Where the view was in the home partition, or else in the first one.
     pub position: Position,
     pub lag: Lag,
@@ -109,7 +111,8 @@ impl View {
             match out {
                 QueryOut::Done(body) => {
                     let name = format!("{} {}", view.name(), build.logic.describe().version);
-                    Ok(ViewAnswer { body: with_position(body, position), position, lag, view: name })
+                    let names_position = body.find("position").is_some();
+                    Ok(ViewAnswer { body: with_position(body, position), names_position, position, lag, view: name })
                 }
                 QueryOut::NotFound(refusal) => Err(ViewQueryError::NotFound(refusal)),
                 QueryOut::Refused(refusal) => Err(ViewQueryError::Refused(refusal)),

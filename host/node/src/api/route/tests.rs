@@ -39,7 +39,7 @@ fn host_routes_are_found_by_method_and_path() {
 /// Every role, and what it is for.
 const ROLES: [(u32, &str); 8] = [
     (role::CLIENT, "programs that send commands and read"),
-    (role::TREASURY, "the same, and what the module keeps for it: in the wallet, deposits and withdrawals"),
+    (role::TREASURY, "the same, and what the module keeps for it: in the wallet, deposits"),
     (role::COMPLIANCE, "reads, and sends the commands that `[auth.commands]` gives to it"),
     (role::AUDITOR, "reads everything, starts replays, takes snapshots"),
     (role::DEVELOPER, "reads everything, stages modules, starts replays and shadows"),
