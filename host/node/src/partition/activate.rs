@@ -17,10 +17,10 @@ use crate::machine::entry::{Activation, Entry, EntryKind, Header};
 use crate::machine::logic::Logic;
 use crate::machine::migration::{MigratedDigest, Migration, MigrationError};
 use crate::machine::replica::{Applied, ApplyError};
+use crate::partition::actions::{Actions, OneshotReply};
 use crate::partition::base::Base;
-use crate::partition::error::HaltReason;
+use crate::partition::error::{HaltReason, store_failed};
 use crate::partition::leader::LeaderState;
-use crate::partition::run::store_failed;
 use crate::store::{Meta, RowsFile, StoreError, WrittenRows};
 
 /// Rows that are migrated, but not yet put in place.
@@ -63,7 +63,7 @@ impl From<MigrationError> for Hindrance {
 impl LeaderState {
     /// Proposes the activation that was asked for, if there is one and nothing else is under way. Returns `true` if
     /// nothing else may be decided before the activation is applied.
-    pub(super) fn propose_activation(&mut self, base: &mut Base) -> Result<bool, HaltReason> {
+    pub(super) fn propose_activation(&mut self, base: &mut Base, out: &mut Actions) -> Result<bool, HaltReason> {
         let Some(wanted) = &base.activation else { return Ok(false) };
         let activation = wanted.activation;
         let is_done = base.at.logic().is_some() && activation.number <= base.at.journal().activation;
@@ -86,15 +86,14 @@ impl LeaderState {
                     let header = base.header_without_module(EntryKind::Activate, &base.at.journal(), &now);
                     let header = Header { digest: migrated.digest, ..header };
                     base.migrated = Some(migrated);
-                    self.propose(base, Entry::activate(header, activation), Vec::new(), Vec::new());
+                    self.propose(base, Entry::activate(header, activation), Vec::new(), Vec::new(), out);
                     return Ok(true);
                 }
                 Err(reason) => Err(reason),
             }
         };
         if let Some(wanted) = base.activation.take() {
-            // The receiver may have stopped waiting.
-            drop(wanted.reply.send(refused));
+            out.tell(OneshotReply::Activated(wanted.reply, refused));
         }
         Ok(false)
     }

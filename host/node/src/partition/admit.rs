@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 
 use crate::ids::{JournalIndex, Micros};
+use crate::partition::actions::Actions;
 use crate::partition::base::Base;
 use crate::partition::claims::{Claim, LookedUp, claimed_by, claiming, granted};
 use crate::partition::coordinate::{Cancel, cancelled};
@@ -14,15 +15,20 @@ use crate::partition::known_ids::{Purpose, Repeat};
 use crate::partition::leader::{LeaderState, ReplicaRole};
 use crate::partition::now::Now;
 use crate::sequencer::admission::Admitted;
-use crate::sequencer::submission::{NotNow, Refusal, Reply, Submission};
+use crate::sequencer::submission::{NotNow, Refusal, Submission};
 use crate::store::IdRecord;
 
 impl ReplicaRole {
     /// Submissions that nobody waits for are dropped before anything is looked up: the client was told that the outcome
     /// is unknown, or has gone.
-    pub fn admit(&mut self, base: &mut Base, mut submissions: Vec<Submission>) -> Result<(), HaltReason> {
+    pub fn admit(
+        &mut self,
+        base: &mut Base,
+        mut submissions: Vec<Submission>,
+        out: &mut Actions,
+    ) -> Result<(), HaltReason> {
         for gone in submissions.extract_if(.., |submission| submission.ticket.is_abandoned()) {
-            base.board.release(gone.size);
+            out.release(gone.size);
         }
         let LookedUp { known, claims } = base.look_up(&submissions)?;
         let mut claims = claims.into_iter();
@@ -34,23 +40,26 @@ impl ReplicaRole {
         for (submission, known) in submissions.into_iter().zip(known) {
             let claim = claiming(&submission).and_then(|_| claims.next()).unwrap_or(Claim::NotNeeded);
             if let Some(known) = known {
-                base.board.release(submission.size);
+                out.release(submission.size);
                 by_entry.entry(known.journal).or_default().push((Repeat::of(submission), known));
                 continue;
             }
             match self {
-                Self::Leading(leader) => leader.admit_unknown(base, submission, claim, &now, present)?,
+                Self::Leading(leader) => match leader.check_admittable(base, &submission, &now, present) {
+                    Ok(()) => leader.take_in(base, submission, claim, out)?,
+                    Err(refusal) => refuse(submission, refusal, out),
+                },
                 Self::Following | Self::Restoring => {
-                    refuse(base, submission, Refusal::NotNow(NotNow::NotLeading));
+                    refuse(submission, Refusal::NotNow(NotNow::NotLeading), out);
                 }
             }
         }
-        by_entry.into_iter().try_for_each(|(index, repeats)| base.answer_known(index, repeats))
+        by_entry.into_iter().try_for_each(|(index, repeats)| base.answer_known(index, repeats, out))
     }
 
     /// Admits clashing submissions again once nothing holds their ids, even if the other was not recorded. Returns
     /// `false` if there is nothing to do.
-    pub fn admit_unheld(&mut self, base: &mut Base) -> Result<bool, HaltReason> {
+    pub fn admit_unheld(&mut self, base: &mut Base, out: &mut Actions) -> Result<bool, HaltReason> {
         let Some(leader) = self.leader() else { return Ok(false) };
         let in_flight = &base.waiters.in_flight;
         let is_held = |submission: &Submission| {
@@ -61,36 +70,19 @@ impl ReplicaRole {
             return Ok(false);
         }
         let clashes = leader.queue.take_clashes();
-        self.admit(base, clashes)?;
+        self.admit(base, clashes, out)?;
         Ok(true)
     }
 }
 
 /// Refuses a submission that holds room in the queue, but is not in flight.
-fn refuse(base: &Base, submission: Submission, refusal: Refusal) {
-    base.board.release(submission.size);
-    submission.ticket.reply(Reply::Refused(refusal));
+fn refuse(submission: Submission, refusal: Refusal, out: &mut Actions) {
+    out.release(submission.size);
+    out.refuse(submission.ticket, refusal);
 }
 
 impl LeaderState {
-    /// Admits a submission whose id is not recorded.
-    fn admit_unknown(
-        &mut self,
-        base: &mut Base,
-        submission: Submission,
-        claim: Claim,
-        now: &Now,
-        present: Micros,
-    ) -> Result<(), HaltReason> {
-        match self.check_admittable(base, &submission, now, present) {
-            Ok(()) => self.take_in(base, submission, claim),
-            Err(refusal) => {
-                refuse(base, submission, refusal);
-                Ok(())
-            }
-        }
-    }
-
+    /// Whether a submission whose id is not recorded may be taken in.
     fn check_admittable(
         &mut self,
         base: &Base,
@@ -116,7 +108,13 @@ impl LeaderState {
         }
     }
 
-    fn take_in(&mut self, base: &mut Base, mut submission: Submission, claim: Claim) -> Result<(), HaltReason> {
+    fn take_in(
+        &mut self,
+        base: &mut Base,
+        mut submission: Submission,
+        claim: Claim,
+        out: &mut Actions,
+    ) -> Result<(), HaltReason> {
         let cancel = match submission.called.clone().filter(|called| called.is_cancel) {
             Some(called) => base.cancel(&submission, &called)?,
             None => None,
@@ -125,8 +123,8 @@ impl LeaderState {
         let mut claimed = None;
         let rejection = match (cancel, claim) {
             (Some(Cancel::Answer(reply)), _) => {
-                base.board.release(size);
-                submission.ticket.reply(reply);
+                out.release(size);
+                out.reply(submission.ticket, reply);
                 return Ok(());
             }
             (Some(Cancel::Forbid(call)), _) => {
@@ -134,13 +132,13 @@ impl LeaderState {
                 Some(cancelled())
             }
             (Some(Cancel::Recall(index)), _) => {
-                base.recall(index, Purpose::Admit(Box::new(submission)));
+                base.recall(index, Purpose::Admit(Box::new(submission)), out);
                 return Ok(());
             }
             (None, Claim::Other(holder)) => match base.refuse_reused(&submission, &holder) {
                 Some(refusal) => Some(refusal),
                 None => {
-                    base.recall(holder.journal, Purpose::Admit(Box::new(submission)));
+                    base.recall(holder.journal, Purpose::Admit(Box::new(submission)), out);
                     return Ok(());
                 }
             },
@@ -152,7 +150,7 @@ impl LeaderState {
         match (base.waiters.in_flight.admit(submission, claimed), rejection) {
             (Admitted::First(submission), Some(rejection)) => self.queue.forbid(submission, rejection),
             (Admitted::First(submission), None) => self.queue.push(submission),
-            (Admitted::Follows, _) => base.board.release(size),
+            (Admitted::Follows, _) => out.release(size),
             (Admitted::Clashes(submission), _) => self.queue.clash(submission),
         }
         Ok(())

@@ -17,62 +17,65 @@ use crate::log::{EntryId, LogEntry, Payload};
 use crate::machine::entry::{Batch, Entry, EntryKind};
 use crate::machine::journal::{Journal, Verdict};
 use crate::machine::replica::Applied;
+use crate::partition::actions::{Action, Actions, OneshotReply};
 use crate::partition::base::Base;
 use crate::partition::claims::granted;
-use crate::partition::error::HaltReason;
+use crate::partition::error::{HaltReason, store_failed};
+use crate::partition::in_transit::moment_before;
 use crate::partition::journal_lookup;
 use crate::partition::leader::LeaderState;
-use crate::partition::run::{ActivationRequest, Executor, store_failed};
+use crate::partition::requests::ActivationRequest;
+use crate::partition::run::Executor;
 use crate::partition::status::Progress;
 use crate::sequencer::submission::{Recorded, Submission};
 use crate::store::Meta;
 
 impl Executor {
     /// The stages *apply* and *answer* for one committed entry.
-    pub(super) fn on_committed(&mut self, committed: Committed<LogEntry>) -> Result<(), HaltReason> {
+    pub(super) fn on_committed(&mut self, committed: Committed<LogEntry>, out: &mut Actions) -> Result<(), HaltReason> {
         let LogEntry { id, payload } = committed.into_inner();
         self.base.at.check_next(id);
         match payload {
             Payload::Blank => {
-                self.on_blank(id);
-                self.base.skip(id);
+                self.on_blank(id, out);
+                self.base.skip(id, out);
             }
             Payload::Membership(bytes) => {
                 self.base.at.on_membership(bytes);
-                self.base.skip(id);
+                self.base.skip(id, out);
             }
             Payload::Entry(bytes) => {
                 let index = id.index.0;
                 let entry = Entry::parse(bytes).map_err(|source| HaltReason::Entry { index, source })?;
                 let verdict = self.base.at.journal().judge(&entry);
                 match verdict.map_err(|source| HaltReason::Journal { index, source })? {
-                    Verdict::Effective(after) => self.on_effective(id, entry, after)?,
-                    Verdict::Void => self.on_void(id, &entry),
+                    Verdict::Effective(after) => self.on_effective(id, entry, after, out)?,
+                    Verdict::Void => self.on_void(id, &entry, out),
                 }
             }
         }
         Ok(())
     }
 
-    fn on_void(&mut self, id: EntryId, entry: &Entry) {
+    fn on_void(&mut self, id: EntryId, entry: &Entry, out: &mut Actions) {
         metrics::counter!("statehouse_void_entries_total").increment(1);
         // Only the sequencer that proposed it, if it still leads in that term, queues its commands again.
         if self.role.leader().is_some_and(|leader| leader.term == id.term && leader.speculation.is_oldest(entry)) {
-            self.requeue_speculation();
+            self.requeue_speculation(out);
         }
-        self.base.skip(id);
+        self.base.skip(id, out);
     }
 
-    fn requeue_speculation(&mut self) {
-        let lost = self.role.leader().map_or(0, |leader| leader.requeue_speculation(&mut self.base));
+    fn requeue_speculation(&mut self, out: &mut Actions) {
+        let lost = self.role.leader().map_or(0, |leader| leader.requeue_speculation(&mut self.base, out));
         metrics::counter!("statehouse_speculation_dropped_total").increment(lost as u64);
     }
 
-    fn on_effective(&mut self, id: EntryId, entry: Entry, after: Journal) -> Result<(), HaltReason> {
+    fn on_effective(&mut self, id: EntryId, entry: Entry, after: Journal, out: &mut Actions) -> Result<(), HaltReason> {
         let base = &mut self.base;
         base.entries.on_effective(after.index, id.index);
-        base.show_in_transit(after.time);
-        base.keep_what_is_due(&entry, &after);
+        base.show_in_transit(after.time, out);
+        base.keep_what_is_due(&entry, &after, out);
         let meta = base.at.meta(id, &after);
         let (applied, submissions) = match self.role.leader().and_then(|leader| leader.speculation.promote(&entry)) {
             Some(own) => {
@@ -89,7 +92,7 @@ impl Executor {
             }
             None => {
                 // Another leader's entry: what was computed here on another journal is void.
-                self.requeue_speculation();
+                self.requeue_speculation(out);
                 (self.base.compute(entry, meta)?, Vec::new())
             }
         };
@@ -105,30 +108,30 @@ impl Executor {
         }
         let recorded = Arc::new(Recorded::new(applied.entry().clone(), id.index));
         if let Some(leader) = role.leader() {
-            leader.coordinator.on_ordered(recorded.entry.records().orders(), after.index);
+            leader.coordinator.on_ordered(recorded.entry.records().orders(), after.index, out);
         }
         base.entries.keep(&recorded);
         base.record_ids(&recorded, &submissions)?;
         fail::fail_point!("partition::recorded", |_| std::process::abort());
-        base.publish(id);
-        self.answer(&recorded, submissions);
+        base.publish(id, out);
+        self.answer(&recorded, submissions, out);
         if let Some(leader) = self.role.leader() {
-            leader.answer_expired(&self.base)?;
+            leader.answer_expired(&self.base, out)?;
         }
         Ok(())
     }
 
-    fn answer(&mut self, recorded: &Arc<Recorded>, submissions: Vec<Submission>) {
+    fn answer(&mut self, recorded: &Arc<Recorded>, submissions: Vec<Submission>, out: &mut Actions) {
         let Self { base, role } = self;
-        base.answer_activated(recorded);
+        base.answer_activated(recorded, out);
         count(&recorded.entry);
         match (recorded.entry.batch(), recorded.entry.header().kind) {
-            (Some(batch), EntryKind::Saga) => base.waiters.answer_ended(recorded, &batch),
+            (Some(batch), EntryKind::Saga) => base.waiters.answer_ended(recorded, &batch, out),
             (Some(batch), _) => {
                 if let Some(leader) = role.leader() {
                     leader.meter_rejected(base.at.journal().time, &batch, &submissions);
                 }
-                base.waiters.answer_batch(recorded, &batch, submissions);
+                base.waiters.answer_batch(recorded, &batch, submissions, out);
             }
             (None, _) => {}
         }
@@ -138,7 +141,7 @@ impl Executor {
             let clashes = leader.queue.take_clashes();
             // By now their ids are recorded, or they are first in line. Admission can fail only if the index is broken,
             // and the next submission reports that.
-            if let Err(reason) = role.admit(base, clashes) {
+            if let Err(reason) = role.admit(base, clashes, out) {
                 tracing::error!(%reason, "clashing submissions cannot be looked up");
             }
         }
@@ -160,25 +163,34 @@ impl LeaderState {
 
 impl Base {
     /// Takes an entry without effect: only the place in the log advances.
-    fn skip(&mut self, id: EntryId) {
+    fn skip(&mut self, id: EntryId, out: &mut Actions) {
         let journal = self.at.journal();
         self.at.advance(id, journal);
         self.store.apply([], self.at.meta(id, &journal), 0);
-        self.publish(id);
+        self.publish(id, out);
     }
 
     /// Wakes everybody who waits for the partition to reach this point.
-    fn publish(&self, id: EntryId) {
-        self.board.progress.send_replace(Progress { log_index: id.index, journal: self.at.journal() });
+    fn publish(&self, id: EntryId, out: &mut Actions) {
+        out.push(Action::Publish(Progress { log_index: id.index, journal: self.at.journal() }));
+    }
+
+    /// Shows what the rows have in transit if an entry with this time, which is to be applied next, passes a moment.
+    fn show_in_transit(&self, time: Micros, out: &mut Actions) {
+        let at = moment_before(time);
+        if self.at.journal().time < at
+            && let Some(logic) = self.at.logic()
+        {
+            out.push(Action::ShowInTransit { at, logic: logic.clone(), view: Arc::new(self.store.read()) });
+        }
     }
 
     /// Tells the one who has asked for this activation that the module decides from now on.
-    fn answer_activated(&mut self, recorded: &Recorded) {
+    fn answer_activated(&mut self, recorded: &Recorded, out: &mut Actions) {
         let is_done =
             |wanted: &mut ActivationRequest| recorded.entry.activation().is_ok_and(|done| done == wanted.activation);
         if let Some(wanted) = self.activation.take_if(is_done) {
-            // The receiver may have stopped waiting.
-            drop(wanted.reply.send(Ok(self.at.journal())));
+            out.tell(OneshotReply::Activated(wanted.reply, Ok(self.at.journal())));
         }
     }
 

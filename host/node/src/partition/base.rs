@@ -1,5 +1,5 @@
-//! What a replica has whether it leads or not: its place in the journal, those who wait at it, and its ways to the rest
-//! of the node.
+//! What a replica has whether it leads or not: its place in the journal, those who wait at it, and its rows, ids
+//! and clocks.
 //!
 //! In: what each part is made of. Out: the parts, for the stages that every replica runs and for the leader's. The
 //! rules of each part are in its own file, and so are the methods of each stage. This file does not know what a leader
@@ -7,26 +7,25 @@
 
 use std::sync::Arc;
 
-use crate::ids::{Digest, Micros, PartitionId};
+use crate::ids::{Digest, Micros, NodeId, PartitionId};
 use crate::machine::entry::{EntryKind, Header};
 use crate::machine::journal::Journal;
 use crate::machine::logic::Logic;
 use crate::machine::modules::Modules;
 use crate::partition::activate::Migrated;
 use crate::partition::canonical::Canonical;
-use crate::partition::coordinate::Participants;
 use crate::partition::journal_state::JournalState;
 use crate::partition::now::{Environment, Now};
 use crate::partition::recorded::RecordedEntries;
-use crate::partition::run::{ActivationRequest, Message};
+use crate::partition::requests::ActivationRequest;
 use crate::partition::saga_table::SagaTable;
-use crate::partition::status::Board;
 use crate::partition::timeline::Timeline;
 use crate::partition::waiters::Waiters;
 use crate::store::{IdIndex, Store};
 
 pub(super) struct Base {
     pub partition: PartitionId,
+    pub node: NodeId,
     /// The labels of this partition's metrics: machine and partition.
     pub labels: [(&'static str, String); 2],
     pub at: JournalState,
@@ -46,10 +45,6 @@ pub(super) struct Base {
     pub timeline: Arc<Timeline>,
     pub environment: Environment,
     pub modules: Arc<dyn Modules>,
-    pub participants: Arc<dyn Participants>,
-    pub board: Arc<Board>,
-    pub runtime: tokio::runtime::Handle,
-    pub mailbox: std::sync::mpsc::Sender<Message>,
 }
 
 impl Base {

@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::sync::{Semaphore, oneshot};
 
 use crate::archive::Boundary;
 use crate::disk::RealDisk;
@@ -25,13 +25,15 @@ use crate::ids::{ClusterId, Head, JournalIndex, PartitionId};
 use crate::limits;
 use crate::machine::entry::{Entry, EntryKind};
 use crate::machine::journal::Journal;
+use crate::partition::actions::{Actions, OneshotReply};
 use crate::partition::base::Base;
 use crate::partition::error::{PartitionError, SnapshotMakingError};
 use crate::partition::handle::Partition;
+use crate::partition::journal_state::journal_of;
 use crate::partition::leader::LeaderState;
+use crate::partition::message::Input;
 use crate::partition::now::Now;
-use crate::partition::open::journal_of;
-use crate::partition::run::Message;
+use crate::partition::requests::SnapshotRequest;
 use crate::snapshot::canonical::{CanonicalError, Days, Due, Facts, Listed, SnapshotFile, SnapshotFolder};
 use crate::store::{KeepWhat, StoreShared, open_kept};
 
@@ -39,23 +41,6 @@ use crate::store::{KeepWhat, StoreShared, open_kept};
 const AGAIN: Duration = Duration::from_secs(60);
 /// How often somebody who waits for files looks again.
 const LOOK: Duration = Duration::from_millis(10);
-
-/// A request for a snapshot.
-pub struct SnapshotRequest {
-    /// Taken by the first `tell`. The receiver may have stopped waiting.
-    reply: Option<oneshot::Sender<Result<Listed, PartitionError>>>,
-    /// One of the [`limits::SNAPSHOTS_ASKED_MAX`] places. It is held until the file is made, however many attempts that
-    /// takes.
-    _place: OwnedSemaphorePermit,
-}
-
-impl SnapshotRequest {
-    fn tell(&mut self, made: Result<Listed, PartitionError>) {
-        if let Some(reply) = self.reply.take() {
-            drop(reply.send(made));
-        }
-    }
-}
 
 /// The proof that the head of a snapshot from another node belongs to this journal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -245,35 +230,34 @@ impl Canonical {
 impl Base {
     /// Keeps the states for the snapshots that are due at an effective entry that is about to be applied. The journal
     /// stands at `after` once it is applied.
-    pub(super) fn keep_what_is_due(&self, entry: &Entry, after: &Journal) {
+    pub(super) fn keep_what_is_due(&self, entry: &Entry, after: &Journal, out: &mut Actions) {
         let before = self.at.journal();
         // Before the first entry there was no state on any day, so no snapshot is due.
         if let Some(days) = Days::between(before.time, after.time).filter(|_| before.index != JournalIndex(0)) {
-            self.keep(KeepWhat::Applied, Due { index: before.index, days: Some(days) }, None);
+            self.keep(KeepWhat::Applied, Due { index: before.index, days: Some(days) }, None, out);
         }
         // An activation replaces rows in its own way, and its entry is never large.
         let boundary = self.canonical.every_bytes.map(|bytes| Boundary { bytes });
         let is_end = |boundary: Boundary| boundary.is_last(after.head, entry.payload().len());
         if boundary.is_some_and(is_end) && entry.header().kind != EntryKind::Activate {
-            self.keep(KeepWhat::Next, Due { index: after.index, days: None }, None);
+            self.keep(KeepWhat::Next, Due { index: after.index, days: None }, None, out);
         }
     }
 
     /// Makes a snapshot of what is applied, because somebody asked for it.
-    pub(super) fn on_snapshot_asked(&self, mut asked: SnapshotRequest) {
+    pub(super) fn on_snapshot_asked(&self, asked: SnapshotRequest, out: &mut Actions) {
         let index = self.at.journal().index;
         if index == JournalIndex(0) {
-            asked.tell(Err(PartitionError::NoEntry(JournalIndex(1))));
-            return;
+            return out.tell(OneshotReply::Snapshot(asked, Err(PartitionError::NoEntry(JournalIndex(1)))));
         }
-        self.keep(KeepWhat::Applied, Due { index, days: None }, Some(asked));
+        self.keep(KeepWhat::Applied, Due { index, days: None }, Some(asked), out);
     }
 
-    fn keep(&self, what: KeepWhat, due: Due, asked: Option<SnapshotRequest>) {
+    fn keep(&self, what: KeepWhat, due: Due, asked: Option<SnapshotRequest>, out: &mut Actions) {
         // If a journal is applied again, its files exist already.
         if let Some(made) = self.canonical.folder.find(&due) {
-            if let Some(mut asked) = asked {
-                asked.tell(Ok(made));
+            if let Some(asked) = asked {
+                out.tell(OneshotReply::Snapshot(asked, Ok(made)));
             }
             return;
         }
@@ -311,7 +295,7 @@ impl Partition {
         let place = self.parts.canonical.places.clone().try_acquire_owned();
         let place = place.map_err(|_| PartitionError::SnapshotsAsked)?;
         let (reply, done) = oneshot::channel();
-        self.send(Message::Snapshot(SnapshotRequest { reply: Some(reply), _place: place }))?;
+        self.send(Input::Snapshot(SnapshotRequest::new(reply, place)))?;
         done.await.map_err(|_| self.not_running())?
     }
 

@@ -14,8 +14,7 @@
 
 use crate::ids::{CommandId, Position};
 use crate::partition::base::Base;
-use crate::partition::error::HaltReason;
-use crate::partition::run::store_failed;
+use crate::partition::error::{HaltReason, store_failed};
 use crate::planted::{Bug, is_planted};
 use crate::saga::claim::{claimed, different_fields, refusal};
 use crate::saga::{Call, Derivation, Identity};

@@ -17,10 +17,10 @@ use futures_util::future::BoxFuture;
 
 use crate::consensus::ConsensusError;
 use crate::limits::{PARTITION_CLOSE_GRACE, PARTITION_CLOSE_MAX};
-use crate::partition::base::Base;
+use crate::partition::driver::Driver;
 use crate::partition::error::PartitionError;
 use crate::partition::handle::Partition;
-use crate::partition::run::{Executor, Message};
+use crate::partition::message::{Input, Message};
 use crate::partition::status::RunState;
 use crate::sequencer::submission::{Refusal, Reply};
 
@@ -100,36 +100,41 @@ pub(super) fn state_at_end(state: RunState, is_closing: &AtomicBool) -> RunState
     }
 }
 
-impl Executor {
+impl Driver {
     /// Answers all who wait, and those who came too late to see the board's state. A halted replica neither votes nor
     /// leads from now on, so the others elect a leader that answers.
     pub(super) fn end(mut self, state: RunState, mailbox: &Receiver<Message>) {
-        let board = self.base.board.clone();
+        let board = self.board.clone();
         let state = state_at_end(state, &board.is_closing);
         let is_halted = matches!(state, RunState::Halted(_));
         let refusal = if is_halted { Refusal::Halted } else { Refusal::ShuttingDown };
         if let RunState::Halted(reason) = &state {
-            tracing::error!(partition = %self.base.partition, %reason, "partition halted");
-            metrics::gauge!("statehouse_partition_halted", &self.base.labels).set(1.0);
+            let base = &self.executor.base;
+            tracing::error!(partition = %base.partition, %reason, "partition halted");
+            metrics::gauge!("statehouse_partition_halted", &base.labels).set(1.0);
         }
         // Set the state before anybody is answered, so that a client that asks again is not sent here.
         board.state.send_replace(state);
         if is_halted {
-            self.base.stop_group();
+            self.stop_group();
         }
-        self.abandon(refusal);
+        // The last step may have answered some clients before it failed. Nothing else that it wanted is done any more.
+        self.actions.keep_answers();
+        self.executor.end(refusal, &mut self.actions);
+        let lost = self.carry_out();
+        assert!(lost.is_none(), "nothing is proposed at the end");
         while let Ok(message) = if is_halted { mailbox.recv().map_err(drop) } else { mailbox.try_recv().map_err(drop) }
         {
             match message {
-                Message::Submit(submissions) => {
+                Message::Input(Input::Submit(submissions)) => {
                     for submission in submissions {
                         board.release(submission.size);
                         submission.ticket.reply(Reply::Refused(refusal));
                     }
                 }
                 Message::Started(group) if is_halted => {
-                    self.base.environment.group = Some(group);
-                    self.base.stop_group();
+                    self.executor.base.environment.group = Some(group);
+                    self.stop_group();
                 }
                 Message::Stop => break,
                 _ => {}
@@ -137,20 +142,8 @@ impl Executor {
         }
     }
 
-    /// Answers everybody when the executor ends. Their proposals may or may not be committed.
-    fn abandon(&mut self, refusal: Refusal) {
-        let Self { base, role } = self;
-        role.step_down(base, refusal);
-        base.waiters.answer_orphans(&Reply::Unknown);
-        base.waiters.answer_ends(&Reply::Unknown);
-        base.give_up_recalls(refusal);
-        base.activation = None;
-    }
-}
-
-impl Base {
     fn stop_group(&self) {
-        let Some(group) = self.environment.group.clone() else { return };
+        let Some(group) = self.executor.base.environment.group.clone() else { return };
         // The group may have stopped on its own.
         self.runtime.spawn(async move { drop(group.shutdown().await) });
     }

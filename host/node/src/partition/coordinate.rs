@@ -11,7 +11,6 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use futures_util::future::BoxFuture;
 use hashbrown::{HashMap, HashSet};
 use statehouse_abi::cold::Rejection;
 use statehouse_abi::outcome::GroupOutcome;
@@ -22,15 +21,17 @@ use crate::machine::entry::{EntryKind, Header, Part};
 use crate::machine::plan::Plan;
 use crate::machine::replica::{digest, no_writes};
 use crate::machine::table::{Change, Table, derivations, list_finished};
+use crate::partition::actions::{Action, Actions};
 use crate::partition::answered::Answered;
 use crate::partition::base::Base;
-use crate::partition::error::HaltReason;
+use crate::partition::error::{HaltReason, store_failed};
 use crate::partition::known_ids::recorded_reply;
 use crate::partition::leader::LeaderState;
 use crate::partition::now::Now;
-use crate::partition::order::Ordered;
-use crate::partition::run::{Message, store_failed};
+use crate::partition::participants::{Answers, DueCall};
+use crate::partition::requests::Ordered;
 use crate::partition::saga_table::SagaTable;
+use crate::partition::timers::Timer;
 use crate::saga::participant::{Known, OnCancel, on_cancel};
 use crate::saga::{Advance, CallKey, Moment, Order, Progress, Records, Saga};
 use crate::sequencer::submission::{Called, Recorded, Refusal, Reply, Submission, Unticketed};
@@ -43,19 +44,6 @@ pub const CANCELLED: &str = "cancelled";
 /// with every refusal.
 const CALL_AGAIN: Duration = Duration::from_millis(250);
 const CALL_AGAIN_MAX: Duration = Duration::from_secs(10);
-
-/// The way to the partitions of the machine, whichever node leads them; this partition is one of them.
-pub trait Participants: Send + Sync {
-    /// Has calls carried out, or finds out that they were. `None` means that nothing is known yet, so the call must be
-    /// repeated.
-    fn call(&self, partition: PartitionId, calls: Vec<Unticketed>) -> BoxFuture<'static, Vec<Option<Answered>>>;
-}
-
-/// The results of some calls: the command, the call, and the answer if there was one.
-pub type Answers = Vec<(CommandId, CallKey, Option<Answered>)>;
-
-/// A call that is to be made: its command, its key, and what is sent.
-type DueCall = (CommandId, CallKey, Unticketed);
 
 /// What the coordinator knows beside the phase status table, while this node leads.
 #[derive(Default)]
@@ -89,11 +77,6 @@ impl Coordinator {
         drop((orders, ordering));
     }
 
-    /// These commands may have calls that must be repeated.
-    pub fn call_again(&mut self, commands: Vec<CommandId>) {
-        self.stirred.extend(commands);
-    }
-
     /// An applied entry has changed these commands.
     pub fn on_applied(&mut self, change: &Change) {
         for (id, _) in &change.rows {
@@ -103,12 +86,12 @@ impl Coordinator {
     }
 
     /// Consensus has refused an entry with progress. After a while its outcomes are asked for and heard again.
-    pub fn on_refused(&mut self, records: &Records) -> Vec<CommandId> {
+    pub fn on_refused(&mut self, records: &Records, out: &mut Actions) -> Vec<CommandId> {
         let commands: Vec<CommandId> = records.progress.iter().map(Progress::command).collect();
         for command in &commands {
             self.proposed.remove(command);
         }
-        self.refuse_orders(records.orders());
+        self.refuse_orders(records.orders(), out);
         commands
     }
 
@@ -168,7 +151,12 @@ impl Coordinator {
 
 impl LeaderState {
     /// Proposes one entry with the outcomes that were heard. Returns `false` if there was nothing to record.
-    pub(super) fn propose_progress(&mut self, base: &mut Base, now: &Now) -> Result<bool, HaltReason> {
+    pub(super) fn propose_progress(
+        &mut self,
+        base: &mut Base,
+        now: &Now,
+        out: &mut Actions,
+    ) -> Result<bool, HaltReason> {
         let Some(logic) = base.at.logic().cloned() else { return Ok(false) };
         let is_idle = self.coordinator.heard.is_empty() && self.coordinator.orders.is_empty();
         if is_idle || !now.takes_entries() {
@@ -180,7 +168,7 @@ impl LeaderState {
         header.time = base.time_after(header.time, carried);
         let progress = self.coordinator.take_heard(&base.table, &header);
         let mut change = Change::of_progress(&header, &progress, &[], &base.table).expect("only what is due was taken");
-        let ordered = self.coordinator.take_orders(&base.table, &header, &mut change);
+        let ordered = self.coordinator.take_orders(&base.table, &header, &mut change, out);
         if progress.is_empty() && ordered.is_none() {
             return Ok(false);
         }
@@ -197,12 +185,20 @@ impl LeaderState {
         let ended = derivations(&change.finished);
         let records = Records { progress, marks, ordered, ended, ..Records::default() };
         let entry = commands.finish(Header { digest, ..header }, &ops, &outcome, records);
-        self.propose(base, entry, writes, Vec::new());
+        self.propose(base, entry, writes, Vec::new(), out);
         Ok(true)
     }
 
-    /// Makes the calls that have become due.
-    pub(super) fn make_calls(&mut self, base: &Base) {
+    /// Makes the calls that have become due. One that must wait gets a timer.
+    pub(super) fn make_calls(&mut self, base: &Base, now: &Now, out: &mut Actions) {
+        while let Some(due) = self.timers.take_due(now.instant) {
+            for timer in due {
+                match timer {
+                    Timer::Call { partition, calls } => out.push(Action::Call { partition, calls }),
+                    Timer::CallAgain(commands) => self.coordinator.stirred.extend(commands),
+                }
+            }
+        }
         if self.coordinator.stirred.is_empty() {
             return;
         }
@@ -228,41 +224,31 @@ impl LeaderState {
         for ((partition, delay), calls) in calls {
             let mut calls = calls.into_iter().peekable();
             while calls.peek().is_some() {
-                let some: Vec<_> = calls.by_ref().take(limits::BATCH_COMMANDS_MAX).collect();
-                base.make_some_calls(partition, delay, some);
+                let calls: Vec<_> = calls.by_ref().take(limits::BATCH_COMMANDS_MAX).collect();
+                if delay.is_zero() {
+                    out.push(Action::Call { partition, calls });
+                } else {
+                    self.timers.set(now.instant + delay, Timer::Call { partition, calls });
+                }
             }
         }
     }
 
     /// Takes the participants' answers, and notes which of them did not answer.
-    pub(super) fn on_answered(&mut self, base: &Base, answers: Answers) {
+    pub(super) fn on_answered(&mut self, now: &Now, answers: Answers) {
         fail::fail_point!("partition::answered", |_| std::process::abort());
         let silent = self.coordinator.hear(answers);
-        base.call_again_later(silent);
+        self.call_again_later(now, silent);
+    }
+
+    pub(super) fn call_again_later(&mut self, now: &Now, commands: Vec<CommandId>) {
+        if !commands.is_empty() {
+            self.timers.set(now.instant + CALL_AGAIN, Timer::CallAgain(commands));
+        }
     }
 }
 
 impl Base {
-    fn make_some_calls(&self, partition: PartitionId, delay: Duration, calls: Vec<DueCall>) {
-        let (participants, mailbox) = (self.participants.clone(), self.mailbox.clone());
-        self.runtime.spawn(async move {
-            if !delay.is_zero() {
-                tokio::time::sleep(delay).await;
-            }
-            let mut keys = Vec::with_capacity(calls.len());
-            let mut submissions = Vec::with_capacity(calls.len());
-            for (id, key, submission) in calls {
-                keys.push((id, key));
-                submissions.push(submission);
-            }
-            let answered = participants.call(partition, submissions).await;
-            assert_eq!(answered.len(), keys.len(), "one answer for each call");
-            let answers = keys.into_iter().zip(answered).map(|((id, key), answered)| (id, key, answered)).collect();
-            // The executor may be gone; the next leader asks again.
-            drop(mailbox.send(Message::Answered(answers)));
-        });
-    }
-
     fn call_of(&self, saga: &Saga, due: CallKey) -> Unticketed {
         let (command, branch, identity) = (&saga.command, saga.branch(due), saga.identity());
         let home = &saga.plan.branches[0].steps[0].entity;
@@ -278,7 +264,7 @@ impl Base {
             planner: ModuleId::ZERO,
             caller: command.caller.as_str().into(),
             roles: command.roles,
-            vouched: self.environment.group.as_ref().expect("only a started group leads").node(),
+            vouched: self.node,
             request_id: command.request_id.as_str().into(),
             // Only a recorded outcome ends a call, never time.
             expires: Micros(i64::MAX),
@@ -297,17 +283,6 @@ impl Base {
             })),
             ticket: (),
         }
-    }
-
-    pub(super) fn call_again_later(&self, commands: Vec<CommandId>) {
-        if commands.is_empty() {
-            return;
-        }
-        let mailbox = self.mailbox.clone();
-        self.runtime.spawn(async move {
-            tokio::time::sleep(CALL_AGAIN).await;
-            drop(mailbox.send(Message::CallAgain(commands)));
-        });
     }
 
     /// Handles a cancel of a call that this partition may never have received. `Ok(None)`: undo it like any other call.

@@ -17,8 +17,8 @@ use crate::ids::{JournalIndex, LogIndex};
 use crate::log::{EntryId, Log};
 use crate::machine::journal::Journal;
 use crate::partition::error::{Held, PartitionError};
+use crate::partition::journal_state::journal_of;
 use crate::partition::lost::{self, Loss, Remembered, Witness};
-use crate::partition::open::journal_of;
 use crate::partition::saga_table::read_table;
 use crate::store::{IdIndex, IdOptions, Store, StoreError, StoreOptions};
 

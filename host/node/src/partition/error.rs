@@ -158,3 +158,13 @@ impl HaltReason {
         matches!(self, Self::Store(_) | Self::Consensus(_) | Self::Module { .. })
     }
 }
+
+pub(super) fn store_failed(error: StoreError) -> HaltReason {
+    HaltReason::Store(error.to_string())
+}
+
+/// What a panic says.
+pub(super) fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no text".to_owned())
+}

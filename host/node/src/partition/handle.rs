@@ -24,13 +24,15 @@ use crate::machine::decide::Diagnostic;
 use crate::machine::entry::Activation;
 use crate::machine::journal::Journal;
 use crate::machine::modules::Modules;
+use crate::machine::transit::InTransit;
 use crate::partition::canonical::Canonical;
 use crate::partition::error::{HaltReason, PartitionError};
+use crate::partition::in_transit;
 use crate::partition::journal_lookup;
-use crate::partition::open::journal_of;
-use crate::partition::order::{NotOrdered, Ordered};
+use crate::partition::journal_state::journal_of;
+use crate::partition::message::{Input, Message};
 use crate::partition::recorded::RecordedEntries;
-use crate::partition::run::{ActivationRequest, Message};
+use crate::partition::requests::{ActivationRequest, NotOrdered, Ordered};
 use crate::partition::saga_table::read_table;
 use crate::partition::status::{Board, PartitionStatus, Progress, RunState};
 use crate::partition::timeline::Timeline;
@@ -123,7 +125,7 @@ impl Partition {
     /// Stops the partition on this node, because its journal at `index` differs from its leader's.
     pub fn halt_diverged(&self, index: JournalIndex, leader: NodeId) {
         // The partition may have stopped on its own.
-        drop(self.parts.mailbox.send(Message::Halt(HaltReason::Diverged { index, leader })));
+        drop(self.send(Input::Halt(HaltReason::Diverged { index, leader })));
     }
 
     /// Hands submissions to the executor; each is answered through its ticket. Never waits.
@@ -140,9 +142,9 @@ impl Partition {
         if !self.parts.board.reserve(bytes) {
             return refuse(submissions, Refusal::Overloaded);
         }
-        if let Err(unsent) = self.parts.mailbox.send(Message::Submit(submissions)) {
+        if let Err(unsent) = self.parts.mailbox.send(Message::Input(Input::Submit(submissions))) {
             self.parts.board.release(bytes);
-            if let Message::Submit(submissions) = unsent.0 {
+            if let Message::Input(Input::Submit(submissions)) = unsent.0 {
                 refuse(submissions, Refusal::ShuttingDown);
             }
         }
@@ -151,7 +153,7 @@ impl Partition {
     /// Makes another module decide from the next entry on; returns the journal once that entry is applied.
     pub async fn activate(&self, activation: Activation, deadline: Instant) -> Result<Journal, PartitionError> {
         let (reply, done) = oneshot::channel();
-        self.send(Message::Activate(ActivationRequest { activation, reply }))?;
+        self.send(Input::Activate(ActivationRequest { activation, reply }))?;
         match tokio::time::timeout_at(deadline, done).await {
             Ok(Ok(Ok(journal))) => Ok(journal),
             Ok(Ok(Err(reason))) => Err(PartitionError::NotActivated { module: activation.module, reason }),
@@ -163,7 +165,7 @@ impl Partition {
     /// While this is set and this node leads, no command on several partitions begins here.
     pub fn set_draining(&self, is_draining: bool) {
         // A partition that does not run begins nothing.
-        drop(self.send(Message::Drain(is_draining)));
+        drop(self.send(Input::Drain(is_draining)));
     }
 
     /// Makes sure that no command on several partitions begins from now on. Returns whether all commands that this node
@@ -173,7 +175,7 @@ impl Partition {
             return Err(PartitionError::NotLeading);
         }
         let (reply, done) = oneshot::channel();
-        self.send(Message::AskDrained(reply))?;
+        self.send(Input::AskDrained(reply))?;
         match tokio::time::timeout_at(deadline, done).await {
             Ok(Ok(is_drained)) => Ok(is_drained),
             Ok(Err(_)) => Err(self.not_running()),
@@ -189,7 +191,7 @@ impl Partition {
         deadline: Instant,
     ) -> Result<Result<JournalIndex, NotOrdered>, PartitionError> {
         let (reply, done) = oneshot::channel();
-        self.send(Message::Order(Ordered { order, reply }))?;
+        self.send(Input::Order(Ordered { order, reply }))?;
         match tokio::time::timeout_at(deadline, done).await {
             Ok(Ok(recorded)) => Ok(recorded),
             // The order may be in an entry whose fate is not known.
@@ -389,19 +391,51 @@ impl Partition {
             return;
         }
         // A partition that no longer runs has no time.
-        drop(self.parts.mailbox.send(Message::WaitForTime(time)));
+        drop(self.send(Input::WaitForTime(time)));
     }
 
     /// Handles the [`Topic::WantTime`] of another node.
     pub fn on_want_time(&self, body: &[u8]) -> Result<(), PartitionError> {
         let time = body.try_into().map(i64::from_le_bytes).map_err(|_| PartitionError::NotLeading)?;
-        self.send(Message::WaitForTime(Micros(time)))
+        self.send(Input::WaitForTime(Micros(time)))
     }
 
     /// Waits until the journal's time has passed `time`.
     pub async fn wait_for_time(&self, time: Micros, deadline: Instant) -> Result<(), PartitionError> {
         self.want_time(time);
         self.wait_applied(deadline, |progress| time < progress.journal.time).await
+    }
+
+    /// What was in transit here at a moment, as far as this node has applied. `None`: a later moment has replaced it,
+    /// or it is unknown.
+    ///
+    /// Reads from disk if the moment has passed without an entry, or if there are many rows.
+    pub fn in_transit_at(&self, at: Micros) -> Option<InTransit> {
+        let board = &self.parts.board;
+        let shown = board.shown.lock().clone();
+        if let Some(shown) = shown.filter(|shown| shown.at() == at) {
+            let sum = shown.sum();
+            if let Some(now) = board.shown.lock().as_mut().filter(|now| now.at() == at) {
+                now.keep_sum(sum.clone());
+            }
+            return sum;
+        }
+        let now = self.read_stale().ok()?;
+        if at <= now.journal.time {
+            return None;
+        }
+        let Some(logic) = self.parts.modules.find_here(now.journal.module) else {
+            // Nothing has happened in this partition yet.
+            return (now.journal.index.0 == 0).then(InTransit::default);
+        };
+        let head = now.journal.head;
+        let known = board.counted.lock().clone();
+        if let Some((_, sum)) = known.filter(|(at, _)| *at == head) {
+            return Some(sum);
+        }
+        let sum = in_transit::count(logic.as_ref(), &now.view)?;
+        *board.counted.lock() = Some((head, sum.clone()));
+        Some(sum)
     }
 
     pub fn log(&self) -> &Log {
@@ -428,8 +462,8 @@ impl Partition {
         }
     }
 
-    pub(super) fn send(&self, message: Message) -> Result<(), PartitionError> {
-        self.parts.mailbox.send(message).map_err(|_| self.not_running())
+    pub(super) fn send(&self, input: Input) -> Result<(), PartitionError> {
+        self.parts.mailbox.send(Message::Input(input)).map_err(|_| self.not_running())
     }
 
     pub(super) fn not_running(&self) -> PartitionError {

@@ -4,8 +4,8 @@
 //! ```text
 //! entries ──●───●──────┃──●────●──▶ time      ┃ a moment: what the rows show before the first entry not earlier
 //! ```
-//! In: entries as they are applied, or a moment that has passed without an entry. Out: sums by unit. This file does not
-//! know the other partitions.
+//! In: the rows of a moment. Out: sums by unit. This file does not know when a moment has passed, nor the other
+//! partitions.
 
 use std::sync::Arc;
 
@@ -15,8 +15,6 @@ use crate::ids::{Head, Micros};
 use crate::limits;
 use crate::machine::logic::Logic;
 use crate::machine::transit::InTransit;
-use crate::partition::base::Base;
-use crate::partition::handle::Partition;
 use crate::store::{KeyRow, View};
 
 /// The distance between two moments, in microseconds of the journals' time.
@@ -45,67 +43,38 @@ pub fn moment_before(time: Micros) -> Micros {
     Micros(time.0.div_euclid(ROUND) * ROUND)
 }
 
-impl Base {
-    /// Must be called before an entry with this time is applied.
-    pub(super) fn show_in_transit(&self, time: Micros) {
-        let at = moment_before(time);
-        if at <= self.at.journal().time {
-            return;
-        }
-        let Some(logic) = self.at.logic() else { return };
-        let view = self.store.read();
+impl Shown {
+    /// What the rows of `view` have in transit, which are those of the moment `at`.
+    pub fn of(at: Micros, logic: Arc<dyn Logic>, view: Arc<View>) -> Self {
         let rows = view.scan(&key(LOCAL, b""), None, limits::LOCAL_ROWS_SHOWN_MAX + 1);
         let kept = match rows {
-            Ok(rows) if limits::LOCAL_ROWS_SHOWN_MAX < rows.len() => {
-                InTransitCache::Rows(logic.clone(), Arc::new(view))
-            }
+            Ok(rows) if limits::LOCAL_ROWS_SHOWN_MAX < rows.len() => InTransitCache::Rows(logic, view),
             Ok(rows) => InTransitCache::Sum(add_up(logic.as_ref(), &rows)),
             Err(_) => InTransitCache::Sum(None),
         };
-        *self.board.shown.lock() = Some(Shown { at, kept });
+        Self { at, kept }
     }
-}
 
-impl Partition {
-    /// What was in transit here at a moment, as far as this node has applied. `None`: a later moment has replaced it,
-    /// or it is unknown.
-    ///
-    /// Reads from disk if the moment has passed without an entry, or if there are many rows.
-    pub fn in_transit_at(&self, at: Micros) -> Option<InTransit> {
-        let shown = self.parts.board.shown.lock().clone();
-        if let Some(shown) = shown.filter(|shown| shown.at == at) {
-            let (logic, view) = match shown.kept {
-                InTransitCache::Sum(sum) => return sum,
-                InTransitCache::Rows(logic, view) => (logic, view),
-            };
-            let sum = count(logic.as_ref(), &view);
-            // The rows are not needed any more.
-            if let Some(now) = self.parts.board.shown.lock().as_mut().filter(|now| now.at == at) {
-                now.kept = InTransitCache::Sum(sum.clone());
-            }
-            return sum;
+    pub fn at(&self) -> Micros {
+        self.at
+    }
+
+    /// The sum; `None` if it is unknown. May read from disk.
+    pub fn sum(&self) -> Option<InTransit> {
+        match &self.kept {
+            InTransitCache::Sum(sum) => sum.clone(),
+            InTransitCache::Rows(logic, view) => count(logic.as_ref(), view),
         }
-        let now = self.read_stale().ok()?;
-        if at <= now.journal.time {
-            return None;
-        }
-        let Some(logic) = self.parts.modules.find_here(now.journal.module) else {
-            // Nothing has happened in this partition yet.
-            return (now.journal.index.0 == 0).then(InTransit::default);
-        };
-        let head = now.journal.head;
-        let known = self.parts.board.counted.lock().clone();
-        if let Some((_, sum)) = known.filter(|(at, _)| *at == head) {
-            return Some(sum);
-        }
-        let sum = count(logic.as_ref(), &now.view)?;
-        *self.parts.board.counted.lock() = Some((head, sum.clone()));
-        Some(sum)
+    }
+
+    /// The sum is known, so the rows are not needed any more.
+    pub fn keep_sum(&mut self, sum: Option<InTransit>) {
+        self.kept = InTransitCache::Sum(sum);
     }
 }
 
 /// Adds up all rows of `@local`, in pieces of the size that a guest may be asked about.
-fn count(logic: &dyn Logic, view: &View) -> Option<InTransit> {
+pub fn count(logic: &dyn Logic, view: &View) -> Option<InTransit> {
     let prefix = key(LOCAL, b"");
     let (mut sum, mut after, mut counted) = (InTransit::default(), None::<Vec<u8>>, 0);
     loop {

@@ -11,7 +11,6 @@ use crate::ids::LogIndex;
 use crate::log::EntryId;
 use crate::machine::journal::Journal;
 use crate::machine::logic::Logic;
-use crate::partition::open::meta_of;
 use crate::store::Meta;
 
 pub(super) struct JournalState {
@@ -72,4 +71,24 @@ impl JournalState {
             assert!(id.index == applied.index.next(), "consensus hands entries over in order, without a gap");
         }
     }
+}
+
+/// The meta row of a state in which this entry is the last one that is applied.
+pub fn meta_of(applied: EntryId, journal: &Journal, membership: Option<&Bytes>) -> Meta {
+    Meta {
+        applied,
+        journal: journal.index,
+        head: journal.head,
+        time: journal.time,
+        module: journal.module,
+        schema: journal.schema,
+        activation: journal.activation,
+        membership: membership.cloned(),
+    }
+}
+
+/// Where the journal of a state stands.
+pub fn journal_of(meta: &Meta) -> Journal {
+    let Meta { journal: index, head, time, module, schema, activation, .. } = *meta;
+    Journal { index, head, time, module, schema, activation }
 }

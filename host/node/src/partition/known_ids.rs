@@ -9,18 +9,18 @@
 //! log, and nothing is read for a client that has gone meanwhile. This file does not know how an entry is found.
 
 use std::collections::VecDeque;
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use hashbrown::HashMap;
 
 use crate::ids::{CommandId, Fingerprint, JournalIndex};
 use crate::limits;
+use crate::partition::actions::{Action, Actions};
 use crate::partition::base::Base;
 use crate::partition::coordinate::end_of;
-use crate::partition::error::{HaltReason, PartitionError};
+use crate::partition::error::{HaltReason, PartitionError, store_failed};
 use crate::partition::leader::ReplicaRole;
-use crate::partition::run::{Message, panic_text, store_failed};
+use crate::partition::recorded::Recalled;
 use crate::sequencer::submission::{NotNow, Recorded, Refusal, Reply, Submission, Ticket};
 use crate::store::IdRecord;
 
@@ -143,78 +143,63 @@ impl Recalls {
     }
 }
 
-/// Entries that were read for those who wait for them.
-pub struct Recalled {
-    read: Vec<(JournalIndex, Result<Arc<Recorded>, PartitionError>)>,
-    left: Vec<JournalIndex>,
-}
-
 impl Base {
     /// Answers ids that this entry has, or keeps them waiting for it.
     pub(super) fn answer_known(
         &mut self,
         index: JournalIndex,
         repeats: Vec<(Repeat, IdRecord)>,
+        out: &mut Actions,
     ) -> Result<(), HaltReason> {
         match self.entries.find_kept(index) {
             Some(recorded) => {
-                repeats.into_iter().try_for_each(|(repeat, at)| self.answer_repeat(repeat, at, &recorded))
+                repeats.into_iter().try_for_each(|(repeat, at)| self.answer_repeat(repeat, at, &recorded, out))
             }
             None => {
-                repeats.into_iter().for_each(|(repeat, at)| self.recall(index, Purpose::Answer(repeat, at)));
+                repeats.into_iter().for_each(|(repeat, at)| self.recall(index, Purpose::Answer(repeat, at), out));
                 Ok(())
             }
         }
     }
 
     /// A waiting submission turns out to be recorded already. Answers it, and all who wait for the same id.
-    pub(super) fn answer_recorded(&mut self, submission: Submission, known: IdRecord) -> Result<(), HaltReason> {
+    pub(super) fn answer_recorded(
+        &mut self,
+        submission: Submission,
+        known: IdRecord,
+        out: &mut Actions,
+    ) -> Result<(), HaltReason> {
         let (id, fingerprint, is_call) = (submission.id, submission.fingerprint, submission.called.is_some());
         let followers = self.waiters.in_flight.take(id);
         let tickets = std::iter::once(submission.ticket).chain(followers);
         let repeats = tickets.map(|ticket| (Repeat { id, fingerprint, is_call, ticket }, known)).collect();
-        self.answer_known(known.journal, repeats)
+        self.answer_known(known.journal, repeats, out)
     }
 
     /// Makes a purpose wait for the entry.
-    pub(super) fn recall(&mut self, index: JournalIndex, purpose: Purpose) {
+    pub(super) fn recall(&mut self, index: JournalIndex, purpose: Purpose, out: &mut Actions) {
         if let Err(purpose) = self.waiters.recalls.push(index, purpose) {
-            self.give_up(purpose, Refusal::Overloaded);
+            give_up(purpose, Refusal::Overloaded, out);
         }
     }
 
-    /// Starts to read the wanted entries, unless a reading is under way.
-    pub(super) fn read_wanted(&mut self) {
+    /// Has the wanted entries read, unless a reading is under way.
+    pub(super) fn read_wanted(&mut self, out: &mut Actions) {
         let (next, abandoned) = self.waiters.recalls.next(limits::RECALL_ENTRIES);
-        abandoned.into_iter().for_each(|purpose| self.give_up(purpose, Refusal::NotNow(NotNow::NobodyWaits)));
+        abandoned.into_iter().for_each(|purpose| give_up(purpose, Refusal::NotNow(NotNow::NobodyWaits), out));
         if next.is_empty() {
             return;
         }
-        let (entries, mailbox) = (self.entries.clone(), self.mailbox.clone());
         let (applied, journal) = (self.at.log_index(), self.at.journal());
-        self.runtime.spawn_blocking(move || {
-            let read = std::panic::catch_unwind(AssertUnwindSafe(|| {
-                let (mut read, mut bytes) = (Vec::with_capacity(next.len()), 0);
-                let mut left = next.into_iter();
-                while bytes < limits::RECALL_BYTES
-                    && let Some(index) = left.next()
-                {
-                    let found = entries.find(index, applied, &journal);
-                    bytes += found.as_ref().map_or(0, |found| found.entry.payload().len());
-                    read.push((index, found));
-                }
-                Recalled { read, left: left.collect() }
-            }));
-            let message = match read {
-                Ok(recalled) => Message::Recalled(recalled),
-                Err(panic) => Message::Halt(HaltReason::Panic(panic_text(&*panic))),
-            };
-            // The executor may be gone; then it has answered everybody.
-            drop(mailbox.send(message));
-        });
+        out.push(Action::Recall { entries: next, applied, journal });
     }
 
-    pub(super) fn on_recalled(&mut self, role: &mut ReplicaRole, recalled: Recalled) -> Result<(), HaltReason> {
+    pub(super) fn on_recalled(
+        &mut self,
+        role: &mut ReplicaRole,
+        recalled: Recalled,
+        out: &mut Actions,
+    ) -> Result<(), HaltReason> {
         self.waiters.recalls.on_read(recalled.left);
         metrics::counter!("statehouse_recalled_entries_total").increment(recalled.read.len() as u64);
         for (index, found) in recalled.read {
@@ -226,8 +211,8 @@ impl Base {
                     self.waiters.recalls.on_released(index, first);
                     for purpose in self.waiters.recalls.take(index) {
                         match purpose {
-                            Purpose::Admit(submission) => role.admit(self, vec![*submission])?,
-                            other => self.give_up(other, Refusal::OutcomeReleased),
+                            Purpose::Admit(submission) => role.admit(self, vec![*submission], out)?,
+                            other => give_up(other, Refusal::OutcomeReleased, out),
                         }
                     }
                     continue;
@@ -239,9 +224,9 @@ impl Base {
             self.entries.keep(&recorded);
             for purpose in self.waiters.recalls.take(index) {
                 match purpose {
-                    Purpose::Answer(repeat, at) => self.answer_repeat(repeat, at, &recorded)?,
-                    Purpose::End(ticket, n) => ticket.reply(recorded_reply(&recorded, n, true)),
-                    Purpose::Admit(submission) => role.admit(self, vec![*submission])?,
+                    Purpose::Answer(repeat, at) => self.answer_repeat(repeat, at, &recorded, out)?,
+                    Purpose::End(ticket, n) => out.reply(ticket, recorded_reply(&recorded, n, true)),
+                    Purpose::Admit(submission) => role.admit(self, vec![*submission], out)?,
                 }
             }
         }
@@ -249,48 +234,55 @@ impl Base {
     }
 
     /// Answers an id that is recorded in this entry. If its command is still in flight, the answer follows at its end.
-    fn answer_repeat(&mut self, repeat: Repeat, at: IdRecord, recorded: &Arc<Recorded>) -> Result<(), HaltReason> {
+    fn answer_repeat(
+        &mut self,
+        repeat: Repeat,
+        at: IdRecord,
+        recorded: &Arc<Recorded>,
+        out: &mut Actions,
+    ) -> Result<(), HaltReason> {
         if !repeat.is_call && !at.is_same_content(&repeat.fingerprint) {
             let batch = recorded.entry.batch();
             let batch = batch.ok_or_else(|| HaltReason::Store("an id points to no batch".to_owned()))?;
             let command = batch.command(at.n as usize);
-            repeat.ticket.reply(Reply::Conflict {
+            let conflict = Reply::Conflict {
                 body_recorded: command.body.to_vec(),
                 name_recorded: command.name.to_owned(),
                 position: recorded.position(self.partition, at.n),
-            });
+            };
+            out.reply(repeat.ticket, conflict);
             return Ok(());
         }
         let Some(end) = end_of(recorded, at.n, self.partition).filter(|_| !repeat.is_call) else {
-            repeat.ticket.reply(recorded_reply(recorded, at.n, true));
+            out.reply(repeat.ticket, recorded_reply(recorded, at.n, true));
             return Ok(());
         };
         match self.ids.lookup(&end).map_err(store_failed)? {
             None => self.waiters.wait_for_end(repeat.id, repeat.ticket),
             Some(end) => match self.entries.find_kept(end.journal) {
-                Some(recorded) => repeat.ticket.reply(recorded_reply(&recorded, end.n, true)),
-                None => self.recall(end.journal, Purpose::End(repeat.ticket, end.n)),
+                Some(recorded) => out.reply(repeat.ticket, recorded_reply(&recorded, end.n, true)),
+                None => self.recall(end.journal, Purpose::End(repeat.ticket, end.n), out),
             },
         }
         Ok(())
     }
 
-    /// Refuses a purpose; nothing more is done for it.
-    fn give_up(&self, purpose: Purpose, refusal: Refusal) {
-        let ticket = match purpose {
-            Purpose::Answer(Repeat { ticket, .. }, _) | Purpose::End(ticket, _) => ticket,
-            Purpose::Admit(submission) => {
-                self.board.release(submission.size);
-                submission.ticket
-            }
-        };
-        ticket.reply(Reply::Refused(refusal));
-    }
-
     /// The executor ends, so nothing will be read any more.
-    pub(super) fn give_up_recalls(&mut self, refusal: Refusal) {
-        self.waiters.recalls.drain().into_iter().for_each(|purpose| self.give_up(purpose, refusal));
+    pub(super) fn give_up_recalls(&mut self, refusal: Refusal, out: &mut Actions) {
+        self.waiters.recalls.drain().into_iter().for_each(|purpose| give_up(purpose, refusal, out));
     }
+}
+
+/// Refuses a purpose; nothing more is done for it.
+fn give_up(purpose: Purpose, refusal: Refusal, out: &mut Actions) {
+    let ticket = match purpose {
+        Purpose::Answer(Repeat { ticket, .. }, _) | Purpose::End(ticket, _) => ticket,
+        Purpose::Admit(submission) => {
+            out.release(submission.size);
+            submission.ticket
+        }
+    };
+    out.refuse(ticket, refusal);
 }
 
 pub(super) fn recorded_reply(recorded: &Arc<Recorded>, command: u32, is_replayed: bool) -> Reply {

@@ -11,12 +11,14 @@ use std::time::Duration;
 
 use crate::ids::{Micros, Term};
 use crate::limits;
+use crate::partition::actions::Actions;
 use crate::partition::base::Base;
 use crate::partition::canonical::until_midnight;
 use crate::partition::coordinate::Coordinator;
 use crate::partition::expired::Expired;
 use crate::partition::now::Now;
 use crate::partition::restore::Leading;
+use crate::partition::timers::Timers;
 use crate::partition::times::WantedTimes;
 use crate::sequencer::admission::RejectionMeter;
 use crate::sequencer::queue::SubmissionQueue;
@@ -41,6 +43,9 @@ pub(super) struct LeaderState {
     pub times_wanted: WantedTimes,
     /// Submissions that came too late, until it is certain that they are never executed.
     pub expired: Expired,
+    pub timers: Timers,
+    /// Entries with records and entries with commands take turns, where both wait.
+    pub is_turn_of_batch: bool,
 }
 
 impl ReplicaRole {
@@ -59,23 +64,23 @@ impl ReplicaRole {
     }
 
     /// This node is elected, and has applied the blank entry of its term.
-    pub fn on_elected(&mut self, term: Term, base: &mut Base) {
+    pub fn on_elected(&mut self, term: Term, base: &mut Base, out: &mut Actions) {
         match self {
             Self::Restoring => return,
             Self::Leading(leader) if leader.term == term => return,
             Self::Leading(_) | Self::Following => {}
         }
-        self.step_down(base, Refusal::NotNow(NotNow::NotLeading));
+        self.step_down(base, Refusal::NotNow(NotNow::NotLeading), out);
         *self = Self::Leading(Box::new(LeaderState::begin(term, base)));
     }
 
     /// Gives up leading, if this node leads. The refusal is for what was certainly not proposed.
-    pub fn step_down(&mut self, base: &mut Base, refusal: Refusal) {
+    pub fn step_down(&mut self, base: &mut Base, refusal: Refusal, out: &mut Actions) {
         if !matches!(self, Self::Leading(_)) {
             return;
         }
         if let Self::Leading(leader) = std::mem::replace(self, Self::Following) {
-            leader.end(base, refusal);
+            leader.end(base, refusal, out);
         }
     }
 }
@@ -90,19 +95,31 @@ impl LeaderState {
             meter: RejectionMeter::default(),
             times_wanted: WantedTimes::default(),
             expired: Expired::default(),
+            timers: Timers::default(),
+            is_turn_of_batch: false,
         }
     }
 
     /// What was queued was certainly not executed; what was proposed may still be committed.
-    fn end(self, base: &mut Base, refusal: Refusal) {
+    fn end(self, base: &mut Base, refusal: Refusal, out: &mut Actions) {
         // Every field is named, so that a new one does not compile until it is dealt with here. Those who wait for a
-        // time ask again.
-        let Self { term: _, mut queue, mut speculation, coordinator, meter: _, times_wanted: _, mut expired } = self;
+        // time ask again, and the next leader makes the calls.
+        let Self {
+            term: _,
+            mut queue,
+            mut speculation,
+            coordinator,
+            meter: _,
+            times_wanted: _,
+            mut expired,
+            timers: _,
+            is_turn_of_batch: _,
+        } = self;
         coordinator.end();
         for batch in speculation.drain() {
-            batch.submissions.into_iter().for_each(|submission| base.waiters.orphan(submission));
+            batch.submissions.into_iter().for_each(|submission| base.waiters.orphan(submission, out));
         }
-        refuse_unproposed(&mut queue, &mut expired, base, refusal);
+        refuse_unproposed(&mut queue, &mut expired, base, refusal, out);
     }
 
     /// Somebody waits until the journal's time has passed this.
@@ -121,19 +138,33 @@ impl LeaderState {
         // If proposals are stuck, the queue after them must not wait for good.
         let until_look = (!self.queue.is_empty()).then_some(limits::QUEUE_LOOK);
         let until_report = self.until_stuck_report(base, now);
-        [until_wanted, until_look, until_report].into_iter().flatten().fold(until_midnight(base, now), Duration::min)
+        let until_timer = self.timers.next().map(|due| due.saturating_duration_since(now.instant));
+        [until_wanted, until_look, until_report, until_timer]
+            .into_iter()
+            .flatten()
+            .fold(until_midnight(base, now), Duration::min)
     }
 
     /// Refuses everything that is not proposed yet.
-    pub fn refuse_queue(&mut self, base: &mut Base, refusal: Refusal) {
-        refuse_unproposed(&mut self.queue, &mut self.expired, base, refusal);
+    pub fn refuse_queue(&mut self, base: &mut Base, refusal: Refusal, out: &mut Actions) {
+        refuse_unproposed(&mut self.queue, &mut self.expired, base, refusal, out);
     }
 }
 
-fn refuse_unproposed(queue: &mut SubmissionQueue, expired: &mut Expired, base: &mut Base, refusal: Refusal) {
-    expired.refuse_all(refusal);
-    let board = &base.board;
-    queue.refuse_all(refusal, &mut base.waiters.in_flight, |size| board.release(size));
+fn refuse_unproposed(
+    queue: &mut SubmissionQueue,
+    expired: &mut Expired,
+    base: &mut Base,
+    refusal: Refusal,
+    out: &mut Actions,
+) {
+    expired.refuse_all(refusal, out);
+    let (in_flight, clashes) = queue.take_all();
+    base.waiters.refuse_queued(in_flight, refusal, out);
+    for submission in clashes {
+        out.release(submission.size);
+        out.refuse(submission.ticket, refusal);
+    }
     // Those who asked for it ask again and find the new leader.
     base.activation = None;
 }

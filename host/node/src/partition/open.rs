@@ -23,22 +23,25 @@ use crate::log::{EntryId, Log, LogEntry, LogOptions, StreamId};
 use crate::machine::journal::Journal;
 use crate::machine::logic::Logic;
 use crate::machine::modules::Modules;
+use crate::partition::actions::Actions;
 use crate::partition::base::Base;
 use crate::partition::canonical::Canonical;
-use crate::partition::coordinate::Participants;
 use crate::partition::derived::{self, Known};
+use crate::partition::driver::Driver;
 use crate::partition::error::{HaltReason, PartitionError};
 use crate::partition::handle::{Partition, Parts};
 use crate::partition::journal_lookup;
-use crate::partition::journal_state::JournalState;
+use crate::partition::journal_state::{JournalState, journal_of};
 use crate::partition::leader::ReplicaRole;
 use crate::partition::lost::Remembered;
+use crate::partition::message::{Input, Message};
 use crate::partition::now::Environment;
 use crate::partition::panics::Panics;
+use crate::partition::participants::Participants;
 use crate::partition::recorded::RecordedEntries;
 use crate::partition::release::{self, blocking};
 use crate::partition::restore::Leading;
-use crate::partition::run::{Executor, Message};
+use crate::partition::run::Executor;
 use crate::partition::saga_table::{SagaTable, read_table};
 use crate::partition::status::{Board, Progress, RunState};
 use crate::partition::timeline::Timeline;
@@ -110,20 +113,6 @@ impl PartitionOptions {
     }
 }
 
-/// The meta row of a state in which this entry is the last one that is applied.
-pub fn meta_of(applied: EntryId, journal: &Journal, membership: Option<&Bytes>) -> Meta {
-    Meta {
-        applied,
-        journal: journal.index,
-        head: journal.head,
-        time: journal.time,
-        module: journal.module,
-        schema: journal.schema,
-        activation: journal.activation,
-        membership: membership.cloned(),
-    }
-}
-
 /// Where a partition stands according to its meta row.
 struct Recovered {
     applied: Option<EntryId>,
@@ -142,12 +131,6 @@ impl Recovered {
         let log_index = self.applied.map_or(LogIndex(0), |applied| applied.index);
         Progress { log_index, journal: self.journal }
     }
-}
-
-/// Where the journal of a state stands.
-pub fn journal_of(meta: &Meta) -> Journal {
-    let Meta { journal: index, head, time, module, schema, activation, .. } = *meta;
-    Journal { index, head, time, module, schema, activation }
 }
 
 /// The files of a partition, open and level.
@@ -186,16 +169,29 @@ impl Files {
         Ok(Self { log, store, ids, genesis, recovered, snapshots, canonical, entries, board, under_way })
     }
 
-    /// What the executor begins with.
-    pub(super) fn base(
+    /// The executor as it begins, with its driver.
+    pub(super) fn driver(
         &self,
         options: &PartitionOptions,
         logic: Option<Arc<dyn Logic>>,
         mailbox: std::sync::mpsc::Sender<Message>,
-    ) -> Base {
+    ) -> Driver {
+        let role = ReplicaRole::new(options.leading);
+        Driver {
+            executor: Executor { base: self.base(options, logic), role },
+            actions: Actions::default(),
+            board: self.board.clone(),
+            participants: options.participants.clone(),
+            runtime: tokio::runtime::Handle::current(),
+            mailbox,
+        }
+    }
+
+    fn base(&self, options: &PartitionOptions, logic: Option<Arc<dyn Logic>>) -> Base {
         let Recovered { applied, membership, journal } = &self.recovered;
         Base {
             partition: options.partition,
+            node: options.node,
             labels: options.labels(),
             at: JournalState::new(*applied, membership.clone(), *journal, logic),
             table: SagaTable::new(self.under_way.clone()),
@@ -216,10 +212,6 @@ impl Files {
                 group: None,
             },
             modules: options.modules.clone(),
-            participants: options.participants.clone(),
-            board: self.board.clone(),
-            runtime: tokio::runtime::Handle::current(),
-            mailbox,
         }
     }
 }
@@ -235,12 +227,11 @@ impl Partition {
         .await?;
         let logic = load_active(&options.modules, files.recovered.journal.module).await?;
         let (mailbox, messages) = std::sync::mpsc::channel();
-        let base = files.base(&options, logic, mailbox.clone());
-        metrics::gauge!("statehouse_partition_halted", &base.labels).set(0.0);
-        let (board, timeline) = (base.board.clone(), base.timeline.clone());
-        let executor = Executor { base, role: ReplicaRole::new(options.leading) };
+        let driver = files.driver(&options, logic, mailbox.clone());
+        metrics::gauge!("statehouse_partition_halted", &driver.executor.base.labels).set(0.0);
+        let (board, timeline) = (driver.board.clone(), driver.executor.base.timeline.clone());
         let Files { log, store, ids, entries, genesis, recovered, snapshots, canonical, .. } = files;
-        let spawned = std::thread::Builder::new().name(options.name()).spawn(move || executor.run(&messages));
+        let spawned = std::thread::Builder::new().name(options.name()).spawn(move || driver.run(&messages));
         let thread = spawned.map_err(PartitionError::Thread)?;
         let applied = (recovered.applied, recovered.membership);
         let entrance = Entrance::new(mailbox.clone(), board.clone(), applied, snapshots.clone());
@@ -391,7 +382,7 @@ fn follow(
     tokio::spawn(async move {
         loop {
             let now = leadership.borrow_and_update().clone();
-            if executor.send(Message::Leadership(now)).is_err() || leadership.changed().await.is_err() {
+            if executor.send(Message::Input(Input::Leadership(now))).is_err() || leadership.changed().await.is_err() {
                 return;
             }
         }
@@ -412,7 +403,7 @@ fn follow(
                 store.end_waits(&reason);
                 ids.end_waits(&reason);
                 // The group would notice at its next write, but there may be none. The executor may have ended already.
-                return drop(mailbox.send(Message::Halt(HaltReason::Consensus(reason))));
+                return drop(mailbox.send(Message::Input(Input::Halt(HaltReason::Consensus(reason)))));
             }
             drop((store, ids));
             let changed = tokio::select! {

@@ -5,59 +5,34 @@
 //! order does to a command is defined in [`saga`](crate::saga). If this node ceases to lead before an order is
 //! recorded, the order is forgotten, and the operator asks again. This file does not know who the operator is.
 
-use tokio::sync::oneshot;
-
 use crate::features;
 use crate::ids::JournalIndex;
 use crate::limits;
 use crate::machine::entry::Header;
 use crate::machine::table::Change;
+use crate::partition::actions::{Actions, OneshotReply};
 use crate::partition::coordinate::Coordinator;
 use crate::partition::now::Now;
+use crate::partition::requests::{NotOrdered, Ordered};
 use crate::partition::saga_table::SagaTable;
-use crate::saga::{Moment, Order, OrderRefused};
-
-/// An order, and the operator who waits for it.
-pub struct Ordered {
-    pub order: Order,
-    pub reply: oneshot::Sender<Result<JournalIndex, NotOrdered>>,
-}
-
-/// Why an order is not recorded. It has no effect, now or later.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum NotOrdered {
-    #[error("this node does not lead the partition")]
-    NotLeading,
-    #[error("no command with this id is in flight there")]
-    NotInFlight,
-    #[error(transparent)]
-    Refused(#[from] OrderRefused),
-    #[error(
-        "the cluster is at feature level {found}, and orders need level {expected}: wait until every node runs a \
-         release that supports it"
-    )]
-    Level { expected: features::FeatureLevel, found: features::FeatureLevel },
-    #[error("{} orders wait in this partition already; ask again in a moment", limits::ORDERS_WAITING_MAX)]
-    Overloaded,
-}
+use crate::saga::{Moment, Order};
 
 impl Ordered {
-    pub fn refuse(self, reason: NotOrdered) {
-        // The operator may have stopped waiting.
-        drop(self.reply.send(Err(reason)));
+    pub fn refuse(self, reason: NotOrdered, out: &mut Actions) {
+        out.tell(OneshotReply::Ordered(self.reply, Err(reason)));
     }
 }
 
 impl Coordinator {
-    pub(super) fn on_order(&mut self, mut ordered: Ordered, now: &Now) {
+    pub(super) fn on_order(&mut self, mut ordered: Ordered, now: &Now, out: &mut Actions) {
         let found = now.features;
         if found < features::ORDERS_VOUCHED {
             ordered.order = ordered.order.vouched_by(None);
         }
         if found < features::ORDERS {
-            ordered.refuse(NotOrdered::Level { expected: features::ORDERS, found });
+            ordered.refuse(NotOrdered::Level { expected: features::ORDERS, found }, out);
         } else if limits::ORDERS_WAITING_MAX <= self.orders.len() {
-            ordered.refuse(NotOrdered::Overloaded);
+            ordered.refuse(NotOrdered::Overloaded, out);
         } else {
             self.orders.push_back(ordered);
         }
@@ -70,6 +45,7 @@ impl Coordinator {
         table: &SagaTable,
         header: &Header,
         change: &mut Change,
+        out: &mut Actions,
     ) -> Option<Vec<Order>> {
         let at = Moment::at_home(header.time, header.index.0);
         let mut taken = Vec::new();
@@ -82,17 +58,17 @@ impl Coordinator {
                     taken.push(ordered.order.clone());
                     self.on_ordering(ordered);
                 }
-                Err(refusal) => ordered.refuse(refusal),
+                Err(refusal) => ordered.refuse(refusal, out),
             }
         }
         (!taken.is_empty()).then_some(taken)
     }
 
     /// Tells operators that their orders are recorded, in this entry of the journal.
-    pub(super) fn on_ordered(&mut self, orders: &[Order], index: JournalIndex) {
+    pub(super) fn on_ordered(&mut self, orders: &[Order], index: JournalIndex, out: &mut Actions) {
         for order in orders {
             if let Some(ordered) = self.ordering.remove(&order.command()) {
-                drop(ordered.reply.send(Ok(index)));
+                out.tell(OneshotReply::Ordered(ordered.reply, Ok(index)));
             }
         }
     }
@@ -114,11 +90,11 @@ impl Coordinator {
     }
 
     /// The entry with these orders was certainly not appended.
-    pub(super) fn refuse_orders(&mut self, orders: &[Order]) {
+    pub(super) fn refuse_orders(&mut self, orders: &[Order], out: &mut Actions) {
         for order in orders {
             self.proposed.remove(&order.command());
             if let Some(ordered) = self.ordering.remove(&order.command()) {
-                ordered.refuse(NotOrdered::NotLeading);
+                ordered.refuse(NotOrdered::NotLeading, out);
             }
         }
     }

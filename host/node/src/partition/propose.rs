@@ -1,13 +1,12 @@
 //! The leader's half of the stages: executes a batch on the speculative state and proposes its entry.
 //!
-//! In: queued submissions. Out: entries handed to consensus, whose row writes are kept aside. Nothing here answers a
-//! client with success.
+//! In: queued submissions. Out: entries for consensus, at most one in a step, whose row writes are kept aside. Nothing
+//! here answers a client with success.
 
 use statehouse_abi::ops::OpsBlock;
 use statehouse_abi::outcome::OutcomeWriter;
 use statehouse_abi::rows::{RowsWriter, WritesBlock};
 
-use crate::consensus::ConsensusError;
 use crate::features;
 use crate::ids::Head;
 use crate::limits;
@@ -19,59 +18,72 @@ use crate::machine::logic::Logic;
 use crate::machine::plan::PlanView;
 use crate::machine::replica::{digest, no_writes};
 use crate::machine::table::{self, Change};
+use crate::partition::actions::{Action, Actions};
 use crate::partition::base::Base;
 use crate::partition::coordinate::{cancelled, is_forbidden};
-use crate::partition::error::HaltReason;
+use crate::partition::error::{HaltReason, store_failed};
 use crate::partition::leader::LeaderState;
 use crate::partition::now::Now;
-use crate::partition::run::{Message, store_failed};
 use crate::saga::{Derivation, Origin, Records, Start};
 use crate::sequencer::queue::Forbidden;
-use crate::sequencer::submission::{NotNow, Refusal, Reply, Submission};
+use crate::sequencer::submission::{NotNow, Refusal, Submission};
 use crate::store::StoreError;
 
 impl LeaderState {
-    /// Proposes as much as may be under way at once.
+    /// Proposes the next entry, if one more may be under way. Returns whether there may be another one at once.
     ///
     /// The moment is looked up anew whenever something has taken time: a module that was loaded or asked, or a disk.
-    pub(super) fn propose_all(&mut self, base: &mut Base, now: &mut Now) -> Result<(), HaltReason> {
-        while self.speculation.len() < limits::SPECULATION_ENTRIES_MAX {
-            if base.activation.is_some() {
-                let is_alone = self.propose_activation(base)?;
-                *now = base.now();
-                if is_alone {
-                    return Ok(());
+    pub(super) fn propose_next(
+        &mut self,
+        base: &mut Base,
+        now: &mut Now,
+        out: &mut Actions,
+    ) -> Result<bool, HaltReason> {
+        if self.speculation.len() < limits::SPECULATION_ENTRIES_MAX {
+            let is_turn_of_batch = std::mem::take(&mut self.is_turn_of_batch);
+            if !is_turn_of_batch {
+                if base.activation.is_some() {
+                    let is_alone = self.propose_activation(base, out)?;
+                    *now = base.now();
+                    if is_alone {
+                        return Ok(false);
+                    }
+                }
+                if self.is_trickle() {
+                    self.propose_tick_if_wanted(base, now, out);
+                    return Ok(false);
+                }
+                if self.propose_progress(base, now, out)? || self.propose_forbidden(base, now, out)? {
+                    self.is_turn_of_batch = true;
+                    return Ok(true);
                 }
             }
-            let is_trickle = !self.speculation.is_empty() && self.queue.len() < limits::BATCH_COMMANDS_WORTH_A_WAIT;
-            if is_trickle && limits::SPECULATION_TRICKLE_MAX <= self.speculation.len() {
-                break;
+            if self.propose_batch(base, now, out)? || is_turn_of_batch {
+                return Ok(true);
             }
-            let is_progress = self.propose_progress(base, now)? || self.propose_forbidden(base, now)?;
-            if is_progress {
-                *now = base.now();
-            }
-            if !self.propose_batch(base, now)? && !is_progress {
-                break;
-            }
-            *now = base.now();
         }
-        self.propose_tick_if_wanted(base, now);
-        Ok(())
+        self.propose_tick_if_wanted(base, now, out);
+        Ok(false)
+    }
+
+    /// Whether so little is queued that it is worth waiting for more while other entries are under way.
+    fn is_trickle(&self) -> bool {
+        let is_little = !self.speculation.is_empty() && self.queue.len() < limits::BATCH_COMMANDS_WORTH_A_WAIT;
+        is_little && limits::SPECULATION_TRICKLE_MAX <= self.speculation.len()
     }
 
     /// The stages *execute* and *propose* for one batch. Returns `false` if there was nothing to do.
-    fn propose_batch(&mut self, base: &mut Base, now: &mut Now) -> Result<bool, HaltReason> {
+    fn propose_batch(&mut self, base: &mut Base, now: &mut Now, out: &mut Actions) -> Result<bool, HaltReason> {
         let Some(logic) = base.at.logic().cloned() else { return Ok(false) };
         if !now.takes_entries() {
-            self.refuse_all_queued(base, Refusal::StorageFull);
+            base.waiters.refuse_queued(self.queue.take_waiting(), Refusal::StorageFull, out);
             return Ok(false);
         }
         if base.store.is_behind() {
             match base.store.wait_while_behind() {
                 Ok(()) => *now = base.now(),
                 Err(StoreError::NoSpace { .. }) => {
-                    self.refuse_all_queued(base, Refusal::StorageFull);
+                    base.waiters.refuse_queued(self.queue.take_waiting(), Refusal::StorageFull, out);
                     return Ok(false);
                 }
                 Err(error) => return Err(store_failed(error)),
@@ -82,11 +94,11 @@ impl LeaderState {
         let next = self.queue.iter().take(base.batch_commands_max);
         let carried = next.filter_map(|submission| Some(submission.called.as_ref()?.carried)).max();
         header.time = base.time_after(header.time, carried);
-        let mut submissions = self.take_batch(base, &header, logic.as_ref(), now)?;
+        let mut submissions = self.take_batch(base, &header, logic.as_ref(), now, out)?;
         if submissions.is_empty() {
             return Ok(false);
         }
-        let decided = {
+        let mut decided = {
             let plans: Vec<PlanView<'_>> = submissions.iter().map(Submission::plan_view).collect();
             let fetch = |ops: &OpsBlock<'_>| self.fetch_speculative(base, ops);
             decide(logic.as_ref(), header.context(), &plans, fetch)?
@@ -100,20 +112,15 @@ impl LeaderState {
             // It takes seconds to find out again that the module cannot take a batch.
             Effect::Unasked => 1,
         };
-        for (at, diagnostic) in &decided.diagnostics {
-            let id = submissions[*at].id;
+        for (at, diagnostic) in decided.diagnostics.drain(..) {
+            let id = submissions[at].id;
             let effect = decided.effect;
             tracing::warn!(
                 partition = %base.partition, command = %id, ?effect, text = %diagnostic.text, "command was isolated"
             );
-            if let Some(file) = base.board.panics.record(id, diagnostic) {
-                // Nobody waits for the sync, and a message about its failure would help nobody.
-                drop(base.runtime.spawn_blocking(move || file.sync_data()));
-            }
+            out.push(Action::KeepWords(id, diagnostic));
         }
-        for submission in &submissions {
-            base.board.release(submission.size);
-        }
+        submissions.iter().for_each(|submission| out.release(submission.size));
         if decided.effect == Effect::Unasked && !base.now().has(features::UNASKED) {
             let (partition, module) = (base.partition, logic.id());
             tracing::error!(
@@ -121,19 +128,17 @@ impl LeaderState {
                 "the module fails to apply even a rejection, which cannot be recorded before all nodes run this \
                  release: upgrade them, or activate another module"
             );
-            submissions
-                .into_iter()
-                .for_each(|submission| base.waiters.in_flight.refuse(submission, &Reply::Refused(Refusal::Halted)));
+            submissions.into_iter().for_each(|submission| base.waiters.refuse(submission, Refusal::Halted, out));
             return Ok(true);
         }
         let entry = self.entry_of(base, header, &submissions, &decided, now);
-        self.propose(base, entry, decided.writes, submissions);
+        self.propose(base, entry, decided.writes, submissions, out);
         Ok(true)
     }
 
     /// Records calls as refused, without asking the module: those that were cancelled before they arrived, and those
     /// whose command's id belongs to another command here. Returns `false` if there are none.
-    fn propose_forbidden(&mut self, base: &mut Base, now: &mut Now) -> Result<bool, HaltReason> {
+    fn propose_forbidden(&mut self, base: &mut Base, now: &mut Now, out: &mut Actions) -> Result<bool, HaltReason> {
         let Some(logic) = base.at.logic().cloned() else { return Ok(false) };
         if !self.queue.has_forbidden() || !now.takes_entries() {
             return Ok(false);
@@ -149,8 +154,8 @@ impl LeaderState {
                     rejections.push(rejection);
                 }
                 Some(known) => {
-                    base.board.release(submission.size);
-                    base.answer_recorded(submission, known)?;
+                    out.release(submission.size);
+                    base.answer_recorded(submission, known, out)?;
                 }
             }
         }
@@ -164,11 +169,9 @@ impl LeaderState {
         let carried = submissions.iter().filter_map(|submission| Some(submission.called.as_ref()?.carried)).max();
         header.time = base.time_after(header.time, carried);
         let decided = forbid(&submissions, &rejections);
-        for submission in &submissions {
-            base.board.release(submission.size);
-        }
+        submissions.iter().for_each(|submission| out.release(submission.size));
         let entry = self.entry_of(base, header, &submissions, &decided, now);
-        self.propose(base, entry, decided.writes, submissions);
+        self.propose(base, entry, decided.writes, submissions, out);
         Ok(true)
     }
 
@@ -179,6 +182,7 @@ impl LeaderState {
         header: &Header,
         logic: &dyn Logic,
         now: &Now,
+        out: &mut Actions,
     ) -> Result<Vec<Submission>, HaltReason> {
         let mut batch = Vec::with_capacity(self.queue.len().min(base.batch_commands_max));
         // The plans of commands on several partitions lie in the entry, beside the ops of their first branches.
@@ -189,7 +193,7 @@ impl LeaderState {
                 // The client was told that the outcome is unknown, or has gone. The command is not executed; if sent
                 // again, it is new.
                 metrics::counter!("statehouse_commands_abandoned_total").increment(1);
-                base.board.release(submission.size);
+                out.release(submission.size);
                 _ = self.queue.was_proposed(submission.id);
                 base.waiters.in_flight.take(submission.id);
                 continue;
@@ -202,17 +206,17 @@ impl LeaderState {
             if self.queue.was_proposed(submission.id) {
                 let known = base.ids.lookup(&submission.id).map_err(store_failed)?;
                 if let Some(known) = known {
-                    base.board.release(submission.size);
-                    base.answer_recorded(submission, known)?;
+                    out.release(submission.size);
+                    base.answer_recorded(submission, known, out)?;
                     continue;
                 }
             }
             if submission.expires < header.time || submission.is_given_up(now.instant) {
-                self.expire(base, submission, now)?;
+                self.expire(base, submission, now, out)?;
             } else if submission.called.is_none() && submission.planner != logic.id() {
                 // It was planned by a module that is no longer active; the router plans it again.
-                base.board.release(submission.size);
-                base.waiters.in_flight.refuse(submission, &Reply::Refused(Refusal::NotNow(NotNow::PlannedByAnother)));
+                out.release(submission.size);
+                base.waiters.refuse(submission, Refusal::NotNow(NotNow::PlannedByAnother), out);
             } else {
                 batch.push(submission);
             }
@@ -245,18 +249,25 @@ impl LeaderState {
     }
 
     /// If the partition is idle, proposes a tick when somebody waits for time to pass, or a day has begun.
-    fn propose_tick_if_wanted(&mut self, base: &mut Base, now: &Now) {
+    fn propose_tick_if_wanted(&mut self, base: &mut Base, now: &Now, out: &mut Actions) {
         let journal = self.journal_speculative(base);
         self.times_wanted.on_time(journal.time);
         let is_idle = self.speculation.is_empty() && self.queue.is_empty();
         let is_due = self.times_wanted.next().is_some_and(|wanted| wanted < now.present(&base.timeline, journal.time));
         if is_idle && (is_due || self.is_past_midnight(base, now)) {
             let header = base.header_without_module(EntryKind::Tick, &journal, now);
-            self.propose(base, Entry::tick(header), Vec::new(), Vec::new());
+            self.propose(base, Entry::tick(header), Vec::new(), Vec::new(), out);
         }
     }
 
-    pub(super) fn propose(&mut self, base: &mut Base, entry: Entry, writes: Vec<u8>, submissions: Vec<Submission>) {
+    pub(super) fn propose(
+        &mut self,
+        base: &Base,
+        entry: Entry,
+        writes: Vec<u8>,
+        submissions: Vec<Submission>,
+        out: &mut Actions,
+    ) {
         let journal = self.journal_speculative(base);
         let verdict = journal.judge(&entry);
         let Ok(Verdict::Effective(after)) = verdict else {
@@ -265,30 +276,14 @@ impl LeaderState {
         let (payload, head) = (entry.payload().clone(), after.head);
         self.speculation.push(entry, after, writes, submissions);
         fail::fail_point!("partition::executed", |_| std::process::abort());
-        let group = base.environment.group.clone().expect("only a started group leads");
-        match base.runtime.block_on(group.propose(self.term, payload)) {
-            Ok(proposed) => {
-                let mailbox = base.mailbox.clone();
-                base.runtime.spawn(async move {
-                    if let Err(error) = proposed.await {
-                        let is_appended = matches!(error, ConsensusError::OutcomeUnknown | ConsensusError::Stopped(_));
-                        // The executor may be gone; then it has answered everybody.
-                        drop(mailbox.send(Message::ProposalLost { head, is_appended }));
-                    }
-                });
-            }
-            Err(error) => {
-                let is_appended = matches!(error, ConsensusError::Stopped(_));
-                self.on_proposal_lost(base, head, is_appended);
-            }
-        }
+        out.push(Action::Propose { term: self.term, head, payload });
     }
 
     /// An entry that was certainly not appended never takes effect, and neither does what was computed on it. The
     /// entries before it are still on their way. Clients are told to ask again and so to find the leader of that
     /// moment: if this node proposed the entry again, it would be refused repeatedly until a majority is heard or
     /// another node leads. An entry whose fate is unknown is left to the change of leadership that caused this.
-    pub(super) fn on_proposal_lost(&mut self, base: &mut Base, head: Head, is_appended: bool) {
+    pub(super) fn on_proposal_lost(&mut self, base: &mut Base, head: Head, is_appended: bool, out: &mut Actions) {
         if is_appended {
             return;
         }
@@ -298,20 +293,20 @@ impl LeaderState {
             return;
         }
         metrics::counter!("statehouse_speculation_dropped_total").increment(lost.len() as u64);
-        let unheard = lost.iter().flat_map(|batch| self.coordinator.on_refused(batch.entry.records())).collect();
-        base.call_again_later(unheard);
+        let unheard = lost.iter().flat_map(|batch| self.coordinator.on_refused(batch.entry.records(), out)).collect();
+        self.call_again_later(&base.now(), unheard);
         for submission in lost.into_iter().flat_map(|batch| batch.submissions) {
             // Its bytes were released when it was proposed.
-            base.waiters.in_flight.refuse(submission, &Reply::Refused(Refusal::NotNow(NotNow::NotAppended)));
+            base.waiters.refuse(submission, Refusal::NotNow(NotNow::NotAppended), out);
         }
         self.times_wanted.clear();
-        self.refuse_queue(base, Refusal::NotNow(NotNow::NotAppended));
+        self.refuse_queue(base, Refusal::NotNow(NotNow::NotAppended), out);
     }
 
     /// Queues commands again that were proposed in vain. Until they are taken from the queue, an entry that was not
     /// known to be lost may turn out to have recorded them. Their ids are therefore looked up once more at that point.
     /// Returns how many batches are lost.
-    pub(super) fn requeue_speculation(&mut self, base: &mut Base) -> usize {
+    pub(super) fn requeue_speculation(&mut self, base: &mut Base, out: &mut Actions) -> usize {
         let lost = self.speculation.drain();
         let count = lost.len();
         for batch in lost.into_iter().rev() {
@@ -319,15 +314,15 @@ impl LeaderState {
             for submission in batch.submissions.into_iter().rev() {
                 // Its bytes were released when it was proposed. It must not be lost for lack of room, so the limit is
                 // not checked.
-                base.board.queue_bytes.fetch_add(submission.size, std::sync::atomic::Ordering::AcqRel);
+                out.reserve(submission.size);
                 if is_forbidden(&submission) {
                     self.queue.forbid(submission, cancelled());
                     continue;
                 }
                 if submission.called.as_ref().is_some_and(|called| called.needs_claim) {
                     // The owner of the client's id must be looked up anew: its coordinator asks again.
-                    base.board.release(submission.size);
-                    base.waiters.in_flight.refuse(submission, &Reply::Refused(Refusal::NotNow(NotNow::ClaimUnknown)));
+                    out.release(submission.size);
+                    base.waiters.refuse(submission, Refusal::NotNow(NotNow::ClaimUnknown), out);
                     continue;
                 }
                 self.queue.requeue(submission);
@@ -385,11 +380,6 @@ impl LeaderState {
         }
         let change = Change::of(&entry, &table::Empty).expect("a start depends on no row");
         entry.with_digest(digest(&ops, &writes, &change.writes()))
-    }
-
-    fn refuse_all_queued(&mut self, base: &mut Base, refusal: Refusal) {
-        let board = &base.board;
-        self.queue.refuse_waiting(refusal, &mut base.waiters.in_flight, |size| board.release(size));
     }
 
     /// The journal on which the next batch is decided.

@@ -34,6 +34,13 @@ const REBUILD_BYTES: usize = 16 << 20;
 /// How many partitions search their logs for places at a time: it is useful, but nobody waits for it.
 static REBUILDING: Semaphore = Semaphore::const_new(1);
 
+/// Entries that were read for those who wait for them.
+pub struct Recalled {
+    pub read: Vec<(JournalIndex, Result<Arc<Recorded>, PartitionError>)>,
+    /// Those that another reading is to read, because this one has read enough.
+    pub left: Vec<JournalIndex>,
+}
+
 pub struct RecordedEntries {
     log: Log,
     places: RwLock<Places>,
@@ -114,6 +121,20 @@ impl RecordedEntries {
         };
         self.keep(&recorded);
         Ok(recorded)
+    }
+
+    /// Reads these entries, up to [`limits::RECALL_BYTES`].
+    pub fn recall(&self, wanted: Vec<JournalIndex>, applied: Option<LogIndex>, journal: &Journal) -> Recalled {
+        let (mut read, mut bytes) = (Vec::with_capacity(wanted.len()), 0);
+        let mut left = wanted.into_iter();
+        while bytes < limits::RECALL_BYTES
+            && let Some(index) = left.next()
+        {
+            let found = self.find(index, applied, journal);
+            bytes += found.as_ref().map_or(0, |found| found.entry.payload().len());
+            read.push((index, found));
+        }
+        Recalled { read, left: left.collect() }
     }
 
     fn read(&self, wanted: JournalIndex, at: LogIndex) -> Result<Recorded, PartitionError> {

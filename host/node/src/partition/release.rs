@@ -18,7 +18,8 @@ use crate::log::{EntryId, Log, LogHealth};
 use crate::partition::error::PartitionError;
 use crate::partition::handle::Partition;
 use crate::partition::journal_lookup::find_last_before;
-use crate::partition::run::Message;
+use crate::partition::message::Input;
+use crate::partition::requests::CheckpointRequest;
 use crate::snapshot::{IDS, Manifest, STATE, SnapshotError, Snapshots};
 use crate::store::{IdIndex, Meta, Store, StoreError};
 
@@ -90,7 +91,7 @@ impl Partition {
         blocking(move || Ok(store.flush().and_then(|()| ids.flush())?)).await?;
         let snapshots = self.parts.snapshots.clone();
         let (reply, done) = oneshot::channel();
-        self.send(Message::Checkpoint(snapshots.begin()?, reply))?;
+        self.send(Input::Checkpoint(CheckpointRequest { folder: snapshots.begin()?, reply }))?;
         let Some(meta) = done.await.map_err(|_| self.not_running())?? else { return Ok(()) };
         let log = self.parts.log.clone();
         blocking(move || Ok(finish(&snapshots, &log, &meta)?)).await?;

@@ -1,88 +1,23 @@
-//! The executor: one thread per partition, and the only caller of the stages.
+//! The executor: the state of a partition's replica, and the only caller of the stages.
 //!
 //! ```text
 //! Submit ─▶ admit ─▶ queue ─▶ execute ─▶ propose ──▶ (consensus) ──▶ Committed ─▶ apply ─▶ answer
 //!                               ▲                                       │
 //!                               └───── speculation ◀──── promote ───────┘
 //! ```
-//! In: messages. Out: proposals, row writes, replies. All its state is its own; what others may see is on the board.
+//! In: one input a step. Out: row writes, and actions for the driver. All its state is its own. This file does not know
+//! who sends the inputs, nor how an action is carried out.
 
-use std::panic::AssertUnwindSafe;
-use std::path::PathBuf;
-use std::sync::mpsc::{Receiver, RecvTimeoutError};
-
-use tokio::sync::{OwnedSemaphorePermit, oneshot};
-
-use crate::consensus::{Committed, Group, Leadership, StopReason};
-use crate::ids::{CommandId, Head, Micros};
-use crate::log::{EntryId, LogEntry};
-use crate::machine::entry::Activation;
-use crate::machine::journal::Journal;
+use crate::consensus::{Leadership, StopReason};
+use crate::log::EntryId;
+use crate::partition::actions::{Actions, NextStep, OneshotReply};
 use crate::partition::base::Base;
-use crate::partition::canonical::SnapshotRequest;
-use crate::partition::coordinate::Answers;
-use crate::partition::error::HaltReason;
-use crate::partition::known_ids::Recalled;
+use crate::partition::error::{HaltReason, store_failed};
 use crate::partition::leader::ReplicaRole;
-use crate::partition::now::Now;
-use crate::partition::order::{NotOrdered, Ordered};
+use crate::partition::message::Input;
 use crate::partition::release::checkpoint;
-use crate::partition::status::RunState;
-use crate::sequencer::submission::{NotNow, Refusal, Reply, Submission};
-use crate::store::{Meta, StoreError};
-
-/// What the executor is told.
-pub enum Message {
-    Submit(Vec<Submission>),
-    /// Committed entries in log order; the permit bounds how many wait.
-    Committed(Vec<Committed<LogEntry>>, OwnedSemaphorePermit),
-    Leadership(Leadership),
-    /// The entry that leads to this head was not appended, or its fate is unknown.
-    ProposalLost {
-        head: Head,
-        is_appended: bool,
-    },
-    /// The group runs; proposals go there.
-    Started(Group),
-    /// Make another module decide from the next entry on. The reply follows once the entry is applied, or says why not.
-    Activate(ActivationRequest),
-    /// Somebody waits until the journal's time has passed this.
-    WaitForTime(Micros),
-    /// If set, no command on several partitions may begin.
-    Drain(bool),
-    /// Begin no command on several partitions from now on. The reply says whether all are over.
-    AskDrained(oneshot::Sender<bool>),
-    /// The answers of participants to calls, or their silence.
-    Answered(Answers),
-    /// An operator's order about a command that this partition coordinates.
-    Order(Ordered),
-    /// Entries that somebody waits for.
-    Recalled(Recalled),
-    /// These commands may have calls that must be repeated.
-    CallAgain(Vec<CommandId>),
-    /// Put state and ids into this folder, as they are between two entries.
-    Checkpoint(PathBuf, oneshot::Sender<Result<Option<Meta>, StoreError>>),
-    /// Make a canonical snapshot of what is applied.
-    Snapshot(SnapshotRequest),
-    /// Something is wrong that the executor cannot see itself.
-    Halt(HaltReason),
-    Stop,
-}
-
-/// Why the executor woke up.
-enum Wake {
-    Message(Message),
-    /// A time that somebody waits for has come, or the queue has not moved for a while.
-    Due,
-    /// No sender is left.
-    Closed,
-}
-
-/// An activation that somebody waits for.
-pub struct ActivationRequest {
-    pub activation: Activation,
-    pub reply: oneshot::Sender<Result<Journal, String>>,
-}
+use crate::partition::requests::NotOrdered;
+use crate::sequencer::submission::{NotNow, Refusal, Reply};
 
 /// The executor's state: what every replica has, and what this one is at the moment. Each stage is in its own file.
 pub struct Executor {
@@ -91,135 +26,99 @@ pub struct Executor {
 }
 
 impl Executor {
-    /// Runs until it is stopped, or halts for good. A panic halts this partition only.
-    pub fn run(mut self, mailbox: &Receiver<Message>) {
-        let result = std::panic::catch_unwind(AssertUnwindSafe(|| self.serve(mailbox)));
-        let state = match result {
-            Ok(Ok(())) => RunState::Closed,
-            Ok(Err(reason)) => RunState::Halted(reason),
-            Err(panic) => RunState::Halted(HaltReason::Panic(panic_text(&*panic))),
-        };
-        self.end(state, mailbox);
-    }
-
-    fn serve(&mut self, mailbox: &Receiver<Message>) -> Result<(), HaltReason> {
-        let mut now = self.base.now();
-        loop {
-            let mut next = match self.wait(mailbox, &now) {
-                Wake::Message(message) => Some(message),
-                Wake::Due => None,
-                Wake::Closed => return Ok(()),
-            };
-            // Takes all messages that are already there, so that a batch includes everybody who waits.
-            while let Some(message) = next {
-                if matches!(message, Message::Stop) {
-                    return Ok(());
-                }
-                self.on_message(message)?;
-                next = mailbox.try_recv().ok();
-            }
-            now = self.on_quiet()?;
-        }
-    }
-
-    /// No message is left: a leader decides and calls. Returns the moment at which it has done so.
-    pub(super) fn on_quiet(&mut self) -> Result<Now, HaltReason> {
+    /// Takes one input. What is to be done is in `out`, in order, also if the partition halts.
+    pub fn step(&mut self, input: Input, out: &mut Actions) -> Result<(), HaltReason> {
         let Self { base, role } = self;
-        base.read_wanted();
-        let mut now = base.now();
-        // Every replica notices that its journal is ahead of the clock: the journal's time passes from then on.
-        let present = base.present(&now);
-        if let Some(leader) = role.leader() {
-            leader.make_calls(base);
-            leader.report_stuck(base, present);
-            leader.propose_all(base, &mut now)?;
-        }
-        if role.admit_unheld(base)?
-            && let Some(leader) = role.leader()
-        {
-            now = base.now();
-            leader.propose_all(base, &mut now)?;
-        }
-        // What is queued may be proposed a whole decision later, so what was heard before that is not enough.
-        if let Some(leader) = role.leader()
-            && !leader.queue.is_empty()
-            && !base.environment.is_heard()
-        {
-            leader.refuse_queue(base, Refusal::NotNow(NotNow::NoMajority));
-        }
-        base.board.in_flight.store(base.waiters.in_flight.len(), std::sync::atomic::Ordering::Relaxed);
-        Ok(now)
-    }
-
-    fn wait(&self, mailbox: &Receiver<Message>, now: &Now) -> Wake {
-        let ReplicaRole::Leading(leader) = &self.role else {
-            return mailbox.recv().map_or(Wake::Closed, Wake::Message);
-        };
-        match mailbox.recv_timeout(leader.patience(&self.base, now)) {
-            Ok(message) => Wake::Message(message),
-            Err(RecvTimeoutError::Timeout) => Wake::Due,
-            Err(RecvTimeoutError::Disconnected) => Wake::Closed,
-        }
-    }
-
-    pub(super) fn on_message(&mut self, message: Message) -> Result<(), HaltReason> {
-        let Self { base, role } = self;
-        match message {
-            Message::Submit(submissions) => role.admit(base, submissions)?,
-            Message::Committed(entries, permit) => {
-                for entry in entries {
-                    self.on_committed(entry)?;
-                }
-                // In normal operation a leader applies this backpressure before it proposes; a restore never proposes.
-                if matches!(self.role, ReplicaRole::Restoring) {
-                    self.base.store.wait_while_behind().map_err(store_failed)?;
-                }
-                drop(permit);
-            }
-            Message::Leadership(leadership) => self.on_leadership(leadership)?,
-            Message::Started(group) => base.environment.group = Some(group),
-            Message::Activate(wanted) => base.activation = Some(wanted),
-            Message::Drain(is_draining) => base.is_draining = is_draining,
-            Message::AskDrained(reply) => {
+        match input {
+            Input::Quiet => return self.on_quiet(out),
+            Input::Submit(submissions) => role.admit(base, submissions, out)?,
+            Input::Committed(entry) => return self.on_committed(entry, out),
+            Input::Leadership(leadership) => return self.on_leadership(leadership, out),
+            Input::Activate(wanted) => base.activation = Some(wanted),
+            Input::Drain(is_draining) => base.is_draining = is_draining,
+            Input::AskDrained(reply) => {
                 base.is_draining = true;
-                let _ = reply.send(self.is_drained());
+                out.tell(OneshotReply::Drained(reply, self.is_drained()));
             }
-            Message::Recalled(recalled) => base.on_recalled(role, recalled)?,
-            Message::Checkpoint(folder, reply) => {
-                // The receiver may have stopped waiting.
-                drop(reply.send(checkpoint(&base.store, &base.ids, &folder)));
+            Input::Recalled(recalled) => base.on_recalled(role, recalled, out)?,
+            Input::Checkpoint(request) => {
+                let made = checkpoint(&base.store, &base.ids, &request.folder);
+                out.tell(OneshotReply::Checkpoint(request, made));
             }
-            Message::Snapshot(asked) => base.on_snapshot_asked(asked),
-            Message::Halt(reason) => return Err(reason),
-            Message::Stop => unreachable!("the loop handles it"),
-            Message::Order(ordered) => match role {
-                ReplicaRole::Leading(leader) => leader.coordinator.on_order(ordered, &base.now()),
-                ReplicaRole::Following | ReplicaRole::Restoring => ordered.refuse(NotOrdered::NotLeading),
+            Input::Snapshot(asked) => base.on_snapshot_asked(asked, out),
+            Input::Halt(reason) => return Err(reason),
+            Input::Order(ordered) => match role {
+                ReplicaRole::Leading(leader) => leader.coordinator.on_order(ordered, &base.now(), out),
+                ReplicaRole::Following | ReplicaRole::Restoring => ordered.refuse(NotOrdered::NotLeading, out),
             },
             // The rest means something to a leader alone. A client that waits for a time asks again, and what a former
             // leader has proposed or called is the next leader's.
-            Message::ProposalLost { head, is_appended } => {
+            Input::ProposalLost { head, is_appended } => {
                 if let Some(leader) = role.leader() {
-                    leader.on_proposal_lost(base, head, is_appended);
+                    leader.on_proposal_lost(base, head, is_appended, out);
                 }
             }
-            Message::WaitForTime(time) => {
+            Input::WaitForTime(time) => {
                 if let Some(leader) = role.leader() {
                     leader.on_time_wanted(base, time);
                 }
             }
-            Message::Answered(answers) => {
+            Input::Answered(answers) => {
                 if let Some(leader) = role.leader() {
-                    leader.on_answered(base, answers);
-                }
-            }
-            Message::CallAgain(commands) => {
-                if let Some(leader) = role.leader() {
-                    leader.coordinator.call_again(commands);
+                    leader.on_answered(&base.now(), answers);
                 }
             }
         }
         Ok(())
+    }
+
+    /// No message is left, or a time has come: a leader calls, and decides at most one entry. Says when the next such
+    /// step is due.
+    fn on_quiet(&mut self, out: &mut Actions) -> Result<(), HaltReason> {
+        let Self { base, role } = self;
+        base.read_wanted(out);
+        let mut now = base.now();
+        // Every replica notices that its journal is ahead of the clock: the journal's time passes from then on.
+        let present = base.present(&now);
+        out.next = NextStep::Message;
+        let Some(leader) = role.leader() else { return Ok(()) };
+        leader.make_calls(base, &now, out);
+        leader.report_stuck(base, present);
+        if !out.is_empty() {
+            // What is read or called now need not wait until a batch is decided.
+            out.next = NextStep::Again;
+            return Ok(());
+        }
+        if leader.propose_next(base, &mut now, out)? || role.admit_unheld(base, out)? {
+            out.next = NextStep::Again;
+            return Ok(());
+        }
+        let Some(leader) = role.leader() else { return Ok(()) };
+        // What is queued may be proposed a whole decision later, so what was heard before that is not enough.
+        if !leader.queue.is_empty() && !base.environment.is_heard() {
+            leader.refuse_queue(base, Refusal::NotNow(NotNow::NoMajority), out);
+        }
+        out.next = NextStep::Within(leader.patience(base, &now));
+        Ok(())
+    }
+
+    /// Waits until the rows of what was applied are written, as far as they must be. In normal operation a leader
+    /// applies this backpressure before it proposes; a restore never proposes.
+    pub fn wait_while_restoring(&self) -> Result<(), HaltReason> {
+        if !matches!(self.role, ReplicaRole::Restoring) {
+            return Ok(());
+        }
+        self.base.store.wait_while_behind().map_err(store_failed)
+    }
+
+    /// Answers all who wait, when the executor ends. Their proposals may or may not be committed.
+    pub fn end(&mut self, refusal: Refusal, out: &mut Actions) {
+        let Self { base, role } = self;
+        role.step_down(base, refusal, out);
+        base.waiters.answer_orphans(&Reply::Unknown, out);
+        base.waiters.answer_ends(&Reply::Unknown, out);
+        base.give_up_recalls(refusal, out);
+        base.activation = None;
     }
 
     /// Whether this leader knows that nothing is under way between partitions, neither applied nor proposed nor queued.
@@ -230,13 +129,13 @@ impl Executor {
 
     /// A change of term drops all speculation. A leader admits once it has applied the blank entry of its own term;
     /// consensus announces it at that point.
-    fn on_leadership(&mut self, leadership: Leadership) -> Result<(), HaltReason> {
+    fn on_leadership(&mut self, leadership: Leadership, out: &mut Actions) -> Result<(), HaltReason> {
         let Self { base, role } = self;
         match leadership {
-            Leadership::Leader { term } => role.on_elected(term, base),
-            Leadership::Follower { .. } => role.step_down(base, Refusal::NotNow(NotNow::NotLeading)),
+            Leadership::Leader { term } => role.on_elected(term, base, out),
+            Leadership::Follower { .. } => role.step_down(base, Refusal::NotNow(NotNow::NotLeading), out),
             Leadership::Stopped { reason: StopReason::Shutdown } => {
-                role.step_down(base, Refusal::NotNow(NotNow::NotLeading));
+                role.step_down(base, Refusal::NotNow(NotNow::NotLeading), out);
                 // This replica will never lead again, so it is not activated here.
                 base.activation = None;
             }
@@ -247,22 +146,13 @@ impl Executor {
 
     /// The blank entry of a newer leader is applied: what was proposed in an earlier term stands before it in the log,
     /// or will never be in the log.
-    pub(super) fn on_blank(&mut self, blank: EntryId) {
+    pub(super) fn on_blank(&mut self, blank: EntryId, out: &mut Actions) {
         let Self { base, role } = self;
         if role.leader().is_some_and(|leader| leader.term < blank.term) {
-            role.step_down(base, Refusal::NotNow(NotNow::NotLeading));
+            role.step_down(base, Refusal::NotNow(NotNow::NotLeading), out);
         }
         if role.leader().is_none_or(|leader| leader.term == blank.term) {
-            base.waiters.answer_orphans(&Reply::Refused(Refusal::NotNow(NotNow::LeftOut)));
+            base.waiters.answer_orphans(&Reply::Refused(Refusal::NotNow(NotNow::LeftOut)), out);
         }
     }
-}
-
-pub(super) fn store_failed(error: crate::store::StoreError) -> HaltReason {
-    HaltReason::Store(error.to_string())
-}
-
-pub(super) fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no text".to_owned())
 }

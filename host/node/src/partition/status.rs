@@ -99,6 +99,16 @@ impl Board {
         assert!(bytes <= before, "only reserved bytes are released");
     }
 
+    /// What a step has changed. It may take more room than there is.
+    pub fn change_queue_bytes(&self, by: i64) {
+        let bytes = usize::try_from(by.unsigned_abs()).expect("a queue fits into memory");
+        match by {
+            ..0 => self.release(bytes),
+            0 => {}
+            1.. => drop(self.queue_bytes.fetch_add(bytes, Ordering::AcqRel)),
+        }
+    }
+
     pub fn is_running(&self) -> bool {
         matches!(*self.state.borrow(), RunState::Running)
     }

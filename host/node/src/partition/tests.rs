@@ -46,6 +46,7 @@ mod leader;
 mod timelines;
 mod orders;
 mod released;
+mod steps;
 
 /// Provides a single module.
 struct Only(Arc<dyn Logic>);

@@ -10,7 +10,7 @@ use hashbrown::{HashMap, HashSet};
 
 use crate::ids::{CommandId, Fingerprint, Micros};
 use crate::limits;
-use crate::sequencer::submission::{Refusal, Reply, Submission, Ticket};
+use crate::sequencer::submission::{Refusal, Submission, Ticket};
 
 /// The ids that wait or are being replicated.
 #[derive(Default)]
@@ -89,17 +89,6 @@ impl InFlight {
         self.ids.is_empty()
     }
 
-    /// Ends an id's flight and answers everybody who followed the first request; they see a replayed outcome.
-    pub fn finish(&mut self, id: CommandId, mut reply: impl FnMut() -> Reply) {
-        for follower in self.take(id) {
-            let mut reply = reply();
-            if let Reply::Recorded { is_replayed, .. } = &mut reply {
-                *is_replayed = true;
-            }
-            follower.reply(reply);
-        }
-    }
-
     /// Ends an id's flight; those who followed the first request are still to be answered.
     pub fn take(&mut self, id: CommandId) -> Vec<Ticket> {
         let Some(waiting) = self.ids.remove(&id) else { return Vec::new() };
@@ -109,18 +98,10 @@ impl InFlight {
         waiting.followers
     }
 
-    /// Ends all flights and answers everybody who follows in one.
-    pub fn finish_all(&mut self, reply: &Reply) {
+    /// Ends all flights; those who follow in one are still to be answered.
+    pub fn take_all(&mut self) -> impl Iterator<Item = Ticket> + '_ {
         self.claimed.clear();
-        for follower in self.ids.drain().flat_map(|(_, waiting)| waiting.followers) {
-            follower.reply(reply.clone());
-        }
-    }
-
-    /// Answers a submission and everybody who follows it, when nothing of it was recorded.
-    pub fn refuse(&mut self, submission: Submission, reply: &Reply) {
-        submission.ticket.reply(reply.clone());
-        self.finish(submission.id, || reply.clone());
+        self.ids.drain().flat_map(|(_, waiting)| waiting.followers)
     }
 }
 

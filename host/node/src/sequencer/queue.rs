@@ -9,8 +9,7 @@ use std::collections::VecDeque;
 use hashbrown::HashSet;
 
 use crate::ids::CommandId;
-use crate::sequencer::admission::InFlight;
-use crate::sequencer::submission::{Refusal, Reply, Submission};
+use crate::sequencer::submission::Submission;
 
 /// A submission that is recorded as refused without asking the module. A granted claim is recorded the same way,
 /// because nothing is carried out for it.
@@ -99,27 +98,17 @@ impl SubmissionQueue {
         std::mem::take(&mut self.clashes)
     }
 
-    /// Refuses those that wait to be decided; `release` gives the room of each back.
-    pub fn refuse_waiting(&mut self, refusal: Refusal, in_flight: &mut InFlight, release: impl Fn(usize)) {
+    /// Takes those that wait to be decided.
+    pub fn take_waiting(&mut self) -> VecDeque<Submission> {
         self.requeued.clear();
-        for submission in std::mem::take(&mut self.waiting) {
-            release(submission.size);
-            in_flight.refuse(submission, &Reply::Refused(refusal));
-        }
+        std::mem::take(&mut self.waiting)
     }
 
-    /// Refuses everything; `release` gives the room of each back.
-    pub fn refuse_all(&mut self, refusal: Refusal, in_flight: &mut InFlight, release: impl Fn(usize)) {
+    /// Takes everything: the submissions whose ids are in flight, and those that clash with another.
+    pub fn take_all(&mut self) -> (impl Iterator<Item = Submission> + use<>, Vec<Submission>) {
         // Every field is named, so that a new one does not compile until it is dealt with here.
         let Self { waiting, requeued, forbidden, clashes } = std::mem::take(self);
         drop(requeued);
-        for submission in waiting.into_iter().chain(forbidden.into_iter().map(|forbidden| forbidden.submission)) {
-            release(submission.size);
-            in_flight.refuse(submission, &Reply::Refused(refusal));
-        }
-        for submission in clashes {
-            release(submission.size);
-            submission.ticket.reply(Reply::Refused(refusal));
-        }
+        (waiting.into_iter().chain(forbidden.into_iter().map(|forbidden| forbidden.submission)), clashes)
     }
 }

@@ -250,6 +250,12 @@ pub struct Ticket {
     slot: u32,
 }
 
+impl std::fmt::Debug for Ticket {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "ticket {}", self.slot)
+    }
+}
+
 impl Drop for Ticket {
     fn drop(&mut self) {
         self.answer(Reply::Unknown);

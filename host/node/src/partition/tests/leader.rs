@@ -1,68 +1,33 @@
 //! The executor step by step, without a thread and without a group: what those are told who wait when leading ends, and
 //! what a replica does that does not lead.
 //!
-//! In: messages, and a ticket in each place where one can wait. Out: what each ticket is told, and when. It does not
+//! In: inputs, and a ticket in each place where one can wait. Out: what each ticket is told, and when. It does not
 //! know what consensus does.
 
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::{Receiver, channel};
 
 use tokio::sync::oneshot;
 use tokio::sync::oneshot::error::TryRecvError;
 
+use super::steps::Stepped;
 use super::timelines::{NOW, SECOND, clock_at, submission};
 use super::*;
 use crate::clock::Clock;
-use crate::consensus::{Committed, Leadership};
-use crate::ids::{Digest, LogIndex, Micros, Term};
-use crate::log::{LogEntry, Payload};
+use crate::ids::{Digest, Micros, Term};
+use crate::log::Payload;
 use crate::machine::entry::{Entry, EntryKind, Header};
 use crate::machine::journal::{Journal, Verdict};
+use crate::partition::actions::NextStep;
 use crate::partition::error::HaltReason;
 use crate::partition::known_ids::Purpose;
-use crate::partition::leader::{LeaderState, ReplicaRole};
-use crate::partition::open::Files;
-use crate::partition::order::{NotOrdered, Ordered};
-use crate::partition::run::{ActivationRequest, Executor, Message};
+use crate::partition::leader::LeaderState;
+use crate::partition::message::Input;
+use crate::partition::requests::{ActivationRequest, NotOrdered, Ordered};
+use crate::partition::run::Executor;
 use crate::partition::status::RunState;
 use crate::saga::{Order, OrderKind};
 use crate::sequencer::admission::Admitted;
 use crate::sequencer::submission::{NotNow, Refusal, Replies, Reply, Submission};
-
-/// An executor that nobody drives but the test.
-struct Stepped {
-    executor: Executor,
-    messages: Receiver<Message>,
-}
-
-impl Stepped {
-    fn open(options: &PartitionOptions) -> Self {
-        let files = Files::open(options).expect("it opens");
-        let (mailbox, messages) = channel();
-        let base = files.base(options, Some(Arc::new(Native::<System>::new())), mailbox);
-        Self { executor: Executor { base, role: ReplicaRole::new(options.leading) }, messages }
-    }
-
-    fn step(&mut self, message: Message) {
-        self.executor.on_message(message).expect("it does not halt");
-    }
-
-    fn elect(&mut self, term: u64) {
-        self.step(Message::Leadership(Leadership::Leader { term: Term(term) }));
-    }
-
-    fn depose(&mut self) {
-        self.step(Message::Leadership(Leadership::Follower { leader: None, term: Term(2) }));
-    }
-
-    fn is_leading(&self) -> bool {
-        matches!(self.executor.role, ReplicaRole::Leading(_))
-    }
-
-    fn queue_bytes(&self) -> usize {
-        self.executor.base.board.queue_bytes.load(Ordering::Relaxed)
-    }
-}
 
 /// Those who wait, each in another place.
 struct Waits {
@@ -74,9 +39,10 @@ struct Waits {
 impl Waits {
     fn in_each_place(stepped: &mut Stepped) -> Self {
         let replies = Replies::new(11);
-        let Executor { base, role } = &mut stepped.executor;
+        let board = stepped.driver.board.clone();
+        let (executor, out) = (&mut stepped.driver.executor, &mut stepped.driver.actions);
+        let Executor { base, role } = executor;
         let leader = role.leader().expect("it leads");
-        let board = base.board.clone();
         let new = |slot: usize, number: u8| {
             let new = submission(number, Micros(i64::MAX), None, replies.ticket(slot));
             assert!(board.reserve(new.size), "there is room");
@@ -96,22 +62,22 @@ impl Waits {
         // The room of these two is given back when they follow, and that of the proposed one when it is proposed.
         board.release(3 * proposed.size);
         let now = base.now();
-        leader.expire(base, late, &now).expect("nothing is looked up");
+        leader.expire(base, late, &now, out).expect("nothing is looked up");
         let journal = base.at.journal();
         speculate(leader, journal, Entry::tick(header_after(journal, EntryKind::Tick)), proposed);
         // For the end of a command, once as a follower, and for an entry that is to be read.
         let started = first(base.waiters.in_flight.admit(new(7, 7), None));
         assert!(matches!(base.waiters.in_flight.admit(new(10, 7), None), Admitted::Follows));
-        base.board.release(2 * 512);
+        board.release(2 * 512);
         base.waiters.wait_for_end(id_of(7), started.ticket);
-        base.recall(JournalIndex(1), Purpose::End(replies.ticket(8), 0));
-        base.recall(JournalIndex(1), Purpose::Admit(Box::new(new(9, 9))));
+        base.recall(JournalIndex(1), Purpose::End(replies.ticket(8), 0), out);
+        base.recall(JournalIndex(1), Purpose::Admit(Box::new(new(9, 9))), out);
         let (order_reply, order) = oneshot::channel();
         let (activation_reply, activation) = oneshot::channel();
-        stepped.step(Message::Order(order_of(order_reply)));
+        stepped.step(Input::Order(order_of(order_reply)));
         let logic = Native::<System>::new();
         let wanted = Activation { module: logic.id(), schema: logic.describe().schema, number: 1 };
-        stepped.step(Message::Activate(ActivationRequest { activation: wanted, reply: activation_reply }));
+        stepped.step(Input::Activate(ActivationRequest { activation: wanted, reply: activation_reply }));
         Self { replies, order, activation }
     }
 
@@ -178,11 +144,10 @@ async fn when_leading_ends_each_ticket_is_answered_or_keeps_waiting_for_what_wil
     assert!(waits.are_operators_told());
     assert!(!stepped.is_leading());
     assert_eq!(stepped.queue_bytes(), 512, "the one that waits for an entry keeps its room");
-    stepped.executor.on_blank(EntryId { term: Term(2), node: NodeId(2), index: LogIndex(1) });
+    stepped.commit(2, Payload::Blank);
     assert_eq!(waits.told(), ["-", "-", "-", "-", "-", "left out", "-", "-", "-", "-", "-"]);
-    let Stepped { executor, messages } = stepped;
-    let board = executor.base.board.clone();
-    executor.end(RunState::Closed, &messages);
+    let board = stepped.driver.board.clone();
+    stepped.driver.end(RunState::Closed, &stepped.messages);
     let ends = "shutting down";
     assert_eq!(waits.told(), ["-", "-", "-", "-", "-", "-", "-", "unknown", ends, ends, "unknown"]);
     assert_eq!(board.queue_bytes.load(Ordering::Relaxed), 0);
@@ -194,9 +159,8 @@ async fn when_the_executor_ends_while_it_leads_each_ticket_is_answered() {
     let mut stepped = Stepped::open(&options(folder.path()));
     stepped.elect(1);
     let mut waits = Waits::in_each_place(&mut stepped);
-    let Stepped { executor, messages } = stepped;
-    let board = executor.base.board.clone();
-    executor.end(RunState::Closed, &messages);
+    let board = stepped.driver.board.clone();
+    stepped.driver.end(RunState::Closed, &stepped.messages);
     let (ends, unknown) = ("shutting down", "unknown");
     assert_eq!(waits.told(), [ends, ends, ends, ends, ends, unknown, unknown, unknown, ends, ends, unknown]);
     assert!(waits.are_operators_told());
@@ -210,7 +174,7 @@ async fn an_entry_that_halts_the_executor_leaves_nobody_without_an_answer() {
     let mut stepped = Stepped::open(&options(folder.path()));
     stepped.elect(1);
     let replies = Replies::new(1);
-    let Executor { base, role } = &mut stepped.executor;
+    let Executor { base, role } = &mut stepped.driver.executor;
     let journal = base.at.journal();
     let module = ModuleId::of(b"nobody has it");
     let entry =
@@ -218,8 +182,7 @@ async fn an_entry_that_halts_the_executor_leaves_nobody_without_an_answer() {
     let payload = Payload::Entry(entry.payload().clone());
     let proposed = submission(1, Micros(i64::MAX), None, replies.ticket(0));
     speculate(role.leader().expect("it leads"), journal, entry, proposed);
-    let id = EntryId { term: Term(1), node: NodeId(1), index: LogIndex(1) };
-    let halted = stepped.executor.on_committed(Committed::by_test(LogEntry { id, payload }));
+    let halted = stepped.driver.step(stepped.committed(1, payload));
     assert!(matches!(halted, Err(HaltReason::Module { .. })), "{halted:?}");
     let told = replies.take();
     assert!(matches!(told[..], [Some(Reply::Unknown)]), "{told:?}");
@@ -235,7 +198,7 @@ async fn a_leader_keeps_its_state_for_one_term() {
     assert_eq!(waits.told(), ["-"; 11], "it was said twice");
     stepped.elect(2);
     assert_eq!(waits.told()[..5], ["not leading"; 5]);
-    let leader = stepped.executor.role.leader().expect("it leads again");
+    let leader = stepped.driver.executor.role.leader().expect("it leads again");
     assert!((leader.term, leader.queue.len(), leader.speculation.len()) == (Term(2), 0, 0));
 }
 
@@ -250,16 +213,16 @@ async fn a_replica_that_does_not_lead_takes_in_nothing() {
         }
         let replies = Replies::new(1);
         let asked = submission(1, Micros(i64::MAX), None, replies.ticket(0));
-        assert!(stepped.executor.base.board.reserve(asked.size));
+        assert!(stepped.driver.board.reserve(asked.size));
         let (reply, mut ordered) = oneshot::channel();
         let (drain_reply, mut drained) = oneshot::channel();
-        stepped.step(Message::Submit(vec![asked]));
-        stepped.step(Message::Order(order_of(reply)));
-        stepped.step(Message::AskDrained(drain_reply));
-        stepped.step(Message::WaitForTime(Micros(i64::MAX)));
-        stepped.step(Message::CallAgain(vec![id_of(1)]));
-        stepped.step(Message::Answered(Vec::new()));
-        stepped.executor.on_quiet().expect("there is nothing to do");
+        stepped.step(Input::Submit(vec![asked]));
+        stepped.step(Input::Order(order_of(reply)));
+        stepped.step(Input::AskDrained(drain_reply));
+        stepped.step(Input::WaitForTime(Micros(i64::MAX)));
+        stepped.step(Input::Answered(Vec::new()));
+        stepped.step(Input::Quiet);
+        assert_eq!(stepped.driver.actions.next, NextStep::Message);
         assert!(!stepped.is_leading() && stepped.queue_bytes() == 0, "{leading:?}");
         let told = replies.take();
         assert!(matches!(told[..], [Some(Reply::Refused(Refusal::NotNow(NotNow::NotLeading)))]), "{told:?}");
@@ -280,9 +243,10 @@ async fn the_time_of_a_journal_that_is_ahead_passes_on_a_follower() {
     drop(partition);
     let clock = clock_at(NOW);
     let mut stepped = Stepped::open(&at(clock.clone()));
-    let now = stepped.executor.on_quiet().expect("there is nothing to do");
+    stepped.step(Input::Quiet);
+    let now = stepped.driver.executor.base.now();
     clock.pass(Duration::from_secs(10));
-    let base = &stepped.executor.base;
+    let base = &stepped.driver.executor.base;
     let journal = base.at.journal().time;
     assert_eq!(base.present(&now), journal, "at that moment, whatever the clock shows since");
     assert_eq!(base.present(&base.now()), Micros(journal.0 + 5 * SECOND), "half as fast as time");
