@@ -1,24 +1,16 @@
 //! Every head that a journal had, to distinguish an entry of unknown origin from one that has no effect.
 //!
-//! An entry is void if it was not computed on the journal's head. That happens in two ways:
-//!
-//! * Others became effective before it. It was computed on an earlier head of this journal.
-//! * Consensus refused the entry before it and took this one: a leader proposes several entries without waiting, and
-//!   on a busy machine it is heard by a majority, is not heard for a moment, and is heard again. The head of the
-//!   refused entry is in no journal. Its index is, because a leader computes its entries from the journal on: the void
-//!   entry is not the next one, and not further from the end of the journal than a leader's entries under way.
-//!
-//! What was computed on a void entry is void as well. Any other entry has an unknown origin: one before it was
-//! changed, removed, or moved. If an entry was removed, all that follow it are void, until one is too far from the end
-//! of the journal. So what goes unnoticed here is the same as if the end of the journal had been cut off.
-//!
-//! In: entries with their verdicts, in order. Out: the first one of unknown origin. Memory: about 20 bytes an entry.
-//! This file does not know what an entry contains.
+//! A void entry was computed on an earlier head of the journal, before others became effective; or on an entry that
+//! consensus refused, while it took this one, because the leader was not heard for a moment. The head of a refused
+//! entry is in no journal. But its index is the next one or soon after, so that of the void entry is later, and at
+//! most a leader's entries under way from the end of the journal. Any other entry has an unknown origin: one before it
+//! was changed, removed or moved. A removed entry is noticed once enough have followed, which are all void; before
+//! that, the journal is like one whose end was cut off. In: entries with their verdicts, in order. Out: the first one
+//! of unknown origin. Memory: about 20 bytes an entry. This file does not know what an entry contains.
 
 use hashbrown::{HashMap, HashSet};
 
 use crate::ids::{Head, JournalIndex};
-
 use crate::machine::entry::Entry;
 use crate::machine::journal::{Journal, Verdict};
 use crate::machine::limits::ENTRIES_UNDER_WAY_MAX;

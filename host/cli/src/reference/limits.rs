@@ -155,7 +155,7 @@ fn of_modules() -> Limits {
         GUEST_FUEL_BASE: Count = "Fuel of a metered call, independent of its content.";
         GUEST_FUEL_PER_GROUP: Count = "Additional fuel for each group in the call: some milliseconds of work.";
         GUEST_WATCHDOG: Time = "A call that takes longer on a processor is stopped, and repeated with a fuel meter.";
-        GUEST_WATCHDOG_WAITS: Count = "So many times as long a call may last, the time included for which the machine is busy.";
+        GUEST_WATCHDOG_WAITS: Count = "A call may last so many times as long where the machine is busy.";
         KEY_BYTES_MAX: Bytes = "The key of a row, entity included.";
         ENTITY_BYTES_MAX: Bytes = "The name of an entity.";
         ROW_BYTES_MAX: Bytes = "The value of a row.";

@@ -97,7 +97,7 @@ impl Module {
         Ok((decode(&output, export::MIGRATE)?, call))
     }
 
-    fn start(&self, pace: Pace, fuel: u64) -> Result<Call<'_>, GuestFault> {
+    pub(super) fn start(&self, pace: Pace, fuel: u64) -> Result<Call<'_>, GuestFault> {
         let pre = match pace {
             Pace::Fast => &self.fast,
             Pace::Metered => self.metered()?,

@@ -2,15 +2,17 @@
 //! unharmed.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use expect_test::{Expect, expect};
 use statehouse_abi::call::{CallIn, Context, write_execute_out};
 use statehouse_abi::cold::{QueryIn, RenderItem, Row};
+use statehouse_abi::export;
 use statehouse_abi::ops::{OpRole, OpsWriter};
 use statehouse_abi::plan::{PlanInWriter, PlanItem};
 use statehouse_abi::value::Value;
 
+use super::engine::WATCHDOG_TICKS;
 use super::*;
 use crate::ids::ModuleId;
 use crate::limits;
@@ -100,31 +102,17 @@ fn an_endless_loop_meets_the_watchdog_or_its_budget() {
 /// processor.
 #[test]
 fn a_call_that_waits_for_a_processor_is_not_stopped() {
-    let endless =
-        std::fs::read_to_string(format!("{}/../../tests/hostile/endless_loop.wat", env!("CARGO_MANIFEST_DIR")));
-    // The loop of `execute` ends after 30 million rounds.
-    let ending = "(local.set $len (i32.const 30000000))
-        (loop $again (br_if $again (local.tee $len (i32.sub (local.get $len) (i32.const 1)))))
-        i64.const 0)";
-    let spin = endless.expect("it is there").replace("(loop $again (br $again))\n    unreachable)", ending);
-    let spin = wat::parse_str(spin).expect("it is valid text");
-    let load = |watchdog: Duration, instances_max: u32| {
-        let engine = Engine::new(EngineOptions { instances_max, watchdog, ..Default::default() });
-        engine.expect("the engine starts").load(&spin, Allowance::Recorded).expect("the module is accepted")
+    let engine = engine();
+    let module = engine.load(&wasm("conforming"), Allowance::Recorded).expect("the module is accepted");
+    let (ops, rows, outcome) = (one_op(), [1; 40], [2; 16]);
+    let parts = CallIn { context: CONTEXT, ops: &ops, rows: &rows, outcome: Some(&outcome) };
+    let call = module.start(Pace::Fast, 0).expect("an instance is free");
+    // So much time passes while the thread of the call does not run.
+    let wait = |input: &mut [u8]| {
+        parts.write_to(input);
+        (0..2 * WATCHDOG_TICKS).for_each(|_| engine.fast.engine.increment_epoch());
     };
-    let alone = load(Duration::from_secs(600), 2);
-    let since = Instant::now();
-    assert!(matches!(execute(&alone, Pace::Fast), GuestFault::Output { .. }), "it ends, and has no outcome");
-    // Each of these calls may take ten times as long, and takes about sixteen times as long because of the others.
-    let processors = std::thread::available_parallelism().map_or(2, usize::from);
-    let module = load(10 * since.elapsed(), 16 * processors as u32);
-    std::thread::scope(|scope| {
-        let calls: Vec<_> = (0..16 * processors).map(|_| scope.spawn(|| execute(&module, Pace::Fast))).collect();
-        for call in calls {
-            let fault = call.join().expect("no call panics");
-            assert!(matches!(fault, GuestFault::Output { .. }), "{fault:?}");
-        }
-    });
+    assert!(call.call_with(export::APPLY, parts.size(), wait).is_ok());
 }
 
 /// Each trap used to take the full time that the watchdog allows, and was not counted.

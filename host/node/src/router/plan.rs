@@ -24,8 +24,8 @@ pub struct Open {
     /// Its place among the answers.
     pub slot: usize,
     pub request: CommandRequest,
-    /// The answer if nothing more certain is found out. Set when an attempt may have been accepted: from then on neither
-    /// a refusal nor *not accepted* is certain, whoever says it.
+    /// The answer if nothing more certain is found out. Set when an attempt may have been accepted: from then on, a
+    /// refusal or *not accepted* of another attempt is not certain.
     pub in_doubt: Option<Answer>,
     /// Why the last attempt was certainly not accepted.
     pub untaken: UnavailableReason,
