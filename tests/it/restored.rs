@@ -137,11 +137,6 @@ async fn a_lost_cluster_comes_back_with_all_that_was_archived_and_others_join_it
     let mut client = Client::to(first.address());
     ready(&mut client).await;
     lost.ledger.check(&mut client, &lost.attempts).await;
-    eventually("a view that was there is there again", async || {
-        let path = format!("/v1/wallet/accounts/{}/statement", lost.ledger.accounts[0]);
-        client.get(&path).await.is_ok_and(|answer| answer.status == 200).then_some(())
-    })
-    .await;
     let (done, _) = lost.attempts.iter().find(|(_, told)| *told == Told::Done).expect("some are done").clone();
     let [from, to] = [done.from, done.to].map(|at| lost.ledger.accounts[at].as_str());
     let again = wallet::transfer(&mut client, done.id, from, to, done.amount).await.expect("an answer");
@@ -219,7 +214,8 @@ async fn a_partition_of_which_nothing_was_archived_begins_anew() {
     let [data, archive, restored] = ["data", "archive", "restored"].map(|name| folder.path().join(name));
     let arguments =
         ["--partitions", "3", "--archive", argument(&archive), "--archive-every", "1"].map(str::to_owned).to_vec();
-    let host = Host::start_with(&Start { arguments, ..Start::on(&data) }).await.expect("the host starts");
+    let start = Start { arguments, has_views: true, ..Start::on(&data) };
+    let host = Host::start_with(&start).await.expect("the host starts");
     let ledger = Ledger::open(&mut host.client(), 8 * PARTITIONS, OPENING).await;
     until_archived(&host, PARTITIONS).await;
     assert!(host.terminate().await.success());
@@ -245,6 +241,11 @@ async fn a_partition_of_which_nothing_was_archived_begins_anew() {
             wallet::open(&mut client, account).await;
         }
     }
+    eventually("a view that was there is there again", async || {
+        let path = format!("/v1/wallet/accounts/{}/statement", ledger.accounts[0]);
+        client.get(&path).await.is_ok_and(|answer| answer.status == 200).then_some(())
+    })
+    .await;
     assert!(0 < kept && kept < ledger.accounts.len(), "{kept} accounts were in the other partitions");
     assert!(node.terminate().await.success());
     check_audit(&restored);

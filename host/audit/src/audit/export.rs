@@ -123,6 +123,7 @@ fn export_partition(
         writer.push(&read.entry)?;
         on(Seen::Entry);
     }
+    heads.finish().map_err(|stray| opened.stray(stray))?;
     Ok(PartitionFacts { machine, partition, files: writer.finish()? })
 }
 

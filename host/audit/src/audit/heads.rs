@@ -2,11 +2,10 @@
 //!
 //! A void entry was computed on an earlier head of the journal, before others became effective; or on an entry that
 //! consensus refused, while it took this one, because the leader was not heard for a moment. The head of a refused
-//! entry is in no journal. But its index is the next one or soon after, so that of the void entry is later, and at
-//! most a leader's entries under way from the end of the journal. Any other entry has an unknown origin: one before it
-//! was changed, removed or moved. A removed entry is noticed once enough have followed, which are all void; before
-//! that, the journal is like one whose end was cut off. In: entries with their verdicts, in order. Out: the first one
-//! of unknown origin. Memory: about 20 bytes an entry. This file does not know what an entry contains.
+//! entry is in no journal, and yet the journal goes another way: an effective entry follows soon, and what was computed
+//! on the refused one stands before it. Any other entry has an unknown origin: one before it was changed, removed or
+//! moved. In: entries with their verdicts, in order. Out: the first one of unknown origin. Memory: about 20 bytes an
+//! entry. This file does not know what an entry contains.
 
 use hashbrown::{HashMap, HashSet};
 
@@ -19,8 +18,12 @@ use crate::machine::limits::ENTRIES_UNDER_WAY_MAX;
 pub struct Heads {
     /// Of the journal, and of void entries that were computed on these.
     known: HashSet<[u8; 16]>,
-    /// Of void entries that were computed on a refused entry, each with the first such entry before it.
+    /// Of void entries that were computed on an entry that is not here, each with the first such entry before it.
     adrift: HashMap<[u8; 16], Stray>,
+    /// The same, before the journal's last entry: nothing is computed on them any more.
+    left_behind: HashMap<[u8; 16], Stray>,
+    /// The first of the entries that are adrift.
+    first_adrift: Option<Stray>,
     /// The journal's last entry.
     last: JournalIndex,
 }
@@ -29,7 +32,8 @@ pub struct Heads {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "entry {index} was computed on the head {}, which this journal never had: the entry before it was changed, \
-     removed or moved",
+     removed or moved. (If the node was stopped within moments after it had lost and found its majority, start it, \
+     send it any command, and look again.)",
     parent.short()
 )]
 pub struct Stray {
@@ -41,7 +45,8 @@ pub struct Stray {
 impl Heads {
     pub fn new(genesis: &Journal) -> Self {
         let known = HashSet::from([short(genesis.head)]);
-        Self { known, adrift: HashMap::new(), last: genesis.index }
+        let (adrift, left_behind) = (HashMap::new(), HashMap::new());
+        Self { known, adrift, left_behind, first_adrift: None, last: genesis.index }
     }
 
     /// Takes the next entry in.
@@ -52,6 +57,8 @@ impl Heads {
         if let Verdict::Effective(after) = verdict {
             self.known.insert(short(after.head));
             self.last = after.index;
+            self.left_behind.extend(self.adrift.drain());
+            self.first_adrift = None;
             return Ok(());
         }
         let header = entry.header();
@@ -60,18 +67,35 @@ impl Heads {
             self.known.insert(head);
             return Ok(());
         }
+        if let Some(stray) = self.left_behind.get(&parent) {
+            return Err(stray.clone());
+        }
         let stray = match self.adrift.get(&parent) {
             Some(first) => first.clone(),
-            None if header.index <= self.last.next() => {
-                return Err(Stray { index: header.index, parent: header.parent });
-            }
             None => Stray { index: header.index, parent: header.parent },
         };
-        if self.last.0.saturating_add(ENTRIES_UNDER_WAY_MAX) < header.index.0 {
+        // A leader computes its entries from the journal on, and only so many before it hears of the first.
+        let is_ahead = self.last.next() < header.index;
+        if !is_ahead || self.last.0.saturating_add(ENTRIES_UNDER_WAY_MAX) < header.index.0 {
             return Err(stray);
         }
+        self.first_adrift.get_or_insert_with(|| stray.clone());
         self.adrift.insert(head, stray);
         Ok(())
+    }
+
+    /// The first of the last entries that were computed on an entry that is not here, if no effective entry has
+    /// followed them yet.
+    pub fn first_adrift(&self) -> Option<&Stray> {
+        self.first_adrift.as_ref()
+    }
+
+    /// Called after the last entry.
+    ///
+    /// # Errors
+    /// No effective entry has followed the last ones of unknown origin: an entry was removed before them.
+    pub fn finish(&self) -> Result<(), Stray> {
+        self.first_adrift.clone().map_or(Ok(()), Err)
     }
 }
 
@@ -119,12 +143,13 @@ mod tests {
     /// refuses, and begins again from the journal when it hears of a refusal, or when another leads.
     fn log(random: &mut StdRng, rounds: usize) -> Vec<Entry> {
         let (mut journal, mut log) = (genesis(), Vec::new());
-        for _ in 0..rounds {
+        for round in 0..=rounds {
             let mut speculative = journal;
             for _ in 0..random.random_range(1..=8) {
                 let entry = entry_on(&speculative, random);
                 speculative = after(&speculative, &entry);
-                if random.random_bool(0.15) {
+                // The last round is heard, as that of a leader which knows that void entries came last.
+                if round < rounds && random.random_bool(0.15) {
                     continue;
                 }
                 if let Ok(Verdict::Effective(next)) = journal.judge(&entry) {
@@ -147,6 +172,7 @@ mod tests {
                 journal = after;
             }
         }
+        heads.finish().map_err(|stray| (log.len(), stray))?;
         Ok(journal.index.0 as usize)
     }
 
@@ -189,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_that_is_missing_at_the_end_is_like_an_end_that_was_cut_off() {
+    fn an_entry_that_was_removed_or_moved_is_noticed_however_few_follow() {
         let mut random = StdRng::seed_from_u64(1);
         let (mut journal, mut log) = (genesis(), Vec::new());
         for _ in 0..100 {
@@ -197,14 +223,17 @@ mod tests {
             journal = after(&journal, &entry);
             log.push(entry);
         }
-        let under_way = ENTRIES_UNDER_WAY_MAX as usize;
-        for at in 0..100 {
-            let mut log = log.clone();
-            log.remove(at);
-            let taken = taken(&log);
-            let is_noticed = under_way <= 99 - at;
-            assert_eq!(taken.is_err(), is_noticed, "entry {} is missing", at + 1);
-            assert!(is_noticed || taken == Ok(at), "what follows has no effect");
+        for at in 0..99 {
+            let mut removed = log.clone();
+            removed.remove(at);
+            let mut moved = log.clone();
+            moved.swap(at, at + 1);
+            for (what, log) in [("removed", removed), ("moved", moved)] {
+                let (_, stray) = taken(&log).expect_err("it is noticed");
+                assert_eq!(stray.index, JournalIndex(at as u64 + 2), "entry {} was {what}", at + 1);
+            }
         }
+        log.pop();
+        assert_eq!(taken(&log), Ok(99), "nobody sees from a journal alone that its end was cut off");
     }
 }

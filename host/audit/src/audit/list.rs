@@ -172,6 +172,7 @@ impl<'p> Walk<'p> {
                 return Ok(Some((after, entry)));
             }
         }
+        self.heads.finish().map_err(|stray| self.partition.stray(stray))?;
         Ok(None)
     }
 

@@ -190,7 +190,10 @@ fn replay(
     let mut entries = opened.entries();
     // One more entry, to check the midnights of the last snapshot.
     while replay.journal.index <= end && end != JournalIndex(0) {
-        let Some(read) = entries.next().transpose()? else { break };
+        let Some(read) = entries.next().transpose()? else {
+            heads.finish().map_err(|stray| opened.stray(stray))?;
+            break;
+        };
         let verdict = replay.apply(&read.entry, &|id| source.load(id)).map_err(|error| opened.replay_failed(error))?;
         heads.check(&read.entry, &verdict).map_err(|stray| opened.stray(stray))?;
         if let Verdict::Effective(_) = verdict {

@@ -368,11 +368,14 @@ impl PartitionSource {
             let entry = read?.entry;
             // A void entry may have a later time than effective entries after it.
             let is_effective = entry.header().parent == replay.journal.head;
-            let Some(n) = (if is_effective { until(&entry) } else { Some(Position::WHOLE) }) else { break };
+            let Some(n) = (if is_effective { until(&entry) } else { Some(Position::WHOLE) }) else {
+                return Ok(replay);
+            };
             let verdict = replay.apply_until(&entry, n, &|id| source.load(id));
             let verdict = verdict.map_err(|error| self.replay_failed(error))?;
             heads.check(&entry, &verdict).map_err(|stray| self.stray(stray))?;
         }
+        heads.finish().map_err(|stray| self.stray(stray))?;
         Ok(replay)
     }
 }

@@ -221,6 +221,8 @@ fn verify_partition(
     seen.here = partition.partition;
     seen.ids.begin_partition();
     let mut heads = Heads::new(&partition.genesis);
+    // The last entry of unknown origin that was no fault yet.
+    let mut adrift: Option<Fault> = None;
     let mut replay = Replay::new(partition.genesis);
     let mut snapshots = Snapshots::read(&source.snapshot_folder(partition), source.of(partition));
     for read in partition.entries() {
@@ -242,8 +244,14 @@ fn verify_partition(
             }
         };
         if let Err(stray) = heads.check(&read.entry, &verdict) {
-            report.faults.push(fault_at("chain", stray.to_string(), &read));
+            let is_earlier = |fault: &Fault| fault.journal_index == Some(stray.index.0);
+            report
+                .faults
+                .push(adrift.filter(is_earlier).unwrap_or_else(|| fault_at("chain", stray.to_string(), &read)));
             break;
+        }
+        if let Some(stray) = heads.first_adrift().filter(|stray| stray.index == read.entry.header().index) {
+            adrift = Some(fault_at("chain", stray.to_string(), &read));
         }
         match verdict {
             Verdict::Effective(_) => {
@@ -258,6 +266,9 @@ fn verify_partition(
         }
         report.entries_not_known_committed += u64::from(!read.is_committed);
         on_entry(1);
+    }
+    if report.faults.is_empty() && heads.finish().is_err() {
+        report.faults.extend(adrift);
     }
     if report.faults.is_empty() {
         report.faults.extend(find_missing_end(partition, &replay));

@@ -59,6 +59,7 @@ impl Executor {
 
     fn on_void(&mut self, id: EntryId, entry: &Entry, out: &mut Actions) {
         metrics::counter!("statehouse_void_entries_total").increment(1);
+        self.base.at.on_void();
         // Only the sequencer that proposed it, if it still leads in that term, queues its commands again.
         if self.role.leader().is_some_and(|leader| leader.term == id.term && leader.speculation.is_oldest(entry)) {
             self.requeue_speculation(out);

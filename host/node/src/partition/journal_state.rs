@@ -17,6 +17,8 @@ pub(super) struct JournalState {
     applied: Option<EntryId>,
     membership: Option<Bytes>,
     journal: Journal,
+    /// Whether void entries have followed the last effective one.
+    ends_with_void: bool,
     /// The module that decides at `journal`.
     logic: Option<Arc<dyn Logic>>,
 }
@@ -28,7 +30,7 @@ impl JournalState {
         journal: Journal,
         logic: Option<Arc<dyn Logic>>,
     ) -> Self {
-        Self { applied, membership, journal, logic }
+        Self { applied, membership, journal, ends_with_void: false, logic }
     }
 
     pub fn journal(&self) -> Journal {
@@ -37,6 +39,16 @@ impl JournalState {
 
     pub fn logic(&self) -> Option<&Arc<dyn Logic>> {
         self.logic.as_ref()
+    }
+
+    /// Whether the last entries of the log had no effect. As long as nothing effective follows, an auditor cannot tell
+    /// them from what remains when an entry is removed.
+    pub fn ends_with_void(&self) -> bool {
+        self.ends_with_void
+    }
+
+    pub fn on_void(&mut self) {
+        self.ends_with_void = true;
     }
 
     /// Raft's index of the last applied entry.
@@ -62,6 +74,7 @@ impl JournalState {
     pub fn advance(&mut self, id: EntryId, journal: Journal) {
         self.check_next(id);
         self.applied = Some(id);
+        self.ends_with_void &= journal.index == self.journal.index;
         self.journal = journal;
     }
 

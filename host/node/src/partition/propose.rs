@@ -254,7 +254,7 @@ impl LeaderState {
         self.times_wanted.on_time(journal.time);
         let is_idle = self.speculation.is_empty() && self.queue.is_empty();
         let is_due = self.times_wanted.next().is_some_and(|wanted| wanted < now.present(&base.timeline, journal.time));
-        if is_idle && (is_due || self.is_past_midnight(base, now)) {
+        if is_idle && (is_due || base.at.ends_with_void() || self.is_past_midnight(base, now)) {
             let header = base.header_without_module(EntryKind::Tick, &journal, now);
             self.propose(base, Entry::tick(header), Vec::new(), Vec::new(), out);
         }
