@@ -244,10 +244,8 @@ fn verify_partition(
             }
         };
         if let Err(stray) = heads.check(&read.entry, &verdict) {
-            let is_earlier = |fault: &Fault| fault.journal_index == Some(stray.index.0);
-            report
-                .faults
-                .push(adrift.filter(is_earlier).unwrap_or_else(|| fault_at("chain", stray.to_string(), &read)));
+            let earlier = adrift.take().filter(|fault| fault.journal_index == Some(stray.index.0));
+            report.faults.push(earlier.unwrap_or_else(|| fault_at("chain", stray.to_string(), &read)));
             break;
         }
         if let Some(stray) = heads.first_adrift().filter(|stray| stray.index == read.entry.header().index) {

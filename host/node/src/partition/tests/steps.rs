@@ -280,6 +280,60 @@ async fn a_lost_proposal_is_refused_unless_it_may_be_in_the_log() {
     stepped.check(Input::ProposalLost { head, is_appended: false }, expect![""]);
 }
 
+/// Consensus refuses one entry and takes the next, which was computed on it. An auditor cannot tell the void entry from
+/// what remains when one is removed, until an effective one follows.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_whose_log_ends_with_a_void_entry_appends_a_tick() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (mut stepped, replies) = (leading(folder.path(), clock_at(NOW)), Replies::new(2));
+    for number in [0, 1] {
+        stepped.queue(command(number, &replies));
+        stepped.check(
+            Input::Quiet,
+            expect![[r#"
+                queue -512
+                propose in term 1
+                again
+            "#]],
+        );
+    }
+    let (head, _) = stepped.proposed.remove(0);
+    stepped.check(
+        Input::ProposalLost { head, is_appended: false },
+        expect![[r#"
+            refuse ticket 0: NotNow(NotAppended)
+            refuse ticket 1: NotNow(NotAppended)
+        "#]],
+    );
+    let void = stepped.oldest_committed();
+    stepped.check(
+        void,
+        expect![[r#"
+            publish entry 1
+        "#]],
+    );
+    stepped.check(
+        Input::Quiet,
+        expect![[r#"
+            propose in term 1
+            later
+        "#]],
+    );
+    let tick = stepped.oldest_committed();
+    stepped.check(
+        tick,
+        expect![[r#"
+            publish entry 2
+        "#]],
+    );
+    stepped.check(
+        Input::Quiet,
+        expect![[r#"
+            later
+        "#]],
+    );
+}
+
 /// Nobody is heard, because there is no group.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_leader_that_no_majority_hears_takes_nothing_in() {
