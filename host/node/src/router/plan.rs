@@ -210,15 +210,19 @@ fn call(logic: &dyn Logic, requests: &[Open]) -> Vec<Result<Plan, Answer>> {
     match plan_once(logic, requests, &indexes) {
         Ok(plans) => plans,
         Err(_) if requests.len() > 1 => one_by_one(logic, requests),
-        Err(fault) => {
-            tracing::warn!(%fault, "the module cannot plan a command");
-            let what = match fault {
-                Fault::Trap { .. } | Fault::Output { .. } => "the module failed",
-                Fault::Budget | Fault::Watchdog => "the module took too long",
-                Fault::Host { .. } => "this node could not run the module",
-            };
-            let detail = format!("{what} when it was to plan this command; nothing was executed");
-            vec![Err(refused("module_trap", 500, detail))]
+        Err(fault) => vec![Err(unplanned(&fault))],
+    }
+}
+
+/// The answer for a command that cannot be planned.
+fn unplanned(fault: &Fault) -> Answer {
+    tracing::warn!(%fault, "a command cannot be planned");
+    match fault {
+        // This says nothing about the module: the machine is too busy, or the process is about to end.
+        Fault::Watchdog | Fault::Host { .. } => Answer::Unavailable(unavailable(UnavailableReason::Overloaded)),
+        Fault::Trap { .. } | Fault::Budget | Fault::Output { .. } => {
+            let detail = "the module trapped while it planned this command; nothing was executed".to_owned();
+            refused("module_trap", 500, detail)
         }
     }
 }
@@ -310,6 +314,19 @@ mod tests {
             assert!(!is_unknown(doubt(), last(reason)), "{reason:?} is true of every attempt");
         }
         assert!(is_unknown(doubt(), refused("module_trap", 500, String::new())));
+    }
+
+    /// A node that stops ends the guest calls that are under way; clients were told that the module had trapped.
+    #[test]
+    fn a_call_that_the_host_ends_is_no_fault_of_the_module() {
+        let host = Fault::Host { what: "no memory".to_owned() };
+        for fault in [Fault::Watchdog, host] {
+            assert!(matches!(unplanned(&fault), Answer::Unavailable(_)), "{fault}");
+        }
+        let trap = Fault::Trap { text: String::new(), backtrace: Vec::new() };
+        for fault in [trap, Fault::Budget, Fault::output("nonsense")] {
+            assert!(matches!(unplanned(&fault), Answer::Refused(why) if why.code == "module_trap"), "{fault}");
+        }
     }
 
     /// Another module has become active meanwhile, and plans the request again: what it says is of this plan only.

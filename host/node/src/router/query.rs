@@ -431,7 +431,7 @@ fn run_query(
         scans: Vec::new(),
     };
     for _ in 0..limits::QUERY_ROUNDS_MAX {
-        match logic.query(&query).map_err(|fault: Fault| QueryError::Fault(fault.to_string()))? {
+        match logic.query(&query).map_err(fault_of)? {
             QueryOut::Done(body) => {
                 let body = with_position(body, position_text(position));
                 return Ok(QueryAnswer { body, home: None, position, time });
@@ -442,6 +442,14 @@ fn run_query(
         }
     }
     Err(QueryError::Fault(format!("the query still needs rows after {} rounds", limits::QUERY_ROUNDS_MAX)).into())
+}
+
+fn fault_of(fault: Fault) -> QueryError {
+    match fault {
+        // This says nothing about the module: the machine is too busy, or the process is about to end.
+        Fault::Watchdog | Fault::Host { .. } => QueryError::Unavailable(unavailable(UnavailableReason::Overloaded)),
+        Fault::Trap { .. } | Fault::Budget | Fault::Output { .. } => QueryError::Fault(fault.to_string()),
+    }
 }
 
 fn fetch(query: &mut QueryIn, need: Need, sources: &Sources<impl Source>) -> Result<(), Stop> {
