@@ -114,6 +114,17 @@ impl Module {
         Ok(self.metered.get_or_init(|| linked))
     }
 
+    /// A call that was stopped because the process is about to end says nothing about the module. Its caller has a
+    /// client to answer, who must not think that the module has failed.
+    fn for_client(&self, fault: GuestFault) -> GuestFault {
+        match fault {
+            GuestFault::Watchdog if self.engine.fast.ticking.is_hurried() => {
+                GuestFault::Host { what: "the process is about to end".to_owned() }
+            }
+            fault => fault,
+        }
+    }
+
     fn call_hot(&self, pace: Pace, name: &str, parts: &CallIn<'_>) -> Result<Vec<u8>, GuestFault> {
         let groups = OpsBlock::parse_trusted(parts.ops).map_or(0, |ops| ops.group_count());
         self.start(pace, fuel(groups))?.call_with(name, parts.size(), |input| parts.write_to(input))
@@ -139,7 +150,8 @@ impl Logic for Module {
 
     /// PLAN_IN → PLAN_OUT, already parsed once.
     fn plan(&self, plan_in: &[u8]) -> Result<Vec<u8>, GuestFault> {
-        let output = self.start(Pace::Fast, 0)?.call_with(export::PLAN, plan_in.len(), copy_from(plan_in))?;
+        let planned = self.start(Pace::Fast, 0)?.call_with(export::PLAN, plan_in.len(), copy_from(plan_in));
+        let output = planned.map_err(|fault| self.for_client(fault))?;
         PlanOut::parse(&output).map_err(|error| broken(export::PLAN, error))?;
         Ok(output)
     }
@@ -165,7 +177,7 @@ impl Logic for Module {
     }
 
     fn query(&self, query: &QueryIn) -> Result<QueryOut, GuestFault> {
-        self.call_cold(export::QUERY, query)
+        self.call_cold(export::QUERY, query).map_err(|fault| self.for_client(fault))
     }
 
     fn render(&self, items: &[RenderItem]) -> Result<Vec<Value>, GuestFault> {

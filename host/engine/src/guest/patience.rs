@@ -30,12 +30,16 @@ impl Ticking {
         self.is_hurried.store(true, Ordering::Release);
     }
 
+    pub(super) fn is_hurried(&self) -> bool {
+        self.is_hurried.load(Ordering::Acquire)
+    }
+
     /// Gives the next call this many ticks of the time of the thread that makes it. The error is one tick.
     pub(super) fn allow(self: &Arc<Self>, store: &mut Store<()>, ticks: u32) {
         let (ticking, mut patience) = (self.clone(), Patience::new(self.tick, ticks));
         store.set_epoch_deadline(1);
         store.epoch_deadline_callback(move |_| {
-            if ticking.is_hurried.load(Ordering::Acquire) || patience.is_over(thread_time()) {
+            if ticking.is_hurried() || patience.is_over(thread_time()) {
                 return Ok(UpdateDeadline::Interrupt);
             }
             Ok(UpdateDeadline::Continue(1))

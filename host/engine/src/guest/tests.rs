@@ -115,6 +115,21 @@ fn a_call_that_waits_for_a_processor_is_not_stopped() {
     assert!(call.call_with(export::APPLY, parts.size(), wait).is_ok());
 }
 
+/// A node that stops ends calls at once, and its clients were told that the module had trapped.
+#[test]
+fn a_plan_that_the_host_ends_is_no_fault_of_the_module() {
+    let endless =
+        std::fs::read_to_string(format!("{}/../../tests/hostile/endless_loop.wat", env!("CARGO_MANIFEST_DIR")));
+    let swapped =
+        endless.expect("it is there").replace("\"sh1_plan\"", "\"x\"").replace("\"sh1_execute\"", "\"sh1_plan\"");
+    let text = swapped.replace("\"x\"", "\"sh1_execute\"");
+    let engine = engine_with_watchdog(Duration::from_millis(20));
+    let module = engine.load(&wat::parse_str(text).expect("valid text"), Allowance::Recorded).expect("it is accepted");
+    assert_eq!(module.plan(&[0; 16]), Err(GuestFault::Watchdog));
+    engine.hurry();
+    assert!(matches!(module.plan(&[0; 16]), Err(GuestFault::Host { what }) if what.contains("about to end")));
+}
+
 /// Each trap used to take the full time that the watchdog allows, and was not counted.
 #[test]
 fn words_without_an_end_are_the_watchdogs_or_none() {

@@ -218,9 +218,9 @@ fn call(logic: &dyn Logic, requests: &[Open]) -> Vec<Result<Plan, Answer>> {
 fn unplanned(fault: &Fault) -> Answer {
     tracing::warn!(%fault, "a command cannot be planned");
     match fault {
-        // This says nothing about the module: the machine is too busy, or the process is about to end.
-        Fault::Watchdog | Fault::Host { .. } => Answer::Unavailable(unavailable(UnavailableReason::Overloaded)),
-        Fault::Trap { .. } | Fault::Budget | Fault::Output { .. } => {
+        // This says nothing about the module: memory is short, or the process is about to end.
+        Fault::Host { .. } => Answer::Unavailable(unavailable(UnavailableReason::Overloaded)),
+        Fault::Trap { .. } | Fault::Budget | Fault::Watchdog | Fault::Output { .. } => {
             let detail = "the module trapped while it planned this command; nothing was executed".to_owned();
             refused("module_trap", 500, detail)
         }
@@ -319,12 +319,10 @@ mod tests {
     /// A node that stops ends the guest calls that are under way; clients were told that the module had trapped.
     #[test]
     fn a_call_that_the_host_ends_is_no_fault_of_the_module() {
-        let host = Fault::Host { what: "no memory".to_owned() };
-        for fault in [Fault::Watchdog, host] {
-            assert!(matches!(unplanned(&fault), Answer::Unavailable(_)), "{fault}");
-        }
+        let host = Fault::Host { what: "the process is about to end".to_owned() };
+        assert!(matches!(unplanned(&host), Answer::Unavailable(_)));
         let trap = Fault::Trap { text: String::new(), backtrace: Vec::new() };
-        for fault in [trap, Fault::Budget, Fault::output("nonsense")] {
+        for fault in [trap, Fault::Budget, Fault::Watchdog, Fault::output("nonsense")] {
             assert!(matches!(unplanned(&fault), Answer::Refused(why) if why.code == "module_trap"), "{fault}");
         }
     }

@@ -446,9 +446,11 @@ fn run_query(
 
 fn fault_of(fault: Fault) -> QueryError {
     match fault {
-        // This says nothing about the module: the machine is too busy, or the process is about to end.
-        Fault::Watchdog | Fault::Host { .. } => QueryError::Unavailable(unavailable(UnavailableReason::Overloaded)),
-        Fault::Trap { .. } | Fault::Budget | Fault::Output { .. } => QueryError::Fault(fault.to_string()),
+        // This says nothing about the module: memory is short, or the process is about to end.
+        Fault::Host { .. } => QueryError::Unavailable(unavailable(UnavailableReason::Overloaded)),
+        Fault::Trap { .. } | Fault::Budget | Fault::Watchdog | Fault::Output { .. } => {
+            QueryError::Fault(fault.to_string())
+        }
     }
 }
 
