@@ -41,9 +41,10 @@ bench: build ## figures, beside the fixed ones of other systems
 build: setup
 	cargo build --release -p statehouse
 
-dist: setup ## what ships: one unit, optimized across crates, stripped, in the folder `dist` beside `release`; prints its size
-	cargo build --locked --profile dist -p statehouse
-	@ls -l $(CARGO_TARGET_DIR)/dist/statehouse
+dist: setup ## what ships, in the folder `dist` beside `release`: one unit, optimized across crates, stripped; prints the sizes
+	cargo build --locked --profile dist -p statehouse --bins
+	cargo build --locked --profile dist -p statehouse-audit --bins
+	@ls -l $(CARGO_TARGET_DIR)/dist/statehouse $(CARGO_TARGET_DIR)/dist/statehouse-audit
 
 setup: ## installs what a build needs and this machine lacks, or says what to install
 	@.ci/setup
