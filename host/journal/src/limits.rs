@@ -21,7 +21,8 @@ pub const LOG_TAIL_BYTES_MAX: usize = 64 << 20;
 /// Bytes of log between two places that a sealed segment can be read from: the cost of reading one entry, against 48
 /// bytes of the seal for each place.
 pub const LOG_POINT_BYTES: u64 = 32 << 10;
-/// Sealed segments of one log whose files are kept open, each with some 100 KiB of places.
+/// Sealed segments of one log whose files are kept open, each with some 100 KiB of places, and the entries after one of
+/// these places.
 pub const LOG_SEALED_OPEN_MAX: usize = 8;
 /// The pause before a segment is sealed again after that failed on a full disk.
 pub const LOG_SEAL_AGAIN: Duration = Duration::from_secs(5);

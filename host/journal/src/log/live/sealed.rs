@@ -1,8 +1,8 @@
 //! Reads sealed segments by `pread`: entries, one stretch between two points at a time, and whole files to check them.
 //!
 //! A seal and a range of entries go in. The entries come out, checked by the checksums of their frames and by the chain
-//! from one point to the next. The files that were read last are kept open, up to a limit. This file does not know
-//! which segments exist, nor what happens to a damaged one.
+//! from one point to the next. The files that were read last are kept open, up to a limit, each with the stretch that
+//! was read last. This file does not know which segments exist, nor what happens to a damaged one.
 
 use std::collections::VecDeque;
 use std::io::ErrorKind;
@@ -53,6 +53,14 @@ struct OpenSegment {
     seal: Arc<Seal>,
     file: Arc<dyn DiskFile>,
     points: Vec<Point>,
+    last: Mutex<Option<CheckedStretch>>,
+}
+
+/// The stretch that was read last, so that a walk through a segment entry by entry, in either direction, reads and
+/// checks each stretch once.
+struct CheckedStretch {
+    position: usize,
+    entries: Arc<Vec<SealedEntry>>,
 }
 
 impl SealedSegments {
@@ -70,8 +78,8 @@ impl SealedSegments {
         assert!(seal.last.is_some_and(|last| range.end <= last.index.next()));
         let open = self.open(seal)?;
         let position = open.points.partition_point(|point| point.index <= range.start);
-        let mut entries = open.read_from(position.checked_sub(1).expect("the first point is the first entry"))?;
-        entries.retain(|read| range.contains(&read.entry.id.index));
+        let stretch = open.read_from(position.checked_sub(1).expect("the first point is the first entry"))?;
+        let entries: Vec<_> = stretch.iter().filter(|read| range.contains(&read.entry.id.index)).cloned().collect();
         assert_eq!(entries.first().map(|read| read.entry.id.index), Some(range.start));
         Ok(entries)
     }
@@ -146,7 +154,7 @@ impl SealedSegments {
                 points
             }
         };
-        let open = Arc::new(OpenSegment { seal: seal.clone(), file, points });
+        let open = Arc::new(OpenSegment { seal: seal.clone(), file, points, last: Mutex::default() });
         let mut kept = self.open.lock();
         while LOG_SEALED_OPEN_MAX <= kept.len() {
             kept.pop_front();
@@ -163,12 +171,19 @@ impl SealedSegments {
 
 impl OpenSegment {
     /// The entries from a point to the next one.
-    fn read_from(&self, position: usize) -> Result<Vec<SealedEntry>, LogError> {
+    fn read_from(&self, position: usize) -> Result<Arc<Vec<SealedEntry>>, LogError> {
+        if let Some(last) = &*self.last.lock()
+            && last.position == position
+        {
+            return Ok(last.entries.clone());
+        }
         let (seal, point, next) = (&self.seal, &self.points[position], self.points.get(position + 1));
         let offset = HEADER_SIZE as u64 + seal.first_lsn().distance_to(point.lsn);
         let size = point.lsn.distance_to(next.map_or(seal.end, |next| next.lsn));
         let bytes = read(&*self.file, seal, offset, size, point.index)?;
-        read_stretch(seal, &self.points, position, &bytes)
+        let entries = Arc::new(read_stretch(seal, &self.points, position, &bytes)?);
+        *self.last.lock() = Some(CheckedStretch { position, entries: entries.clone() });
+        Ok(entries)
     }
 }
 

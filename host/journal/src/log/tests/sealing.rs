@@ -114,6 +114,23 @@ fn a_log_that_opens_reads_its_tail_alone() {
     assert_eq!(scan(&disk).expect("it is whole").entries().count(), entries.len() + 1);
 }
 
+/// The state's ids are found again like this after a crash: back along the chain, and then forward.
+#[test]
+fn a_walk_entry_by_entry_reads_each_byte_once_in_both_directions() {
+    let (disk, entries) = sealed_disk();
+    let whole = segments(&disk).iter().map(|name| size(&disk, name)).sum::<u64>();
+    let seals = seals(&disk).iter().map(|name| size(&disk, name)).sum::<u64>();
+    let log = opened(&disk);
+    let before = disk.bytes_read();
+    for entry in entries.iter().rev().chain(&entries) {
+        let one = log.read(entry.id.index..entry.id.index.next(), 1).expect("readable");
+        assert_eq!(one, std::slice::from_ref(entry));
+    }
+    let read = disk.bytes_read() - before;
+    // A seal is read again when its segment is opened again.
+    assert!(read <= 2 * (whole + seals), "{read} of twice {whole}");
+}
+
 #[test]
 fn pieces_have_the_size_that_was_asked_for() {
     let (disk, entries) = sealed_disk();
