@@ -24,7 +24,7 @@ use crate::system::Wanting;
 use crate::system::key_row::KeyRow;
 use crate::system::lifecycle::{ActiveView, By, ModulesView};
 use crate::system::module_row::{ModuleRow, Step, StepRow};
-use crate::system::staging::RefusedModule;
+use crate::system::refused_modules::RefusedModule;
 
 /// The modules of a machine.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

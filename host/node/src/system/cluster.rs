@@ -24,9 +24,9 @@ use crate::system::host::Host;
 use crate::system::key_row::KeyRow;
 use crate::system::loss_row::AcceptedLoss;
 use crate::system::messages::{Join, TransferTo, encode};
-use crate::system::staging::RefusedModules;
+use crate::system::refused_modules::RefusedModules;
 use crate::system::submit::submit;
-use crate::system::{cluster_founding, directory_reading, level, losses, reached_level};
+use crate::system::{cluster_founding, directory_reading, level, reached_level};
 
 /// How long another node may take to say who it is.
 const STRANGER_PATIENCE: Duration = Duration::from_secs(2);
@@ -133,7 +133,7 @@ impl Cluster {
             keys: directory.keys,
             feature_level: host.opening.features.level(),
             remarks: self.remarks(),
-            losses: losses::losses(host, directory.losses),
+            losses: host.record.losses_with(directory.losses, host.node),
         }
     }
 

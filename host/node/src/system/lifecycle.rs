@@ -29,7 +29,7 @@ use crate::system::directory::Directory;
 use crate::system::key_row::KeyRow;
 use crate::system::module_row::{Mode, ModulesRow, Step};
 use crate::system::modules::find_module;
-use crate::system::staging::RefusedModule;
+use crate::system::refused_modules::RefusedModule;
 use crate::system::submit::{Wanting, submit_by};
 
 /// How long nodes that have not prepared a module may take to say which partitions run there.

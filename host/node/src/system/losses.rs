@@ -19,10 +19,8 @@ use crate::peer::GroupName;
 use crate::records::command::SystemCommand;
 use crate::system::cluster::Cluster;
 use crate::system::cluster_error::ClusterError;
-use crate::system::context::NodeContext;
 use crate::system::error::NodeError;
 use crate::system::host::Host;
-use crate::system::loss_row::AcceptedLoss;
 use crate::system::record::loss_of;
 use crate::system::submit::submit;
 
@@ -40,18 +38,6 @@ pub struct Word {
     pub partition: PartitionId,
     pub by: String,
     pub why: String,
-}
-
-/// The losses that `system` knows, and those that only this node has recorded so far.
-pub(super) fn losses(context: &NodeContext, mut known: Vec<AcceptedLoss>) -> Vec<AcceptedLoss> {
-    for word in context.record.given_up() {
-        let loss = loss_of(&word, context.node);
-        if !known.contains(&loss) {
-            known.push(loss);
-        }
-    }
-    known.sort_by_key(|loss| loss.time);
-    known
 }
 
 /// Notes which replicas have entries by now.

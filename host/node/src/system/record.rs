@@ -111,6 +111,18 @@ impl NodeRecord {
         self.content.lock().given_up.clone()
     }
 
+    /// The losses that are `known` in `system`, and those that only this node has recorded so far; oldest first.
+    pub fn losses_with(&self, mut known: Vec<AcceptedLoss>, node: NodeId) -> Vec<AcceptedLoss> {
+        for word in self.given_up() {
+            let loss = loss_of(&word, node);
+            if !known.contains(&loss) {
+                known.push(loss);
+            }
+        }
+        known.sort_by_key(|loss| loss.time);
+        known
+    }
+
     /// Records an operator's word; durable on return.
     pub fn give_up(&self, word: GivenUp) -> Result<(), NodeError> {
         self.change(|content| content.given_up.push(word))

@@ -10,18 +10,16 @@
 //! node remembers the rest. The bytes are durable before the step is recorded, because from then on other nodes fetch
 //! them here. They also stay if nobody knows whether the step was recorded. It does not know what a module is for.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use crate::features;
 use crate::guest::{Allowance, Bounds, GuestError, StopSignal};
-use crate::ids::{Micros, ModuleId};
-use crate::limits::{MODULES_REFUSED_MAX, REFUSALS_PER_MINUTE_MAX, REFUSED_REASON_CHARS_MAX};
+use crate::ids::ModuleId;
+use crate::limits::REFUSED_REASON_CHARS_MAX;
 use crate::machine::logic::Logic;
 use crate::records::command::SystemCommand;
 use crate::records::rejection::RejectionCode;
@@ -30,68 +28,11 @@ use crate::system::cluster::Cluster;
 use crate::system::cluster_error::ClusterError;
 use crate::system::directory::Directory;
 use crate::system::leadership_handover;
-use crate::system::refused_row::Refused;
+use crate::system::refused_modules::RefusedModule;
 use crate::system::submit::{Wanting, submit_by};
 
 /// How long `system` may take to record that a module was refused.
 const RECORD_PATIENCE: Duration = Duration::from_secs(2);
-
-/// A module that was refused.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RefusedModule {
-    pub machine: String,
-    pub module: ModuleId,
-    pub size: usize,
-    pub time: Micros,
-    /// Who uploaded it.
-    pub by: String,
-    pub reason: String,
-}
-
-impl From<&Refused> for RefusedModule {
-    fn from(refused: &Refused) -> Self {
-        let Refused { machine, module, size, time, by, reason } = refused.clone();
-        Self { machine, module: ModuleId(module), size: size as usize, time: Micros(time), by, reason }
-    }
-}
-
-/// The newest modules that this node has refused since it started and that `system` does not name, oldest first. The
-/// node's log output has all of them.
-#[derive(Default)]
-pub struct RefusedModules(Mutex<Unrecorded>);
-
-#[derive(Default)]
-struct Unrecorded {
-    newest: VecDeque<RefusedModule>,
-    /// A minute of the node's clock, and how many refusals were recorded in it.
-    minute: (i64, u32),
-}
-
-impl RefusedModules {
-    fn of(&self, machine: &str) -> Vec<RefusedModule> {
-        self.0.lock().newest.iter().filter(|refused| refused.machine == machine).cloned().collect()
-    }
-
-    fn add(&self, refused: RefusedModule) {
-        let newest = &mut self.0.lock().newest;
-        newest.retain(|known| (&known.machine, known.module) != (&refused.machine, refused.module));
-        if newest.len() == MODULES_REFUSED_MAX {
-            newest.pop_front();
-        }
-        newest.push_back(refused);
-    }
-
-    /// Counts one more refusal, and says whether it may be recorded now.
-    fn may_record(&self, now: Micros) -> bool {
-        let minute = now.0.div_euclid(60_000_000);
-        let known = &mut self.0.lock().minute;
-        if known.0 != minute {
-            *known = (minute, 0);
-        }
-        known.1 += 1;
-        known.1 <= REFUSALS_PER_MINUTE_MAX
-    }
-}
 
 /// A module that somebody has uploaded for a machine, and that can run.
 pub(super) struct Brought {
@@ -261,32 +202,5 @@ impl Directory {
         self.machines.values().any(|row| row.module == id.0)
             || self.modules.values().any(|row| row.find(id.0).is_some() || row.was_active(id.0))
             || self.views.values().any(|row| row.views.iter().any(|view| view.module == id.0))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn so_many_are_recorded_in_a_minute_and_the_rest_is_remembered_once_each() {
-        let refused = RefusedModules::default();
-        let may = |second: i64| refused.may_record(Micros(second * 1_000_000));
-        assert_eq!((0..100).filter(|_| may(59)).count(), REFUSALS_PER_MINUTE_MAX as usize);
-        assert!(may(60), "the next minute is another one");
-        let one = |number: usize| RefusedModule {
-            machine: "wallet".to_owned(),
-            module: ModuleId::of(&number.to_le_bytes()),
-            size: 8,
-            time: Micros(0),
-            by: "eve".to_owned(),
-            reason: "it is none".to_owned(),
-        };
-        (0..=MODULES_REFUSED_MAX).for_each(|number| refused.add(one(number)));
-        refused.add(one(1));
-        let known = refused.of("wallet");
-        assert_eq!(known.len(), MODULES_REFUSED_MAX);
-        assert_eq!(known.last(), Some(&one(1)), "once, and the newest");
-        assert!(refused.of("other").is_empty());
     }
 }
