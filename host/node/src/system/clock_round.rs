@@ -20,7 +20,7 @@ use crate::system::clocks::{Heard, Look};
 use crate::system::host::Host;
 use crate::system::messages::{decode, encode};
 use crate::system::pulse::{GroupVote, VoteTold};
-use crate::system::{cluster_founding, directory_reading, peer_permissions};
+use crate::system::{cluster_founding, peer_permissions};
 
 /// The body of [`Topic::Clock`] from a node that is about to stop; nodes of earlier releases do not look at it.
 const LEAVING: &[u8] = b"leaving";
@@ -143,7 +143,7 @@ fn clock_answer(host: &Host) -> ClockAnswer {
         http: host.http.clone(),
         held: held(host),
         feature_level_max: Some(host.level.max().0),
-        is_level: Some(host.standing.is_level()),
+        is_level: Some(host.is_level()),
         is_stopping: Some(host.leaving.is_cancelled()),
         wall: says_times.then_some(look.wall.0),
         journals: says_times.then(|| journals_led(host)),
@@ -184,7 +184,7 @@ pub async fn ask_clock(host: &Host, node: NodeId, patience: Duration) {
     let asked = host.clocks.look();
     let answer = match host.network.call(node, call, patience).await {
         Ok(answer) => answer,
-        Err(error) if peer_permissions::says_removed(&error) => return directory_reading::on_removed(host),
+        Err(error) if peer_permissions::says_removed(&error) => return host.directory_requests.on_removed(),
         Err(_) => return,
     };
     let Ok(answer) = decode::<ClockAnswer>(&answer) else { return };

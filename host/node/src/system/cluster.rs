@@ -19,6 +19,7 @@ use crate::peer::{Call, GroupName, Topic};
 use crate::router::Machine;
 use crate::system::cluster_error::ClusterError;
 use crate::system::directory::Directory;
+use crate::system::directory_requests::DirectoryFreshness;
 use crate::system::error::NodeError;
 use crate::system::host::Host;
 use crate::system::key_row::KeyRow;
@@ -26,7 +27,7 @@ use crate::system::loss_row::AcceptedLoss;
 use crate::system::messages::{Join, TransferTo, encode};
 use crate::system::refused_modules::RefusedModules;
 use crate::system::submit::submit;
-use crate::system::{cluster_founding, directory_reading, level, reached_level};
+use crate::system::{cluster_founding, level, reached_level};
 
 /// How long another node may take to say who it is.
 const STRANGER_PATIENCE: Duration = Duration::from_secs(2);
@@ -107,10 +108,10 @@ impl Cluster {
     pub fn view(&self) -> ClusterView {
         let host = &self.host;
         let samples = host.clocks.samples();
-        let directory = host.directory.borrow().clone();
+        let directory = host.directory();
         let identity = host.folder.identity();
         let known = if directory.is_founded() {
-            directory.nodes
+            directory.nodes.clone()
         } else {
             identity.map(|identity| identity.peers.clone()).unwrap_or_default()
         };
@@ -130,10 +131,10 @@ impl Cluster {
             node: host.node,
             nodes: known.into_iter().map(node).collect(),
             machines: machines.collect(),
-            keys: directory.keys,
+            keys: directory.keys.clone(),
             feature_level: host.opening.features.level(),
             remarks: self.remarks(),
-            losses: host.record.losses_with(directory.losses, host.node),
+            losses: host.record.losses_with(directory.losses.clone(), host.node),
         }
     }
 
@@ -151,15 +152,20 @@ impl Cluster {
                 return Err(ClusterError::Exists(identity.cluster.clone()));
             }
         } else {
-            self.host.routes.set(&nodes);
+            self.reach(nodes.clone(), deadline).await?;
             self.check_strangers(&nodes, deadline).await?;
             cluster_founding::found(&self.host, nodes)?;
         }
-        let mut directory = self.host.directory.subscribe();
-        match tokio::time::timeout_at(deadline, directory.wait_for(Directory::is_founded)).await {
+        let mut directory = self.host.watch_directory();
+        match tokio::time::timeout_at(deadline, directory.wait_for(|now| now.directory.is_founded())).await {
             Ok(Ok(_)) => Ok(()),
             _ => Err(ClusterError::Deadline),
         }
+    }
+
+    /// Sets where nodes are reached that the directory does not name yet.
+    async fn reach(&self, nodes: BTreeMap<NodeId, String>, deadline: Instant) -> Result<(), ClusterError> {
+        self.host.directory_requests.reach(nodes, deadline).await.map_err(|_| ClusterError::Deadline)
     }
 
     /// Checks that all others answer and belong to no cluster.
@@ -198,7 +204,7 @@ impl Cluster {
             return Err(ClusterError::NodeIdUsed(node));
         }
         let identity = self.host.folder.identity().ok_or(ClusterError::NoCluster)?;
-        self.host.routes.set(&BTreeMap::from([(node, peer.clone())]));
+        self.reach(BTreeMap::from([(node, peer.clone())]), deadline).await?;
         let supported = self.check_understands(node, &peer, directory.feature_level).await?;
         let with_it = directory.nodes.iter().map(|(id, peer)| (id.0, peer.clone())).chain([(node.0, peer.clone())]);
         let feature_level = Some(directory.feature_level.0).filter(|level| features::BASE.0 < *level);
@@ -279,7 +285,10 @@ impl Cluster {
     }
 
     /// The machine `system` and the current directory, of a cluster that is founded.
-    pub(super) async fn check_founded(&self, deadline: Instant) -> Result<(Arc<Machine>, Directory), ClusterError> {
+    pub(super) async fn check_founded(
+        &self,
+        deadline: Instant,
+    ) -> Result<(Arc<Machine>, Arc<Directory>), ClusterError> {
         self.check_peers()?;
         let (system, directory) = self.directory_now(deadline).await?;
         if directory.is_founded() { Ok((system, directory)) } else { Err(ClusterError::NoCluster) }
@@ -299,14 +308,18 @@ impl Cluster {
     }
 
     /// The machine `system` and the current directory, also on a node that is alone.
-    pub(super) async fn directory_now(&self, deadline: Instant) -> Result<(Arc<Machine>, Directory), ClusterError> {
+    pub(super) async fn directory_now(
+        &self,
+        deadline: Instant,
+    ) -> Result<(Arc<Machine>, Arc<Directory>), ClusterError> {
         let system = self.host.system.read().clone().ok_or(ClusterError::NoCluster)?;
         let partition = self.host.system_partition().ok_or(ClusterError::NoCluster)?;
         partition.read_linearizable(deadline).await.map_err(|_| ClusterError::Deadline)?;
-        let read = directory_reading::read(&self.host, &partition);
-        read.map_err(|error| ClusterError::Invalid(error.to_string()))?;
-        let directory = self.host.directory.borrow().clone();
-        Ok((system, directory))
+        match self.host.directory_requests.read(partition, DirectoryFreshness::Stale, deadline).await {
+            Ok(directory) => Ok((system, directory)),
+            Err(NodeError::Unanswered | NodeError::Stopping) => Err(ClusterError::Deadline),
+            Err(error) => Err(ClusterError::Invalid(error.to_string())),
+        }
     }
 }
 

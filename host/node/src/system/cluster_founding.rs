@@ -8,18 +8,22 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use crate::consensus::PeerError;
 use crate::features::{self, FeatureLevel};
 use crate::ids::NodeId;
 use crate::peer::{Call, Topic};
 use crate::system::cluster_error::ClusterError;
 use crate::system::context::NodeContext;
+use crate::system::folder::Identity;
 use crate::system::host::Host;
 use crate::system::messages::{Join, encode};
-use crate::system::peer_permissions;
 use crate::system::reached_level;
 
 const INVITE_PATIENCE: Duration = Duration::from_secs(2);
+/// How long this node may take to hear who is in the cluster.
+const NAMED_PATIENCE: Duration = Duration::from_secs(1);
 const INVITE_AGAIN: Duration = Duration::from_millis(200);
 
 /// Founds a cluster of `peers`, of which this node is one.
@@ -35,8 +39,8 @@ pub async fn on_join(host: &Host, from: NodeId, join: Join) -> Result<(), Cluste
     let peers = join.peers.into_iter().map(|(node, peer)| (NodeId(node), peer)).collect();
     match host.folder.identity() {
         Some(identity) if identity.cluster == join.cluster => {
-            peer_permissions::on_named(host, from, peers);
-            Ok(())
+            let named = host.directory_requests.on_named(from, peers, Instant::now() + NAMED_PATIENCE).await;
+            named.map_err(|_| ClusterError::Deadline)
         }
         Some(identity) => Err(ClusterError::Exists(identity.cluster.clone())),
         None => {
@@ -83,15 +87,11 @@ pub async fn invite_founders(host: Arc<Host>) {
 
 /// Tells a member who is in the cluster if it does not know yet: all nodes that it knew may have been replaced.
 pub async fn tell_who_is_in(host: &Host, node: NodeId) {
-    let (nodes, feature_level) = {
-        let directory = host.directory.borrow();
-        (directory.nodes.clone(), Some(directory.feature_level.0))
-    };
-    let Some(identity) = host.folder.identity().filter(|_| host.standing.is_level() && nodes.contains_key(&node))
-    else {
-        return;
-    };
-    let peers = nodes.into_iter().map(|(node, peer)| (node.0, peer)).collect();
+    let now = host.published.directory.borrow().clone();
+    let is_told = |_: &&Identity| now.is_level && now.directory.nodes.contains_key(&node);
+    let Some(identity) = host.folder.identity().filter(is_told) else { return };
+    let peers = now.directory.nodes.iter().map(|(node, peer)| (node.0, peer.clone())).collect();
+    let feature_level = Some(now.directory.feature_level.0);
     let join = Join { cluster: identity.cluster.clone(), node: node.0, is_founder: false, peers, feature_level };
     if let Err(error) = ask_to_join(host, node, &join).await {
         tracing::debug!(%node, %error, "a node cannot be told the members of the cluster");

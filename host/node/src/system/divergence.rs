@@ -208,12 +208,7 @@ pub async fn on_claim(
     if own == Some(claimed) || is_purged {
         return refused("the entry is here, or was");
     }
-    if host
-        .directory
-        .borrow()
-        .losses
-        .iter()
-        .any(|loss| *loss.machine == *group.machine && loss.partition == group.partition.0)
+    if host.directory().losses.iter().any(|loss| *loss.machine == *group.machine && loss.partition == group.partition.0)
     {
         return refused("an operator has given up what was lost of it, and this is the history that continues");
     }

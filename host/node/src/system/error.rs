@@ -34,6 +34,9 @@ pub enum NodeError {
     NotServed(String),
     #[error("the node is being stopped")]
     Stopping,
+    /// The directory's owner hangs, or has panicked and is started again.
+    #[error("what `system` says was not read in time; `/readyz` says whether a task of this node has failed")]
+    Unanswered,
     #[error(
         "data folder belongs to a cluster of several nodes; start it as one of them, with `[peer]` in its configuration"
     )]

@@ -1,5 +1,5 @@
-//! What the tasks of a node share: the context, what they publish, and what several of them still write, which are the
-//! directory and the replicas.
+//! What the tasks of a node share: the context, what they publish, whom they may ask, and what several of them still
+//! write, which are the replicas.
 //!
 //! In: what tasks write. Out: the same for all others, and look-ups. No task is imported here. It knows nothing of
 //! HTTP, nor of who should lead.
@@ -18,10 +18,11 @@ use crate::partition::Partition;
 use crate::peer::GroupName;
 use crate::router::Machine;
 use crate::system::context::NodeContext;
-use crate::system::directory::{Directory, WordsHeard};
+use crate::system::directory::Directory;
+use crate::system::directory_now::DirectoryNow;
+use crate::system::directory_requests::DirectoryRequests;
 use crate::system::logic::SYSTEM;
 use crate::system::published::Published;
-use crate::system::standing::Standing;
 use crate::system::waiting::Waiting;
 
 /// How soon a question that nobody answered is asked again.
@@ -31,12 +32,7 @@ pub(super) const ASK_AGAIN: Duration = Duration::from_millis(250);
 pub struct Host {
     pub context: Arc<NodeContext>,
     pub published: Published,
-    pub directory: watch::Sender<Directory>,
-    /// The nodes of the directory, or of the identity until the directory is known.
-    pub nodes: watch::Sender<Vec<NodeId>>,
-    pub standing: Standing,
-    /// Held while the directory is read.
-    pub reading: Mutex<WordsHeard>,
+    pub directory_requests: DirectoryRequests,
     /// All open replicas, for the peers.
     pub replicas: RwLock<BTreeMap<GroupName, Arc<Partition>>>,
     /// Logs that are being repaired, for peers whose log is damaged too.
@@ -59,14 +55,11 @@ impl Deref for Host {
 }
 
 impl Host {
-    /// A node that knows nobody and has nothing open.
-    pub fn new(context: NodeContext, published: Published) -> Self {
+    /// A node that has nothing open.
+    pub fn new(context: NodeContext, published: Published, directory_requests: DirectoryRequests) -> Self {
         Self {
             published,
-            directory: watch::Sender::new(Directory::default()),
-            nodes: watch::Sender::new(vec![context.node]),
-            standing: Standing::default(),
-            reading: Mutex::default(),
+            directory_requests,
             replicas: RwLock::default(),
             damaged: RwLock::default(),
             system: RwLock::default(),
@@ -77,9 +70,26 @@ impl Host {
         }
     }
 
+    /// What `system` says, as far as this node has applied it.
+    pub fn directory(&self) -> Arc<Directory> {
+        self.published.directory.borrow().directory.clone()
+    }
+
+    /// Follows what this node knows of its cluster; what it knows now has been seen.
+    pub fn watch_directory(&self) -> watch::Receiver<DirectoryNow> {
+        let mut directory = self.published.directory.clone();
+        directory.mark_unchanged();
+        directory
+    }
+
+    /// Whether this node has read `system` as of now since it started.
+    pub fn is_level(&self) -> bool {
+        self.published.directory.borrow().is_level
+    }
+
     /// The other nodes of the cluster.
     pub fn others(&self) -> Vec<NodeId> {
-        self.nodes.borrow().iter().copied().filter(|node| *node != self.node).collect()
+        self.published.nodes.borrow().iter().copied().filter(|node| *node != self.node).collect()
     }
 
     pub fn find_replica(&self, group: &GroupName) -> Option<Arc<Partition>> {
@@ -103,11 +113,11 @@ impl Host {
 
     /// Whether every replica that this node should have is open. Then what others hear of this node is all there is.
     pub fn is_all_open(&self) -> bool {
-        let (directory, replicas) = (self.directory.borrow(), self.replicas.read());
+        let (directory, replicas) = (self.directory(), self.replicas.read());
         let is_open =
             |machine: &str, partition| replicas.contains_key(&GroupName::new(machine, PartitionId(partition)));
         let mut machines = directory.machines.iter();
         let are_open = machines.all(|(name, row)| (0..row.partitions).all(|partition| is_open(name, partition)));
-        self.standing.is_level() && directory.is_founded() && is_open(SYSTEM, 0) && are_open
+        self.is_level() && directory.is_founded() && is_open(SYSTEM, 0) && are_open
     }
 }

@@ -120,7 +120,7 @@ impl Cluster {
         self.step(&system, &SystemCommand::PrepareModule { machine: machine.to_owned(), module }, wanting).await?;
         // This step clears what nodes have reported before, which must not be taken for what they report now.
         self.directory_now(wanting.deadline).await?;
-        let mut directory = self.host().directory.subscribe();
+        let mut now = self.host().watch_directory();
         let is_over = |directory: &Directory| {
             let row = directory.modules.get(machine).and_then(|row| row.find(module.0));
             let has_said =
@@ -130,10 +130,10 @@ impl Cluster {
         // The rest of the time is for asking the silent nodes what they wait for.
         let left = wanting.deadline.saturating_duration_since(Instant::now());
         let until = wanting.deadline - SILENT_MAX.min(left / 4);
-        if let Ok(Ok(_)) = tokio::time::timeout_at(until, directory.wait_for(is_over)).await {
+        if let Ok(Ok(_)) = tokio::time::timeout_at(until, now.wait_for(|now| is_over(&now.directory))).await {
             return Ok(());
         }
-        let known = directory.borrow().clone();
+        let known = now.borrow().directory.clone();
         let row = known.modules.get(machine).and_then(|row| row.find(module.0));
         let has_said =
             |node: &&NodeId| row.is_some_and(|row| row.prepared.iter().any(|prepared| prepared.node == node.0));
@@ -214,12 +214,12 @@ impl Cluster {
             self.step(system, &command, wanting).await?;
             self.directory_now(wanting.deadline).await?;
         }
-        let mut directory = self.host().directory.subscribe();
-        let is_over = directory.wait_for(|directory| draining(directory).is_none());
+        let mut now = self.host().watch_directory();
+        let is_over = now.wait_for(|now| draining(&now.directory).is_none());
         if !matches!(tokio::time::timeout_at(wanting.deadline, is_over).await, Ok(Ok(_))) {
             return Err(ClusterError::Deadline);
         }
-        let known = directory.borrow().clone();
+        let known = now.borrow().directory.clone();
         let newest =
             known.modules.get(machine).and_then(|row| row.steps.iter().rev().find(|step| step.module == module.0));
         if let Some(Step::NotDrained { problem }) = newest.map(|step| &step.what) {

@@ -81,8 +81,8 @@ pub(super) async fn ask_seen(host: &Host, machine: &Machine, group: &GroupName) 
 
 /// The other nodes as this node knows them, and, until it knows for sure, as each of the others names them.
 fn lists_of_others(host: &Host) -> Vec<BTreeSet<NodeId>> {
-    let mut lists = host.standing.named();
-    lists.push(host.nodes.borrow().iter().copied().collect());
+    let mut lists: Vec<BTreeSet<NodeId>> = host.published.directory.borrow().named().cloned().collect();
+    lists.push(host.published.nodes.borrow().iter().copied().collect());
     for list in &mut lists {
         list.remove(&host.node);
     }

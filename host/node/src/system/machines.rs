@@ -17,7 +17,7 @@ use crate::peer::GroupName;
 use crate::router::{Machine, MachineOptions};
 use crate::system::context::NodeContext;
 use crate::system::directory::{Directory, founders_of};
-use crate::system::directory_reading;
+use crate::system::directory_requests::DirectoryFreshness;
 use crate::system::drain;
 use crate::system::error::NodeError;
 use crate::system::host::Host;
@@ -28,6 +28,8 @@ use crate::system::turn::Turn;
 
 /// How soon a node that cannot open `system` tries again.
 pub const OPEN_AGAIN: Duration = Duration::from_secs(1);
+/// How long the directory's owner may take to read what `system` says.
+const READ_PATIENCE: Duration = Duration::from_secs(30);
 /// How often it is checked that everything is open, and runs.
 const LOOK: Duration = Duration::from_secs(1);
 
@@ -50,6 +52,23 @@ fn founders_of_system(context: &NodeContext) -> Vec<NodeId> {
     if identity.is_founder { identity.peers.keys().copied().collect() } else { Vec::new() }
 }
 
+/// Checks before anything is decided whether this node understands what the cluster writes, as far as its own state
+/// says.
+///
+/// # Errors
+/// It does not, or that could not be found out in time.
+pub async fn check_level(host: &Host) -> Result<(), NodeError> {
+    let Some(system) = host.system_partition() else { return host.level.check() };
+    let read = host.directory_requests.read(system, DirectoryFreshness::Stale, Instant::now() + READ_PATIENCE).await;
+    // The owner may have found it out before, and then the partition is closed by now.
+    host.level.check()?;
+    match read {
+        Err(error @ (NodeError::Unanswered | NodeError::Stopping)) => Err(error),
+        // What cannot be read now is read as soon as that is possible, before any other partition is opened.
+        _ => Ok(()),
+    }
+}
+
 /// Opens the replicas that the directory names and that are not open here, all at once. Returns the first failure.
 pub async fn open_machines(host: &Arc<Host>, directory: &Directory) -> Result<(), NodeError> {
     let opening = directory.machines.iter().map(|(name, row)| async move {
@@ -63,8 +82,8 @@ pub async fn open_machines(host: &Arc<Host>, directory: &Directory) -> Result<()
 
 /// Finds or makes a machine and brings it up to date. Returns `None` while its partitions must not be opened.
 async fn find_or_make(host: &Arc<Host>, name: &str, row: &MachineRow) -> Result<Option<Arc<Machine>>, NodeError> {
-    let mut hindrances = drain::hindrances(&host.directory.borrow(), name);
-    hindrances.is_removed = host.standing.is_removed();
+    let mut hindrances = drain::hindrances(&host.directory(), name);
+    hindrances.is_removed = host.published.directory.borrow().is_removed;
     let machine = match host.router.find_machine(name) {
         Some(machine) => {
             machine.set_hindrances(hindrances);
@@ -82,7 +101,7 @@ async fn find_or_make(host: &Arc<Host>, name: &str, row: &MachineRow) -> Result<
     };
     // Until this node is level, what it knows about the others may be long out of date, so it shares nothing with
     // them yet.
-    Ok(host.standing.is_level().then_some(machine))
+    Ok(host.is_level().then_some(machine))
 }
 
 /// Opens a replica, unless it is open or a task is opening it.
@@ -108,7 +127,7 @@ fn make(host: &Arc<Host>, name: &str, partition_count: u32, active: Arc<dyn Logi
         clock: host.clock.clone(),
         node: host.node,
         network: host.network.clone(),
-        nodes: host.nodes.subscribe(),
+        nodes: host.published.nodes.clone(),
         answering: host.published.answering.clone(),
         features: host.opening.features.clone(),
     })
@@ -122,12 +141,11 @@ fn unknown_machines(context: &NodeContext) -> Vec<String> {
 }
 
 /// Waits until `system` knows every machine to create, and has recorded the feature level of a node that is alone.
-pub async fn wait_until_created(host: &Host, deadline: Instant) -> Result<Directory, NodeError> {
+pub async fn wait_until_created(host: &Host, deadline: Instant) -> Result<Arc<Directory>, NodeError> {
     let system = host.system_partition().expect("it was opened before");
     let mut progress = system.watch_progress();
     loop {
-        directory_reading::read(host, &system)?;
-        let directory = host.directory.borrow().clone();
+        let directory = host.directory_requests.read(system.clone(), DirectoryFreshness::Stale, deadline).await?;
         let is_level = host.level.max() <= directory.feature_level;
         if is_level && host.specs.iter().all(|spec| directory.machines.contains_key(&spec.name)) {
             return Ok(directory);
@@ -165,14 +183,14 @@ fn is_decided(context: &NodeContext) -> bool {
 /// Opens what the directory names, until the node stops. It tries again if a replica could not be opened, or is no
 /// longer open.
 pub async fn keep_open(host: Arc<Host>) {
-    let mut directory = host.directory.subscribe();
+    let mut directory = host.watch_directory();
     let mut is_known = false;
     while !host.level.is_refused() {
         let system = host.system.read().clone();
         if let Some(system) = system {
             tend_replica(&host, &system, PartitionId(0), founders_of_system(&host));
         }
-        let (known, was_level) = (directory.borrow_and_update().clone(), host.standing.is_level());
+        let known = directory.borrow_and_update().directory.clone();
         tend_machines(&host, &known).await;
         // This is reported once. Afterwards each machine reports what it lacks, and a node that stops reports that.
         if !is_known && !host.stopping.is_cancelled() && !host.level.is_refused() {
@@ -182,7 +200,6 @@ pub async fn keep_open(host: Arc<Host>) {
         }
         tokio::select! {
             changed = directory.changed() => if changed.is_err() { return },
-            () = host.standing.wait_until_level(), if !was_level => {}
             () = tokio::time::sleep(LOOK) => {}
             () = host.stopping.cancelled() => return,
         }

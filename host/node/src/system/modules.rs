@@ -37,7 +37,7 @@ pub struct HostModules {
 impl HostModules {
     pub fn new(host: &Host) -> Self {
         let runtime = tokio::runtime::Handle::current();
-        Self { context: Arc::downgrade(&host.context), nodes: host.nodes.subscribe(), runtime }
+        Self { context: Arc::downgrade(&host.context), nodes: host.published.nodes.clone(), runtime }
     }
 
     /// It waits, so it must not be called on a thread of the runtime.

@@ -13,6 +13,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::archive::Archive;
@@ -22,6 +23,7 @@ use crate::features::{self, FeatureLevel, Features};
 use crate::guest::{Engine, EngineOptions, StopSignal};
 use crate::ids::{ClusterId, NodeId};
 use crate::key::NodeKey;
+use crate::machine::logic::Logic;
 use crate::peer::SeenBook;
 use crate::registry::{self, Registry};
 use crate::router::Router;
@@ -31,11 +33,14 @@ use crate::system::clock_anchor::AnchorFile;
 use crate::system::clocks::Clocks;
 use crate::system::cluster::Cluster;
 use crate::system::context::{NodeContext, Opening};
+use crate::system::directory_now::DirectoryNow;
+use crate::system::directory_owner::{self, DirectoryOwner};
+use crate::system::directory_requests::DirectoryRequests;
 use crate::system::error::NodeError;
 use crate::system::failed_activations::Troubles;
 use crate::system::folder::DataFolder;
 use crate::system::health::Vigil;
-use crate::system::host::Host;
+use crate::system::host::{ASK_AGAIN, Host};
 use crate::system::machine_spec::{MachineSpec, stage_all};
 use crate::system::machines::{OPEN_AGAIN, open_system, system_logic};
 use crate::system::peer_network::{PeerAnswers, PeerNetwork, PeerOptions};
@@ -48,14 +53,16 @@ use crate::system::renewal::CertificateRenewal;
 use crate::system::service::HostService;
 use crate::system::shadow::ShadowPages;
 use crate::system::{
-    archiving, cluster_founding, directory_reading, divergence, health, in_transit, leadership_handover, losses,
-    machines, prepare, reconciliation, replica_rebuild, retention, scrub, segment_repair, signer, single_node,
-    snapshot_fetch, snapshot_retention, tasks, turn, viewing,
+    archiving, cluster_founding, divergence, health, in_transit, leadership_handover, losses, machines, prepare,
+    reconciliation, replica_rebuild, retention, scrub, segment_repair, signer, single_node, snapshot_fetch,
+    snapshot_retention, tasks, turn, viewing,
 };
 use crate::views::{self, Views};
 
 const NO_CLUSTER: &str =
     "this node belongs to no cluster yet: create one with `statehouse cluster init`, or add the node to one";
+/// How long the directory's owner may take to hear who the other nodes are, before it is asked again.
+const ASK_PATIENCE: Duration = Duration::from_secs(5);
 /// Cache of the state stores of all partitions together.
 const BLOCK_CACHE_BYTES: usize = 256 << 20;
 
@@ -120,7 +127,12 @@ impl Node {
         let (vigil, shadow_pages) = (Vigil::new(anchor_file), Arc::<ShadowPages>::default());
         let archive = opening.archive.clone().zip(options.archive);
         let archiving = archive.map(|(archive, options)| Archiving::new(archive, options.every));
+        let known = if options.peer.is_none() { DirectoryNow::of_one_alone() } else { DirectoryNow::default() };
+        let (directory_requests, mailbox) = DirectoryRequests::new();
+        let directory = DirectoryOwner::new(options.node, known, mailbox);
         let published = Published {
+            directory: directory.now(),
+            nodes: directory.nodes(),
             answering: vigil.answering(),
             archived: archiving.as_ref().map_or_else(nothing, Archiving::archived),
             shadows: shadow_pages.subscribe(),
@@ -152,7 +164,9 @@ impl Node {
             stopping,
             folder,
         };
-        let host = Arc::new(Host::new(context, published));
+        let host = Arc::new(Host::new(context, published, directory_requests));
+        let directory = Arc::new(directory);
+        tasks::keep(&host, "directory", move |host| directory_owner::run(host, directory.clone()));
         spawn_tasks(&host, archiving, options.scrub_bytes_per_second);
         let peers = match answers {
             None => single_node::open(&host, vigil).await.map(|()| None)?,
@@ -295,24 +309,30 @@ async fn start_member(host: Arc<Host>, vigil: Vigil) {
     };
     let cluster = identity.cluster_bytes().expect("checked when the identity was read");
     host.identity.cluster.get_or_init(|| ClusterId(cluster));
-    host.routes.set(&identity.peers);
-    host.nodes.send_replace(identity.peers.keys().copied().collect());
+    // Who the others are must be known before anything is opened: what they remember is asked first.
+    while let Err(error) = host.directory_requests.join(identity.peers.clone(), Instant::now() + ASK_PATIENCE).await {
+        if host.stopping.is_cancelled() {
+            return;
+        }
+        tracing::error!(%error, "this node cannot begin yet");
+        tokio::time::sleep(ASK_AGAIN).await;
+    }
     host.router.set_not_ready(vec!["the machines of the cluster are not known yet".to_owned()]);
     let vigil = Arc::new(vigil);
     tasks::keep(&host, "vigil", move |host| health::run(host, vigil.clone()));
     tasks::keep(&host, "claims", divergence::run);
     tasks::keep(&host, "invitations", cluster_founding::invite_founders);
     let logic = system_logic(&host);
-    while let Err(error) = open_system(&host, logic.clone()).await {
+    while let Err(error) = open_checked(&host, logic.clone()).await {
+        if host.level.is_refused() {
+            return turn::halt(&host).await;
+        }
         // The router says why. The node retries until the disk is well, or somebody has intervened.
         host.router.set_not_ready(vec![error.to_string()]);
         tokio::select! {
             () = host.stopping.cancelled() => return,
             () = tokio::time::sleep(OPEN_AGAIN) => {}
         }
-    }
-    if let Err(error) = directory_reading::check_level(&host) {
-        return turn::halt(&host, &error).await;
     }
     tasks::keep(&host, "standing", peer_permissions::run);
     // What could not be activated is still known if the task is started again.
@@ -321,7 +341,13 @@ async fn start_member(host: Arc<Host>, vigil: Vigil) {
     tasks::keep(&host, "prepare", prepare::run);
     tasks::keep(&host, "signer", signer::run);
     tasks::keep(&host, "opening", machines::keep_open);
-    tasks::keep(&host, "directory", directory_reading::follow);
+    tasks::keep(&host, "level", turn::halt_when_refused);
+}
+
+/// Opens `system`, and checks whether this node understands what the cluster writes.
+async fn open_checked(host: &Arc<Host>, logic: Arc<dyn Logic>) -> Result<(), NodeError> {
+    open_system(host, logic).await?;
+    machines::check_level(host).await
 }
 
 fn views_in(folder: &DataFolder, store: &StoreShared, registry: &Arc<Registry>) -> Views {

@@ -10,7 +10,7 @@
 //! node that has not heard from `system` lately may not know new members, so it takes `system`'s messages from them. It
 //! does not know how a sender proves who it is.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,8 +24,8 @@ use tokio::time::Instant;
 use crate::consensus::{AppendReply, PeerError, PeerReply, PeerRequest};
 use crate::ids::NodeId;
 use crate::peer::{Call, GroupName, Service, ServiceError, Topic};
-use crate::system::directory::Directory;
-use crate::system::directory_reading;
+use crate::system::directory_now::DirectoryNow;
+use crate::system::directory_requests::DirectoryFreshness;
 use crate::system::host::Host;
 use crate::system::logic::SYSTEM;
 
@@ -39,22 +39,6 @@ const LAST_WORD: Duration = Duration::from_secs(1);
 
 /// What nodes of all releases tell a removed node. From this text it learns that it was removed.
 const REMOVED: &str = "was removed from this cluster for good";
-
-/// Handles what another node says about who is in the cluster. That counts until this node knows better. This is how a
-/// node finds the others after all nodes that it knew were replaced.
-pub fn on_named(host: &Host, from: NodeId, nodes: BTreeMap<NodeId, String>) {
-    let is_out_of_date = nodes.keys().any(|node| host.directory.borrow().retired.contains(node));
-    let names_both = nodes.contains_key(&from) && nodes.contains_key(&host.node);
-    if host.standing.is_level() || is_out_of_date || !names_both {
-        return;
-    }
-    let known = host.nodes.borrow().clone();
-    let unknown = nodes.iter().filter(|(node, _)| !known.contains(node));
-    let routes: BTreeMap<NodeId, String> = unknown.map(|(node, address)| (*node, address.clone())).collect();
-    if host.standing.on_named(from, nodes) {
-        host.routes.set(&routes);
-    }
-}
 
 /// What a request is about, as far as the gate has to know. Without a topic it is a message of Raft.
 #[derive(Clone, Copy)]
@@ -76,7 +60,8 @@ impl PeerQuestion<'_> {
 /// # Errors
 /// The refusal, in words for the node that asks.
 fn check(host: &Host, from: NodeId, asked: PeerQuestion<'_>) -> Result<(), ServiceError> {
-    let directory = host.directory.borrow();
+    let now = host.published.directory.borrow();
+    let directory = &now.directory;
     if directory.retired.contains(&from) {
         return Err(ServiceError::Refused(format!(
             "node {from} {REMOVED}: stop it, and add it under a new id if it is to come back"
@@ -90,8 +75,7 @@ fn check(host: &Host, from: NodeId, asked: PeerQuestion<'_>) -> Result<(), Servi
     } else {
         host.folder.identity().is_some_and(|identity| identity.peers.contains_key(&from))
     };
-    drop(directory);
-    if !host.standing.is_level() {
+    if !now.is_level {
         // A cluster that starts as a whole could not begin otherwise: its nodes confirm and repair each other's logs.
         let begins = matches!(asked.topic, Some(Topic::Seen))
             || is_member && matches!(asked.topic, Some(Topic::Records | Topic::ReadIndex));
@@ -104,7 +88,7 @@ fn check(host: &Host, from: NodeId, asked: PeerQuestion<'_>) -> Result<(), Servi
             )))
         };
     }
-    if is_member || asked.is_of_system() && !host.standing.has_heard_lately() {
+    if is_member || asked.is_of_system() && !now.has_heard_lately() {
         return Ok(());
     }
     Err(ServiceError::Refused(format!(
@@ -118,26 +102,26 @@ pub async fn run(host: Arc<Host>) {
     loop {
         if let Some(system) = host.system_partition()
             && system.read_linearizable(Instant::now() + LOOK_PATIENCE).await.is_ok()
-            && directory_reading::read(&host, &system).is_ok()
-            && host.directory.borrow().is_founded()
         {
-            host.standing.on_heard();
+            let until = Instant::now() + LOOK_PATIENCE;
+            if let Err(error) = host.directory_requests.read(system, DirectoryFreshness::AsOfNow, until).await {
+                tracing::debug!(%error, "who is in the cluster is not known as of now");
+            }
         }
         close_removed(&host, &mut closed);
-        let pause = if host.standing.is_level() { LOOK_AGAIN } else { LOOK_SOON };
-        let mut directory = host.directory.subscribe();
+        let pause = if host.is_level() { LOOK_AGAIN } else { LOOK_SOON };
+        let mut directory = host.watch_directory();
         tokio::select! {
             () = host.stopping.cancelled() => return,
             () = tokio::time::sleep(pause) => {}
-            _ = directory.changed() => {}
+            changed = directory.changed() => if changed.is_err() { return },
         }
     }
 }
 
 /// Closes the connections that removed nodes still have open here, once for each node.
 fn close_removed(host: &Arc<Host>, closed: &mut BTreeSet<NodeId>) {
-    let retired = host.directory.borrow().retired.clone();
-    for node in retired.iter().filter(|node| closed.insert(**node)) {
+    for node in host.directory().retired.iter().filter(|node| closed.insert(**node)) {
         let (links, node) = (host.links.clone(), *node);
         tokio::spawn(async move {
             tokio::time::sleep(LAST_WORD).await;
@@ -152,9 +136,11 @@ pub fn says_removed(error: &PeerError) -> bool {
 }
 
 /// Waits until the node has been removed.
-async fn removed(mut directory: watch::Receiver<Directory>, node: NodeId) {
-    // It fails only when this node ends.
-    drop(directory.wait_for(|directory| directory.retired.contains(&node)).await);
+async fn removed(mut now: watch::Receiver<DirectoryNow>, node: NodeId) {
+    if now.wait_for(|now| now.directory.retired.contains(&node)).await.is_err() {
+        // This node stops, and its connections end with it. That is no removal.
+        std::future::pending().await
+    }
 }
 
 /// The service as the other nodes reach it, over any network.
@@ -173,14 +159,14 @@ impl Gate {
     }
 
     fn removed(&self, node: NodeId) -> impl Future<Output = ()> + Send + 'static {
-        removed(self.host.directory.subscribe(), node)
+        removed(self.host.watch_directory(), node)
     }
 }
 
 impl Service for Gate {
     fn is_known(&self, node: NodeId) -> bool {
-        let directory = self.host.directory.borrow();
-        !directory.retired.contains(&node) && (!self.host.standing.is_level() || directory.nodes.contains_key(&node))
+        let now = self.host.published.directory.borrow();
+        !now.directory.retired.contains(&node) && (!now.is_level || now.directory.nodes.contains_key(&node))
     }
 
     fn raft(

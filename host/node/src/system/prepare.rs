@@ -45,7 +45,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub async fn run(host: Arc<Host>) {
     while !host.stopping.is_cancelled() {
         // Each of these has its turn before one is tried again whose result could not be recorded.
-        let wanted = wanted(&host, &host.directory.borrow());
+        let wanted = wanted(&host, &host.directory());
         for (machine, id) in wanted {
             if host.stopping.is_cancelled() {
                 return;

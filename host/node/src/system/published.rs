@@ -9,8 +9,14 @@ use tokio::sync::watch;
 
 use crate::ids::{Micros, ModuleId, NodeId};
 use crate::peer::GroupName;
+use crate::system::directory_now::DirectoryNow;
 
 pub struct Published {
+    /// What this node knows of its cluster. The directory's owner writes it.
+    pub directory: watch::Receiver<DirectoryNow>,
+    /// The nodes of the directory, or of the identity until the directory is known, for machines and modules, which
+    /// know no directory. The same task writes them.
+    pub nodes: watch::Receiver<Vec<NodeId>>,
     /// The other nodes that have answered lately. The health check writes it.
     pub answering: watch::Receiver<BTreeSet<NodeId>>,
     /// Archiving writes it.

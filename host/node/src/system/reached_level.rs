@@ -4,7 +4,7 @@
 //! take part. A node that meets a level above its own would misread what the others write. It does not know what a
 //! level means, nor how it rises.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use tokio::sync::watch;
 
 use crate::features::{self, FeatureLevel, Features};
 use crate::system::error::NodeError;
@@ -13,13 +13,14 @@ use crate::system::error::NodeError;
 pub struct Level {
     max: FeatureLevel,
     features: Features,
-    is_refused: AtomicBool,
+    /// The level that the cluster has reached, if this node does not understand it.
+    refused: watch::Sender<Option<FeatureLevel>>,
 }
 
 impl Level {
     pub fn new(max: FeatureLevel, features: Features) -> Self {
         assert!(features::BASE <= max && max <= features::HIGHEST, "the configuration was checked");
-        Self { max, features, is_refused: AtomicBool::new(false) }
+        Self { max, features, refused: watch::Sender::default() }
     }
 
     /// The highest level that this node may say it understands.
@@ -33,7 +34,7 @@ impl Level {
     /// It is above what this node understands.
     pub fn take_over(&self, level: FeatureLevel) -> Result<(), NodeError> {
         if let Err(error) = check(level, self.max) {
-            self.is_refused.store(true, Ordering::Release);
+            self.refused.send_replace(Some(level));
             return Err(error);
         }
         self.features.raise(level);
@@ -43,7 +44,20 @@ impl Level {
 
     /// Whether the cluster has reached a level that this node does not understand.
     pub fn is_refused(&self) -> bool {
-        self.is_refused.load(Ordering::Acquire)
+        self.refused.borrow().is_some()
+    }
+
+    /// # Errors
+    /// It has, so this node must not take part.
+    pub fn check(&self) -> Result<(), NodeError> {
+        let refused = *self.refused.borrow();
+        refused.map_or(Ok(()), |level| check(level, self.max))
+    }
+
+    /// Waits until it has.
+    pub async fn wait_until_refused(&self) {
+        // The sender lives while `self` does, so this does not fail.
+        drop(self.refused.subscribe().wait_for(Option::is_some).await);
     }
 }
 

@@ -71,7 +71,7 @@ pub async fn run(host: Arc<Host>, troubles: Arc<Troubles>) {
         let settled = |node: &NodeId| {
             samples.get(node).is_some_and(|sample| SETTLED <= sample.since.elapsed() && !sample.is_stopping)
         };
-        let directory = host.directory.borrow().clone();
+        let directory = host.directory();
         found_and_create(&host, &directory).await;
         let led = host.replicas().into_iter().filter(|(_, partition)| partition.is_leader());
         let tended = led.map(|(group, partition)| {

@@ -63,7 +63,7 @@ impl Cluster {
         loop {
             let (_, directory) = self.directory_now(deadline).await?;
             let Err(error) = self.rest_decides(node, &directory, deadline).await else {
-                return Ok(directory.nodes.into_keys().filter(|other| *other != node).collect());
+                return Ok(directory.nodes.keys().copied().filter(|other| *other != node).collect());
             };
             if until <= Instant::now() + LOOK {
                 return Err(ClusterError::Invalid(error));

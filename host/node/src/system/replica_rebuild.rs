@@ -74,7 +74,7 @@ async fn heal(host: &Arc<Host>, group: &GroupName, name: &str) -> Result<(), Str
     let founders = if &*group.machine == SYSTEM {
         Vec::new()
     } else {
-        host.directory.borrow().machines.get(&*group.machine).map(founders_of).unwrap_or_default()
+        host.directory().machines.get(&*group.machine).map(founders_of).unwrap_or_default()
     };
     drop(replica);
     let why = format!("its file `{name}` is damaged, and it is made again");

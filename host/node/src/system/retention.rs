@@ -63,7 +63,7 @@ fn not_archived(host: &Host, group: &GroupName) -> Option<Micros> {
 /// The time from which a partition's entries are not in all views of this node yet, as a crash would leave the views.
 async fn not_followed(host: &Arc<Host>, group: &GroupName) -> Option<Micros> {
     let names: Vec<String> = {
-        let directory = host.directory.borrow();
+        let directory = host.directory();
         directory.views.get(&*group.machine)?.views.iter().map(|row| row.name.clone()).collect()
     };
     let (host, group) = (host.clone(), group.clone());
@@ -75,7 +75,7 @@ async fn not_followed(host: &Arc<Host>, group: &GroupName) -> Option<Micros> {
 /// The time from which a webhook has yet to send a partition's entries; this node may have to send them.
 async fn not_sent(host: &Host, group: &GroupName, partition: &Arc<Partition>) -> Option<Micros> {
     let sent = {
-        let directory = host.directory.borrow();
+        let directory = host.directory();
         let webhooks = directory.webhooks.iter().filter(|((machine, _), _)| **machine == *group.machine);
         let lanes = webhooks.flat_map(|(_, row)| &row.lanes).map(|lane| lane.at.position());
         lanes.filter(|at| at.partition == group.partition).map(|at| at.index).min()?

@@ -43,7 +43,7 @@ fn wanted_shadow(directory: &Directory, machine: &str) -> Option<ShadowWanted> {
 
 /// The page of the shadow that is wanted now, never that of the one before it, which may not have ended yet.
 pub(super) fn find_page(host: &Host, machine: &str) -> Option<String> {
-    let wanted = wanted_shadow(&host.directory.borrow(), machine)?;
+    let wanted = wanted_shadow(&host.directory(), machine)?;
     let shadows = host.published.shadows.borrow();
     shadows.get(machine).filter(|page| page.of == wanted).map(|page| page.text.clone())
 }
@@ -132,16 +132,22 @@ impl Cluster {
 
     /// The shadows that this node is to run, by machine.
     pub fn shadows_here(&self) -> BTreeMap<String, ShadowWanted> {
-        let directory = self.host().directory.borrow();
+        let directory = self.host().directory();
         let of = |machine: &String| Some((machine.clone(), wanted_shadow(&directory, machine)?));
         directory.modules.keys().filter_map(of).filter(|(_, wanted)| wanted.node == self.host().node).collect()
     }
 
     /// Waits until the directory changes, or this long at most.
     pub async fn wait_for_directory(&self, patience: Duration) {
-        let mut directory = self.host().directory.subscribe();
+        let mut directory = self.host().watch_directory();
+        let changed = async {
+            if directory.changed().await.is_err() {
+                // The node stops, so nothing changes any more.
+                std::future::pending().await
+            }
+        };
         // Either way it is time to look.
-        drop(tokio::time::timeout(patience, directory.changed()).await);
+        drop(tokio::time::timeout(patience, changed).await);
     }
 
     pub fn partition_count(&self, machine: &str) -> Option<u32> {

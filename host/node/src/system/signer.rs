@@ -22,10 +22,10 @@ const AGAIN: Duration = Duration::from_secs(2);
 /// Records the key until it is recorded, then ends.
 pub async fn run(host: Arc<Host>) {
     let key = host.key;
-    let mut directory = host.directory.subscribe();
+    let mut directory = host.watch_directory();
     let mut said = None;
     loop {
-        let is_recorded = is_recorded(&host, &directory.borrow_and_update(), key);
+        let is_recorded = is_recorded(&host, &directory.borrow_and_update().directory, key);
         match is_recorded {
             Some(true) => return,
             Some(false) => {

@@ -14,7 +14,7 @@ use crate::system::failed_activations::Troubles;
 use crate::system::health::Vigil;
 use crate::system::host::Host;
 use crate::system::machines::{self, OPEN_AGAIN, open_system, system_logic};
-use crate::system::{directory_reading, health, prepare, reconciliation, signer, tasks, turn};
+use crate::system::{health, prepare, reconciliation, signer, tasks, turn};
 
 /// How long a leader election may take, or the creation of a machine.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
@@ -68,9 +68,10 @@ async fn start_later(host: Arc<Host>, vigil: Vigil) {
 /// The rest of the start of a node that is its whole cluster, once `system` is open. It may be tried again. The tasks
 /// that it starts the first time keep running, and one of them takes `vigil`.
 async fn start(host: &Arc<Host>, vigil: &mut Option<Vigil>) -> Result<(), NodeError> {
-    host.standing.on_heard();
-    if let Err(error) = directory_reading::check_level(host) {
-        turn::halt(host, &error).await;
+    if let Err(error) = machines::check_level(host).await {
+        if host.level.is_refused() {
+            turn::halt(host).await;
+        }
         return Err(error);
     }
     if let Some(vigil) = vigil.take().map(Arc::new) {
@@ -97,7 +98,7 @@ async fn start(host: &Arc<Host>, vigil: &mut Option<Vigil>) -> Result<(), NodeEr
             machines::wait_until_served(host, deadline).await?;
         }
     }
-    tasks::keep(host, "directory", directory_reading::follow);
+    tasks::keep(host, "level", turn::halt_when_refused);
     tasks::keep(host, "opening", machines::keep_open);
     Ok(())
 }

@@ -111,7 +111,7 @@ impl Cluster {
         {
             // The module is forgotten first, because the caller may go away meanwhile. It stays if somebody else has
             // uploaded it, too.
-            let is_known = self.host().directory.borrow().names(id);
+            let is_known = self.host().directory().names(id);
             if brought.candidate.is_new() && !is_known {
                 let registry = self.host().registry.clone();
                 let forgetting = tokio::task::spawn_blocking(move || registry.forget(id));
@@ -140,7 +140,7 @@ impl Cluster {
         let host = self.host();
         let time = host.clock.now();
         let refused = RefusedModule { machine: machine.to_owned(), module, size, time, by, reason };
-        if host.directory.borrow().has_refused(machine, module) {
+        if host.directory().has_refused(machine, module) {
             return;
         }
         if host.opening.features.has(features::REFUSALS) && self.refused_here().may_record(time) {

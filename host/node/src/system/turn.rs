@@ -15,7 +15,6 @@ use crate::durable;
 use crate::ids::NodeId;
 use crate::peer::GroupName;
 use crate::router::Machine;
-use crate::system::error::NodeError;
 use crate::system::host::Host;
 use crate::system::opening::open_replica;
 
@@ -97,8 +96,17 @@ impl Drop for Turn {
     }
 }
 
+/// Halts as soon as the cluster writes what this node does not understand, unless the node stops before.
+pub async fn halt_when_refused(host: Arc<Host>) {
+    tokio::select! {
+        () = host.level.wait_until_refused() => halt(&host).await,
+        () = host.stopping.cancelled() => {}
+    }
+}
+
 /// Stops serving and voting here, because the cluster writes what this node does not understand.
-pub async fn halt(host: &Arc<Host>, error: &NodeError) {
+pub async fn halt(host: &Arc<Host>) {
+    let Err(error) = host.level.check() else { return };
     let reason = error.to_string();
     tracing::error!(error = reason, "this node stops serving");
     host.router.set_not_ready(vec![reason.clone()]);

@@ -18,7 +18,7 @@ use crate::router::Machine;
 use crate::system::cluster::Cluster;
 use crate::system::cluster_error::ClusterError;
 use crate::system::directory::Directory;
-use crate::system::directory_reading;
+use crate::system::directory_requests::DirectoryFreshness;
 use crate::system::host::Host;
 use crate::system::machine_spec::MachineSpec;
 use crate::system::modules::find_module;
@@ -53,12 +53,12 @@ impl ByDefault {
 /// Runs until the node stops.
 pub async fn run(host: Arc<Host>) {
     settle(&host).await;
-    let mut directory = host.directory.subscribe();
+    let mut directory = host.watch_directory();
     let (mut defaults, mut begun) = (None, None);
     loop {
-        let before = directory.borrow().clone();
+        let before = directory.borrow().directory.clone();
         let mut again = create_defaults(&host, &before, &mut defaults).await;
-        let known = directory.borrow_and_update().clone();
+        let known = directory.borrow_and_update().directory.clone();
         for name in known.machines.keys() {
             if !tend(&host, name).await {
                 again = Some(AGAIN);
@@ -97,8 +97,10 @@ fn lacks_defaults(spec: &MachineSpec, directory: &Directory) -> bool {
 async fn settle(host: &Host) {
     while !host.stopping.is_cancelled() {
         if let Some(system) = host.system_partition() {
-            let read = system.read_linearizable(tokio::time::Instant::now() + CHANGE_PATIENCE).await;
-            if read.is_ok() && directory_reading::read(host, &system).is_ok() {
+            let until = tokio::time::Instant::now() + CHANGE_PATIENCE;
+            if system.read_linearizable(until).await.is_ok()
+                && host.directory_requests.read(system, DirectoryFreshness::Stale, until).await.is_ok()
+            {
                 return;
             }
         }
@@ -113,7 +115,7 @@ async fn settle(host: &Host) {
 async fn tend(host: &Arc<Host>, name: &str) -> bool {
     let Some(machine) = host.router.find_machine(name) else { return false };
     let rows_now = || {
-        let directory = host.directory.borrow();
+        let directory = host.directory();
         directory.views.get(name).map(|row| row.views.clone()).unwrap_or_default()
     };
     let rows = rows_now();
@@ -176,9 +178,10 @@ async fn create_defaults(
         }
     }
     // Wait until the directory shows them before the next look, so that no view is asked for twice.
-    let mut changed = host.directory.subscribe();
+    let mut changed = host.watch_directory();
     let is_there = |now: &Directory| defaults.iter().flatten().all(|default| !default.is_missing(now));
-    is_complete &= tokio::time::timeout(CHANGE_PATIENCE, changed.wait_for(is_there)).await.is_ok();
+    is_complete &=
+        tokio::time::timeout(CHANGE_PATIENCE, changed.wait_for(|now| is_there(&now.directory))).await.is_ok();
     (!is_complete).then_some(AGAIN)
 }
 
@@ -318,7 +321,7 @@ impl Cluster {
 
     /// The views that a machine should have, each with its module, its build, and who asked for it.
     pub fn views_wanted(&self, machine: &str) -> BTreeMap<String, crate::system::view_row::ViewRow> {
-        let directory = self.host().directory.borrow();
+        let directory = self.host().directory();
         let rows = directory.views.get(machine).map(|row| row.views.clone()).unwrap_or_default();
         rows.into_iter().map(|row| (row.name.clone(), row)).collect()
     }
@@ -331,7 +334,7 @@ impl Cluster {
         missing.retain(|name| running.iter().all(|view| view.name() != name));
         let mut missing: Vec<String> =
             missing.iter().map(|name| format!("the view {name} of {machine} is not started yet")).collect();
-        let directory = host.directory.borrow();
+        let directory = host.directory();
         let is_lacking = |spec: &MachineSpec| spec.name == machine && lacks_defaults(spec, &directory);
         if !host.views.is_settled() && host.specs.iter().any(is_lacking) {
             missing.push(format!("the views of {machine} are not created yet"));
@@ -346,7 +349,7 @@ impl Cluster {
         if host.views.is_settled() {
             return Vec::new();
         }
-        let mut machines: Vec<String> = host.directory.borrow().views.keys().cloned().collect();
+        let mut machines: Vec<String> = host.directory().views.keys().cloned().collect();
         machines.extend(host.specs.iter().map(|spec| spec.name.clone()));
         machines.sort();
         machines.dedup();

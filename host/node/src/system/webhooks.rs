@@ -130,7 +130,7 @@ impl Cluster {
 
     /// The webhooks, as this node has applied them.
     pub fn webhooks(&self) -> Webhooks {
-        self.host().directory.borrow().webhooks.clone()
+        self.host().directory().webhooks.clone()
     }
 
     /// The webhooks as of now.
@@ -138,7 +138,7 @@ impl Cluster {
     /// # Errors
     /// `system` does not answer in time.
     pub async fn webhooks_now(&self, deadline: Instant) -> Result<Webhooks, ClusterError> {
-        self.directory_now(deadline).await.map(|(_, directory)| directory.webhooks)
+        self.directory_now(deadline).await.map(|(_, directory)| directory.webhooks.clone())
     }
 
     /// # Errors

@@ -271,7 +271,7 @@ async fn an_operators_word_about_clocks_counts_on_all_nodes() {
     for node in NODES {
         let host = &cluster.node(node).host;
         eventually("the clock is believed", || host.clocks.leap().is_none().then_some(())).await;
-        assert_eq!((host.directory.borrow().clock.number, &*host.directory.borrow().clock.by), (1, "olga"));
+        assert_eq!((host.directory().clock.number, &*host.directory().clock.by), (1, "olga"));
     }
     let before = SystemClock.now();
     let time = cluster.write(&mut attempts).await;

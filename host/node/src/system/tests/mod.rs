@@ -27,6 +27,7 @@ mod snapshot_fetch;
 mod journal_fetch;
 mod upgrade;
 mod level;
+mod directory;
 mod unasked;
 mod refused;
 mod calls;

@@ -67,7 +67,7 @@ async fn what_was_refused_is_recorded_once_all_nodes_know_of_it() {
     cluster.served().await;
     cluster.is_refused(held_back, SECOND).await;
     assert_eq!(cluster.recorded_count(held_back).await, 1);
-    let named = |cluster: &Cluster, node| cluster.node(node).host.directory.borrow().refused.len();
+    let named = |cluster: &Cluster, node| cluster.node(node).host.directory().refused.len();
     for node in NODES {
         eventually("it is applied", || (named(&cluster, node) == 1).then_some(())).await;
         cluster.is_refused(node, SECOND).await;

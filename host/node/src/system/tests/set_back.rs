@@ -162,7 +162,7 @@ async fn what_only_a_missing_disk_may_have_is_given_up_by_an_operator_alone() {
     }
     cluster.served().await;
     let recorded = || {
-        let losses = cluster.node(left).host.directory.borrow().losses.clone();
+        let losses = cluster.node(left).host.directory().losses.clone();
         losses.iter().any(|loss| loss.machine == MACHINE && loss.node == set_back.0 && loss.why == "fire").then_some(())
     };
     eventually("`system` has the word", recorded).await;

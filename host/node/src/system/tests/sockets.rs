@@ -138,7 +138,7 @@ async fn check(authority: Option<Authority>) {
     cluster.remove(gone, soon()).await.expect("two of three are there");
     for node in [one, two] {
         let host = &sockets.nodes[&node].host;
-        let knows = || host.directory.borrow().retired.contains(&gone).then_some(());
+        let knows = || host.directory().retired.contains(&gone).then_some(());
         eventually("a removal is known", knows).await;
     }
     let ended = tokio::time::timeout(PATIENCE, open.next()).await.expect("its open stream ends");
