@@ -124,7 +124,7 @@ impl Cluster {
             let feature_level_max = own_level.or_else(|| sample.map(|sample| sample.feature_level_max));
             NodeView { id, peer, http, is_reachable: is_me || sample.is_some(), clock_ahead, feature_level_max }
         };
-        let system = host.system.read().clone();
+        let system = host.system.get().cloned();
         let machines = system.into_iter().chain(host.router.machines()).map(|machine| machine_view(&machine));
         ClusterView {
             cluster: identity.map(|identity| identity.cluster.clone()),
@@ -312,7 +312,7 @@ impl Cluster {
         &self,
         deadline: Instant,
     ) -> Result<(Arc<Machine>, Arc<Directory>), ClusterError> {
-        let system = self.host.system.read().clone().ok_or(ClusterError::NoCluster)?;
+        let system = self.host.system.get().cloned().ok_or(ClusterError::NoCluster)?;
         let partition = self.host.system_partition().ok_or(ClusterError::NoCluster)?;
         partition.read_linearizable(deadline).await.map_err(|_| ClusterError::Deadline)?;
         match self.host.directory_requests.read(partition, DirectoryFreshness::Stale, deadline).await {

@@ -168,7 +168,7 @@ fn halt(
     );
     metrics::counter!("statehouse_two_histories_total").increment(1);
     partition.halt_diverged(index, other);
-    host.waiting.set(group, advice_divided(group, &text));
+    host.replica_states.set_refusal(group, advice_divided(group, &text));
     host.record.note_divided(group, text, claim).inspect_err(|error| {
         tracing::error!(
             %group,

@@ -87,7 +87,7 @@ pub async fn report(host: &Host, troubles: &Troubles, group: &GroupName, module:
         reason,
         "a module cannot be activated: the partition takes no commands until another module is activated"
     );
-    let Some(system) = host.system.read().clone() else { return };
+    let Some(system) = host.system.get().cloned() else { return };
     let (machine, problem) = (group.machine.to_string(), reason.chars().take(200).collect());
     let command = SystemCommand::ModuleNotActivated { machine, module, number, partition: group.partition, problem };
     match submit(&system, &command, Instant::now() + PATIENCE).await {

@@ -1,19 +1,15 @@
-//! What the tasks of a node share: the context, what they publish, whom they may ask, and what several of them still
-//! write, which are the replicas.
+//! What the tasks of a node share: the context, what they publish, whom they may ask, and the replicas.
 //!
 //! In: what tasks write. Out: the same for all others, and look-ups. No task is imported here. It knows nothing of
 //! HTTP, nor of who should lead.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Deref;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use parking_lot::{Mutex, RwLock};
 use tokio::sync::watch;
 
 use crate::ids::{NodeId, PartitionId};
-use crate::log::DamagedLog;
 use crate::partition::Partition;
 use crate::peer::GroupName;
 use crate::router::Machine;
@@ -21,9 +17,9 @@ use crate::system::context::NodeContext;
 use crate::system::directory::Directory;
 use crate::system::directory_now::DirectoryNow;
 use crate::system::directory_requests::DirectoryRequests;
-use crate::system::logic::SYSTEM;
+use crate::system::logic::{MachineRow, SYSTEM};
 use crate::system::published::Published;
-use crate::system::waiting::Waiting;
+use crate::system::replica_states::ReplicaStates;
 
 /// How soon a question that nobody answered is asked again.
 pub(super) const ASK_AGAIN: Duration = Duration::from_millis(250);
@@ -33,15 +29,9 @@ pub struct Host {
     pub context: Arc<NodeContext>,
     pub published: Published,
     pub directory_requests: DirectoryRequests,
-    /// All open replicas, for the peers.
-    pub replicas: RwLock<BTreeMap<GroupName, Arc<Partition>>>,
-    /// Logs that are being repaired, for peers whose log is damaged too.
-    pub damaged: RwLock<BTreeMap<GroupName, Arc<DamagedLog>>>,
-    pub system: RwLock<Option<Arc<Machine>>>,
-    /// What each partition waits for that stays closed because entries are missing.
-    pub waiting: Waiting,
-    /// Replicas that a task is opening or receiving a snapshot for. No other task opens them.
-    pub turns: Mutex<BTreeSet<GroupName>>,
+    pub replica_states: Arc<ReplicaStates>,
+    /// The machine `system`, as soon as this node is about to open it.
+    pub system: OnceLock<Arc<Machine>>,
     /// Held while a canonical snapshot is fetched, from the archive or from another node.
     pub fetching: tokio::sync::Mutex<()>,
 }
@@ -60,11 +50,8 @@ impl Host {
         Self {
             published,
             directory_requests,
-            replicas: RwLock::default(),
-            damaged: RwLock::default(),
-            system: RwLock::default(),
-            waiting: Waiting::default(),
-            turns: Mutex::default(),
+            replica_states: Arc::default(),
+            system: OnceLock::new(),
             fetching: tokio::sync::Mutex::default(),
             context: Arc::new(context),
         }
@@ -93,31 +80,33 @@ impl Host {
     }
 
     pub fn find_replica(&self, group: &GroupName) -> Option<Arc<Partition>> {
-        self.replicas.read().get(group).cloned()
+        self.replica_states.find_open(group)
     }
 
     pub fn replicas(&self) -> Vec<(GroupName, Arc<Partition>)> {
-        self.replicas.read().iter().map(|(group, partition)| (group.clone(), partition.clone())).collect()
+        self.replica_states.open()
     }
 
     /// The partition that holds the directory, once it is open.
     pub fn system_partition(&self) -> Option<Arc<Partition>> {
-        self.system.read().as_ref()?.find_partition(PartitionId(0))
+        self.system.get()?.find_partition(PartitionId(0))
     }
 
     /// A machine by its name, `system` among them.
     pub fn find_machine(&self, name: &str) -> Option<Arc<Machine>> {
-        let system = self.system.read().clone().filter(|system| system.name() == name);
-        system.or_else(|| self.router.find_machine(name))
+        let system = self.system.get().filter(|system| system.name() == name);
+        system.cloned().or_else(|| self.router.find_machine(name))
     }
 
     /// Whether every replica that this node should have is open. Then what others hear of this node is all there is.
     pub fn is_all_open(&self) -> bool {
-        let (directory, replicas) = (self.directory(), self.replicas.read());
-        let is_open =
-            |machine: &str, partition| replicas.contains_key(&GroupName::new(machine, PartitionId(partition)));
-        let mut machines = directory.machines.iter();
-        let are_open = machines.all(|(name, row)| (0..row.partitions).all(|partition| is_open(name, partition)));
-        self.is_level() && directory.is_founded() && is_open(SYSTEM, 0) && are_open
+        let directory = self.directory();
+        let of = |(name, row): (&String, &MachineRow)| {
+            let name = name.clone();
+            (0..row.partitions).map(move |partition| GroupName::new(name.as_str(), PartitionId(partition)))
+        };
+        let system = GroupName::new(SYSTEM, PartitionId(0));
+        let mut groups = directory.machines.iter().flat_map(of).chain([system]);
+        self.is_level() && directory.is_founded() && self.replica_states.are_open(&mut groups)
     }
 }

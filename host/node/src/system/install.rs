@@ -19,7 +19,8 @@ use crate::ids::NodeId;
 use crate::peer::{GroupName, Offer, ServiceError};
 use crate::snapshot::{Incoming, Manifest, TransferError, receive};
 use crate::system::host::Host;
-use crate::system::turn::Turn;
+use crate::system::reopening::reopen;
+use crate::system::replica_states::Turn;
 
 /// How often the leader hears that there is progress.
 const WORD: Duration = Duration::from_secs(1);
@@ -39,7 +40,7 @@ pub fn on_offer(host: &Arc<Host>, from: NodeId, group: GroupName, body: &[u8]) -
         // Somebody must look at a halted partition before it continues.
         return Err(failed(&format!("{group} does not run")));
     }
-    let Some(turn) = Turn::begin(host, &group) else {
+    let Some(turn) = host.replica_states.begin(&group) else {
         return Err(failed(&format!("{group} is taking a snapshot already")));
     };
     let folder = host.folder.partition(&group.machine, group.partition);
@@ -54,7 +55,7 @@ pub fn on_offer(host: &Arc<Host>, from: NodeId, group: GroupName, body: &[u8]) -
         "fetching a snapshot to replace the state"
     );
     drop(replica);
-    Ok(speak(take(turn, from, incoming)))
+    Ok(speak(take(host.clone(), turn, from, incoming)))
 }
 
 fn one(reply: &SnapshotReply) -> Replies {
@@ -75,13 +76,13 @@ fn speak(taking: impl Future<Output = Result<(), TransferError>> + Send + 'stati
     replies.boxed()
 }
 
-async fn take(turn: Turn, from: NodeId, incoming: Incoming) -> Result<(), TransferError> {
-    receive(turn.host.network.as_ref(), from, &turn.group, incoming).await?;
+async fn take(host: Arc<Host>, turn: Turn, from: NodeId, incoming: Incoming) -> Result<(), TransferError> {
+    receive(host.network.as_ref(), from, &turn.group, incoming).await?;
     // The snapshot is durable. Even if the leader that offered it dies, it is installed when the partition is opened
     // again.
-    if let Some(machine) = turn.host.find_machine(&turn.group.machine) {
+    if let Some(machine) = host.find_machine(&turn.group.machine) {
         // The group has its history, so no node has to found it.
-        tokio::spawn(turn.reopen(machine, "it is installing a snapshot".to_owned(), Vec::new()));
+        tokio::spawn(reopen(host, turn, machine, "it is installing a snapshot".to_owned(), Vec::new()));
     }
     Ok(())
 }

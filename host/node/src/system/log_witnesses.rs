@@ -14,14 +14,13 @@ use std::time::Duration;
 
 use crate::ids::NodeId;
 use crate::partition::Remembered;
-use crate::peer::GroupName;
 use crate::planted::{Bug, is_planted};
 use crate::router::Machine;
 use crate::system::error::NodeError;
 use crate::system::host::{ASK_AGAIN, Host};
 use crate::system::log_damage::advice;
 use crate::system::messages::{self, Told};
-use crate::system::waiting::say_not_served;
+use crate::system::replica_states::Turn;
 
 /// How long one node may take to say what it has seen.
 const SEEN_PATIENCE: Duration = Duration::from_secs(1);
@@ -36,7 +35,8 @@ pub(super) enum Recalled {
 }
 
 /// What the others remember about this node, once enough of them have answered.
-pub(super) async fn ask_seen(host: &Host, machine: &Machine, group: &GroupName) -> Result<Recalled, NodeError> {
+pub(super) async fn ask_seen(host: &Host, turn: &Turn, machine: &Machine) -> Result<Recalled, NodeError> {
+    let group = &turn.group;
     if is_planted(Bug::SeenNotAsked) {
         return Ok(Recalled::Vouched(Remembered::default()));
     }
@@ -66,12 +66,12 @@ pub(super) async fn ask_seen(host: &Host, machine: &Machine, group: &GroupName) 
         let mut reason = format!("waits for another node to confirm what its log held: {}", reasons.join("; "));
         if !told.is_empty() {
             reason = format!("{reason}; {}; {}", away(&told, own), advice(host, group));
-            host.waiting.set(group, reason.clone());
+            turn.set_refusal(reason.clone());
             if host.record.is_given_up(group) {
                 return Ok(Recalled::Unvouched);
             }
         }
-        say_not_served(machine, group, reason);
+        turn.say_not_served(machine, reason);
         tokio::select! {
             () = host.stopping.cancelled() => return Err(NodeError::Stopping),
             () = tokio::time::sleep(ASK_AGAIN) => {}

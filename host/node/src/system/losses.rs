@@ -53,9 +53,9 @@ fn note_entries(host: &Host) -> Result<(), NodeError> {
 async fn bring_words(host: &Host) -> Result<(), ClusterError> {
     let words = host.record.given_up().into_iter().filter(|word| !word.is_in_system);
     for word in words {
-        let Some(system) = host.system.read().clone() else { return Ok(()) };
+        let Some(system) = host.system.get() else { return Ok(()) };
         let command = SystemCommand::AcceptLoss(loss_of(&word, host.node));
-        submit(&system, &command, Instant::now() + PATIENCE).await?;
+        submit(system, &command, Instant::now() + PATIENCE).await?;
         if let Err(error) = host.record.set_in_system(&word) {
             // The word is sent again, and `system` records it once.
             tracing::warn!(%error, "it could not be recorded that `system` knows of an operator's decision");
@@ -92,7 +92,7 @@ impl Cluster {
     pub async fn accept_loss(&self, word: Word, deadline: Instant) -> Result<(), ClusterError> {
         let host = self.host();
         let group = GroupName::new(&word.machine, word.partition);
-        let Some(refusal) = host.waiting.find(&group) else {
+        let Some(refusal) = host.replica_states.refusal(&group) else {
             let detail =
                 format!("{group} has lost nothing on this node that it waits for: there is nothing to give up");
             return Err(ClusterError::StepRefused(detail));

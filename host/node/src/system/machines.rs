@@ -24,7 +24,7 @@ use crate::system::host::Host;
 use crate::system::logic::{MachineRow, SYSTEM, System};
 use crate::system::modules::{HostModules, find_module};
 use crate::system::opening::open_replica;
-use crate::system::turn::Turn;
+use crate::system::reopening::reopen;
 
 /// How soon a node that cannot open `system` tries again.
 pub const OPEN_AGAIN: Duration = Duration::from_secs(1);
@@ -42,7 +42,7 @@ pub fn system_logic(context: &NodeContext) -> Arc<dyn Logic> {
 
 /// Makes the machine `system` known and opens its only partition.
 pub async fn open_system(host: &Arc<Host>, system: Arc<dyn Logic>) -> Result<(), NodeError> {
-    let machine = host.system.write().get_or_insert_with(|| make(host, SYSTEM, 1, system)).clone();
+    let machine = host.system.get_or_init(|| make(host, SYSTEM, 1, system)).clone();
     host.router.set_system(machine.clone());
     open_missing(host, &machine, PartitionId(0), founders_of_system(host)).await
 }
@@ -111,11 +111,11 @@ async fn open_missing(
     partition: PartitionId,
     founders: Vec<NodeId>,
 ) -> Result<(), NodeError> {
-    let turn = Turn::begin(host, &GroupName::new(machine.name(), partition));
-    if turn.is_none() || machine.find_partition(partition).is_some() {
-        return Ok(());
+    let turn = host.replica_states.begin(&GroupName::new(machine.name(), partition));
+    match turn.filter(|_| machine.find_partition(partition).is_none()) {
+        Some(turn) => open_replica(host, &turn, machine, founders).await,
+        None => Ok(()),
     }
-    open_replica(host, machine, partition, founders).await
 }
 
 fn make(host: &Arc<Host>, name: &str, partition_count: u32, active: Arc<dyn Logic>) -> Arc<Machine> {
@@ -186,9 +186,8 @@ pub async fn keep_open(host: Arc<Host>) {
     let mut directory = host.watch_directory();
     let mut is_known = false;
     while !host.level.is_refused() {
-        let system = host.system.read().clone();
-        if let Some(system) = system {
-            tend_replica(&host, &system, PartitionId(0), founders_of_system(&host));
+        if let Some(system) = host.system.get() {
+            tend_replica(&host, system, PartitionId(0), founders_of_system(&host));
         }
         let known = directory.borrow_and_update().directory.clone();
         tend_machines(&host, &known).await;
@@ -223,7 +222,7 @@ async fn tend_machines(host: &Arc<Host>, directory: &Directory) {
 fn tend_replica(host: &Arc<Host>, machine: &Arc<Machine>, partition: PartitionId, founders: Vec<NodeId>) {
     let group = GroupName::new(machine.name(), partition);
     // The turn comes first, so that nobody opens the replica in between.
-    let Some(turn) = Turn::begin(host, &group) else { return };
+    let Some(turn) = host.replica_states.begin(&group) else { return };
     let reason = match machine.find_partition(partition).map(|open| open.status().state) {
         Some(RunState::Halted(reason)) if reason.is_mended_by_opening() || host.record.is_given_up(&group) => {
             Some(reason)
@@ -238,5 +237,5 @@ fn tend_replica(host: &Arc<Host>, machine: &Arc<Machine>, partition: PartitionId
         }
         None => "it is being opened".to_owned(),
     };
-    tokio::spawn(turn.reopen(machine.clone(), why, founders));
+    tokio::spawn(reopen(host.clone(), turn, machine.clone(), why, founders));
 }

@@ -54,8 +54,8 @@ use crate::system::service::HostService;
 use crate::system::shadow::ShadowPages;
 use crate::system::{
     archiving, cluster_founding, divergence, health, in_transit, leadership_handover, losses, machines, prepare,
-    reconciliation, replica_rebuild, retention, scrub, segment_repair, signer, single_node, snapshot_fetch,
-    snapshot_retention, tasks, turn, viewing,
+    reconciliation, reopening, replica_rebuild, retention, scrub, segment_repair, signer, single_node, snapshot_fetch,
+    snapshot_retention, tasks, viewing,
 };
 use crate::views::{self, Views};
 
@@ -232,7 +232,7 @@ impl Node {
         if tokio::task::spawn_blocking(move || host.views.close()).await.is_err() {
             tracing::error!("a view panicked while it was stopped");
         }
-        let replicas = std::mem::take(&mut *self.host.replicas.write());
+        let replicas = self.host.replica_states.take_all();
         let closing = replicas.into_iter().map(|(group, partition)| async move {
             partition.close().await.map_err(|source| NodeError::of_partition(&group, source))
         });
@@ -325,7 +325,7 @@ async fn start_member(host: Arc<Host>, vigil: Vigil) {
     let logic = system_logic(&host);
     while let Err(error) = open_checked(&host, logic.clone()).await {
         if host.level.is_refused() {
-            return turn::halt(&host).await;
+            return reopening::halt(&host).await;
         }
         // The router says why. The node retries until the disk is well, or somebody has intervened.
         host.router.set_not_ready(vec![error.to_string()]);
@@ -341,7 +341,7 @@ async fn start_member(host: Arc<Host>, vigil: Vigil) {
     tasks::keep(&host, "prepare", prepare::run);
     tasks::keep(&host, "signer", signer::run);
     tasks::keep(&host, "opening", machines::keep_open);
-    tasks::keep(&host, "level", turn::halt_when_refused);
+    tasks::keep(&host, "level", reopening::halt_when_refused);
 }
 
 /// Opens `system`, and checks whether this node understands what the cluster writes.

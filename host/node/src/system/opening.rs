@@ -4,14 +4,14 @@
 //! others: what did its log hold? ─▶ open ─ damaged, or entries lost ─▶ the others give back what is missing ─▶ open
 //!                                           └ nobody has it ─▶ waits for a node that has it, or an operator's word
 //! ```
-//! In: a partition that is not open here. Out: a replica that runs, or why not. It does not know what is in a log, nor
-//! when to try again.
+//! In: the turn of a partition that is not open here. Out: a replica that runs, or why not. It does not know what is in
+//! a log, nor when to try again.
 
 use std::sync::Arc;
 
 use crate::archive::{Past, Stream};
-use crate::ids::{ClusterId, NodeId, PartitionId};
-use crate::log::{Log, LogScan};
+use crate::ids::{ClusterId, NodeId};
+use crate::log::{DamagedLog, Log, LogScan};
 use crate::partition::{Held, Leading, Loss, Partition, PartitionError, PartitionOptions, Remembered};
 use crate::peer::{GroupName, GroupPeers};
 use crate::router::{Machine, MachineParticipants};
@@ -23,6 +23,7 @@ use crate::system::log_damage::{LogDamage, advice, advice_divided};
 use crate::system::log_witnesses::{Recalled, ask_seen};
 use crate::system::modules::HostModules;
 use crate::system::repair;
+use crate::system::replica_states::{ReplicaState, Turn};
 use crate::system::segment_repair;
 use crate::system::snapshot_pull;
 
@@ -36,18 +37,18 @@ struct Expected {
     is_given_up: bool,
 }
 
-/// Opens a partition and registers it, or registers why it is not served. Nobody may have it open.
+/// Opens a partition and registers it, or registers why it is not served. It must not be open.
 pub(super) async fn open_replica(
     host: &Arc<Host>,
+    turn: &Turn,
     machine: &Arc<Machine>,
-    partition: PartitionId,
     founders: Vec<NodeId>,
 ) -> Result<(), NodeError> {
-    let opened = try_open(host, machine, partition, founders).await;
+    let opened = try_open(host, turn, machine, founders).await;
     if let Err(error) = &opened {
         let reason = error.to_string();
         // Opening is retried again and again, and the same reason is logged once.
-        if machine.set_replica(partition, Err(reason.clone())).err() != Some(reason) {
+        if machine.set_replica(turn.group.partition, Err(reason.clone())).err() != Some(reason) {
             tracing::error!(%error, "a partition is not served");
         }
     }
@@ -56,31 +57,31 @@ pub(super) async fn open_replica(
 
 async fn try_open(
     host: &Arc<Host>,
+    turn: &Turn,
     machine: &Arc<Machine>,
-    partition: PartitionId,
     founders: Vec<NodeId>,
 ) -> Result<(), NodeError> {
-    let group = GroupName::new(machine.name(), partition);
-    if let Some(what) = host.record.divided(&group).filter(|_| !host.record.is_given_up(&group)) {
-        let refusal = advice_divided(&group, &what);
-        host.waiting.set(&group, refusal.clone());
+    let group = &turn.group;
+    if let Some(what) = host.record.divided(group).filter(|_| !host.record.is_given_up(group)) {
+        let refusal = advice_divided(group, &what);
+        turn.set_refusal(refusal.clone());
         // The other side of the two histories asks for entries of this log, which stays closed.
-        if !host.waiting.is_asking(&group) {
-            host.waiting.on_asking(&group);
+        if !matches!(turn.state(), ReplicaState::Asking(_)) {
+            turn.set(ReplicaState::Asking(None));
         }
-        return Err(NodeError::Lost { group, refusal });
+        return Err(NodeError::Lost { group: group.clone(), refusal });
     }
-    host.waiting.on_asking(&group);
-    let recalled = ask_seen(host, machine, &group).await;
-    host.waiting.on_asked(&group);
+    turn.set(ReplicaState::Asking(None));
+    let recalled = ask_seen(host, turn, machine).await;
+    turn.set(ReplicaState::Opening);
     let recalled = recalled?;
-    let failed = |source| not_opened(host, &group, source);
+    let failed = |source| not_opened(host, group, source);
     let open =
-        |expected: Expected| Partition::open(partition_options(host, machine, &group, founders.clone(), expected));
+        |expected: Expected| Partition::open(partition_options(host, machine, group, founders.clone(), expected));
     let is_alone = host.others().is_empty();
     let expected = match recalled {
         Recalled::Vouched(remembered) => {
-            Some(Expected { remembered, is_given_up: is_alone && host.record.is_given_up(&group) })
+            Some(Expected { remembered, is_given_up: is_alone && host.record.is_given_up(group) })
         }
         Recalled::Unvouched => None,
     };
@@ -91,29 +92,30 @@ async fn try_open(
     if let (Err(error), Some(expected), false) = (&found, expected, is_alone)
         && let PartitionError::CannotRebuild { held: Held::From(first), .. } = error
     {
-        snapshot_pull::refetch(host, machine, &group, *first, &error.to_string()).await?;
+        snapshot_pull::refetch(host, turn, machine, *first, &error.to_string()).await?;
         found = open(expected).await;
     }
     let opened = match found {
         Ok(opened) => opened,
         Err(error) if is_alone => return Err(failed(error)),
         Err(error) => {
-            let damage = log_damage(host, error, &group).map_err(failed)?;
-            if !is_mended(host, &group, &damage).await {
-                repair::repair_log(host, machine, &group, &damage).await?;
+            let damage = log_damage(host, error, group).map_err(failed)?;
+            if !is_mended(host, group, &damage).await {
+                repair::repair_log(host, turn, machine, &damage).await?;
+                turn.set(ReplicaState::Opening);
             }
             // The others had to give back all that they have seen: an entry that only this node had was never
             // committed.
-            let is_given_up = host.record.is_given_up(&group);
+            let is_given_up = host.record.is_given_up(group);
             open(Expected { is_given_up, ..Expected::default() }).await.map_err(failed)?
         }
     };
-    on_opened(host, &group);
-    note_first_entry(host, &group, opened.log()).await;
-    host.replicas.write().insert(group.clone(), opened.clone());
-    drop(machine.set_replica(partition, Ok(opened.clone())));
+    on_opened(host, group);
+    note_first_entry(host, group, opened.log()).await;
+    turn.set(ReplicaState::Open(opened.clone()));
+    drop(machine.set_replica(group.partition, Ok(opened.clone())));
     let is_over = host.stopping.is_cancelled() || host.level.is_refused();
-    if is_over && host.replicas.write().remove(&group).is_some() {
+    if is_over && turn.take().is_some() {
         // The task that closes all replicas may have run before this one was added.
         opened.close().await.map_err(failed)?;
     }
@@ -142,19 +144,30 @@ async fn is_mended(host: &Arc<Host>, group: &GroupName, damage: &LogDamage) -> b
         .is_ok()
 }
 
-/// The log of a partition that is not open here, as far as it can be read. `None` while it is being opened or
-/// repaired, and if it is damaged.
-pub(super) async fn unopened_log(host: &Host, group: &GroupName) -> Option<Arc<LogScan>> {
-    if host.find_replica(group).is_some() || !host.waiting.is_asking(group) {
-        return None;
+/// The log of a replica, as far as it can be read for another node.
+pub(super) enum ReadableLog {
+    Open(Arc<Partition>),
+    Unopened(Arc<LogScan>),
+    Damaged(Arc<DamagedLog>),
+}
+
+/// `None` while the log is being opened.
+pub(super) async fn readable_log(host: &Host, group: &GroupName) -> Option<ReadableLog> {
+    match host.replica_states.state(group) {
+        ReplicaState::Open(partition) => Some(ReadableLog::Open(partition)),
+        ReplicaState::Repairing(damaged) => Some(ReadableLog::Damaged(damaged)),
+        ReplicaState::Asking(Some(known)) => Some(ReadableLog::Unopened(known)),
+        ReplicaState::Asking(None) => scan_unopened(host, group).await.map(ReadableLog::Unopened),
+        ReplicaState::Idle | ReplicaState::Opening | ReplicaState::Closing => None,
     }
-    if let Some(known) = host.waiting.scan(group) {
-        return Some(known);
-    }
+}
+
+/// The log of a partition that nobody has open here; `None` if it is damaged.
+async fn scan_unopened(host: &Host, group: &GroupName) -> Option<Arc<LogScan>> {
     let (disk, folder) = (host.opening.disk.clone(), host.folder.partition(&group.machine, group.partition));
     let scanning = tokio::task::spawn_blocking(move || LogScan::open(&*disk, &folder.join("log"))).await;
     let scan = Arc::new(scanning.ok()?.ok()?);
-    host.waiting.keep_scan(group, scan.clone());
+    host.replica_states.keep_scan(group, scan.clone());
     Some(scan)
 }
 
@@ -168,7 +181,7 @@ fn not_opened(host: &Host, group: &GroupName, source: PartitionError) -> NodeErr
 
 fn wait_for_word(host: &Host, group: &GroupName, loss: &Loss) -> NodeError {
     let refusal = format!("{loss}; {}", advice(host, group));
-    host.waiting.set(group, refusal.clone());
+    host.replica_states.set_refusal(group, refusal.clone());
     NodeError::Lost { group: group.clone(), refusal }
 }
 
@@ -217,7 +230,7 @@ fn partition_options(
 
 /// Notes that a partition was opened.
 fn on_opened(host: &Host, group: &GroupName) {
-    host.waiting.remove(group);
+    host.replica_states.remove_refusal(group);
     if host.record.is_given_up(group)
         && let Err(error) = host.record.use_up(group)
     {

@@ -157,7 +157,7 @@ impl<'h> Attempts<'h> {
 
 /// Reports the result to `system`. Returns whether it was recorded.
 async fn say(host: &Host, machine: &str, id: ModuleId, problem: Option<String>) -> bool {
-    let Some(system) = host.system.read().clone() else { return false };
+    let Some(system) = host.system.get().cloned() else { return false };
     let command = SystemCommand::ModulePrepared {
         machine: machine.to_owned(),
         module: id,

@@ -97,7 +97,7 @@ pub async fn run(host: Arc<Host>, troubles: Arc<Troubles>) {
 
 /// What only the leader of `system` does.
 async fn found_and_create(host: &Arc<Host>, directory: &Directory) {
-    let Some(system) = host.system.read().clone() else { return };
+    let Some(system) = host.system.get().cloned() else { return };
     if !host.system_partition().is_some_and(|partition| partition.is_leader() && has_module(&partition)) {
         return;
     }
@@ -205,7 +205,7 @@ fn module_wanted(
     partition: &Partition,
 ) -> Option<(ModuleId, u64)> {
     let (module, number) = if &*group.machine == SYSTEM {
-        (host.system.read().as_ref()?.module_id(), 0)
+        (host.system.get()?.module_id(), 0)
     } else {
         let row = directory.machines.get(&*group.machine)?;
         (ModuleId(row.module), row.activation)

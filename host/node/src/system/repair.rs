@@ -32,8 +32,8 @@ use crate::system::error::NodeError;
 use crate::system::host::Host;
 use crate::system::log_damage::{LogDamage, advice};
 use crate::system::messages::{decode, encode};
+use crate::system::replica_states::{ReplicaState, Turn};
 use crate::system::snapshot_pull::pull;
-use crate::system::waiting::say_not_served;
 
 /// How long a node may take to say what it has, and to send one piece.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -209,12 +209,8 @@ fn entry_of(record: Record) -> Option<LogEntry> {
 
 /// Repairs the log of a group. Waits until the nodes that are needed answer, or an operator says to continue without
 /// them.
-pub async fn repair_log(
-    host: &Host,
-    machine: &Machine,
-    group: &GroupName,
-    damage: &LogDamage,
-) -> Result<(), NodeError> {
+pub async fn repair_log(host: &Host, turn: &Turn, machine: &Machine, damage: &LogDamage) -> Result<(), NodeError> {
+    let group = &turn.group;
     let folder = host.folder.partition(&group.machine, group.partition);
     let Some(damaged) = examine(host, group, &folder, damage).await? else { return Ok(()) };
     let mut damaged = Arc::new(damaged);
@@ -224,10 +220,10 @@ pub async fn repair_log(
         "the log is damaged, or has lost its end; the other nodes are asked"
     );
     metrics::counter!("statehouse_log_repairs_total").increment(1);
-    host.damaged.write().insert(group.clone(), damaged.clone());
-    let repaired = loop {
+    turn.set(ReplicaState::Repairing(damaged.clone()));
+    loop {
         match attempt(host, group, &folder, &damaged, damage).await {
-            Ok(()) => break Ok(()),
+            Ok(()) => return Ok(()),
             Err(reason) => {
                 let reason = match damage {
                     LogDamage::Corrupt => {
@@ -236,29 +232,24 @@ pub async fn repair_log(
                     LogDamage::Forgot(_) | LogDamage::Unvouched => {
                         let (what, advice) = (damaged.reason(), advice(host, group));
                         let reason = format!("{what}; it waits until other nodes send it: {reason}; {advice}");
-                        host.waiting.set(group, reason.clone());
+                        turn.set_refusal(reason.clone());
                         reason
                     }
                 };
-                say_not_served(machine, group, reason);
+                turn.say_not_served(machine, reason);
             }
         }
         tokio::select! {
-            () = host.stopping.cancelled() => break Err(NodeError::Stopping),
+            () = host.stopping.cancelled() => return Err(NodeError::Stopping),
             () = tokio::time::sleep(ASK_AGAIN) => {}
         }
         if damaged.is_unreadable() {
             // The disk may give back by now what it did not before.
-            match examine(host, group, &folder, damage).await {
-                Ok(Some(again)) => damaged = Arc::new(again),
-                Ok(None) => break Ok(()),
-                Err(error) => break Err(error),
-            }
-            host.damaged.write().insert(group.clone(), damaged.clone());
+            let Some(again) = examine(host, group, &folder, damage).await? else { return Ok(()) };
+            damaged = Arc::new(again);
+            turn.set(ReplicaState::Repairing(damaged.clone()));
         }
-    };
-    host.damaged.write().remove(group);
-    repaired
+    }
 }
 
 /// What is left of the log; `None` if it is no longer damaged.

@@ -22,8 +22,8 @@ use crate::system::context::NodeContext;
 use crate::system::directory::founders_of;
 use crate::system::host::Host;
 use crate::system::logic::SYSTEM;
+use crate::system::reopening::reopen_without;
 use crate::system::snapshot_pull::pull;
-use crate::system::turn::Turn;
 
 /// The pause between two looks, and before a repair that failed is tried again.
 const LOOK: Duration = Duration::from_secs(1);
@@ -69,7 +69,7 @@ async fn heal(host: &Arc<Host>, group: &GroupName, name: &str) -> Result<(), Str
         // A snapshot replaces both, and only if the state is not further.
         aside = vec![folder.join(STATE), folder.join(IDS)];
     }
-    let turn = Turn::begin(host, group).ok_or("the partition is being opened")?;
+    let turn = host.replica_states.begin(group).ok_or("the partition is being opened")?;
     give_away_lead(host, &replica).await;
     let founders = if &*group.machine == SYSTEM {
         Vec::new()
@@ -78,7 +78,7 @@ async fn heal(host: &Arc<Host>, group: &GroupName, name: &str) -> Result<(), Str
     };
     drop(replica);
     let why = format!("its file `{name}` is damaged, and it is made again");
-    turn.reopen_without(machine, why, founders, aside).await;
+    reopen_without(host, turn, machine, why, founders, aside).await;
     Ok(())
 }
 

@@ -24,7 +24,7 @@ use crate::system::context::NodeContext;
 use crate::system::host::Host;
 use crate::system::logic::SYSTEM;
 use crate::system::messages::{SeenAnswer, TransferTo, decode, encode};
-use crate::system::opening::unopened_log;
+use crate::system::opening::{ReadableLog, readable_log};
 use crate::system::pulse::VoteTold;
 use crate::system::{
     clock_round, cluster_founding, divergence, install, journal_fetch, repair, secrets, shadow, snapshot_fetch,
@@ -98,13 +98,11 @@ impl Service for HostService {
                 }
                 Topic::Records => {
                     let group = group()?;
-                    let damaged = host.damaged.read().get(&group).cloned();
-                    match damaged {
-                        Some(damaged) => repair::records_of_damaged(damaged, &call.body),
-                        None => match unopened_log(&host, &group).await {
-                            Some(log) => repair::records_unopened(log, &call.body),
-                            None => repair::records(replica(group)?, &call.body),
-                        },
+                    match readable_log(&host, &group).await {
+                        Some(ReadableLog::Damaged(damaged)) => repair::records_of_damaged(damaged, &call.body),
+                        Some(ReadableLog::Unopened(log)) => repair::records_unopened(log, &call.body),
+                        Some(ReadableLog::Open(replica)) => repair::records(replica, &call.body),
+                        None => Err(ServiceError::NoGroup(group)),
                     }
                 }
                 Topic::Snapshot => {
@@ -166,14 +164,13 @@ async fn answer(host: &Arc<Host>, from: NodeId, call: Call, patience: Duration) 
             Ok(Bytes::from(cluster.unwrap_or_default()))
         }
         Topic::Records => {
-            let damaged = host.damaged.read().get(&group()?).cloned();
-            Ok(match damaged {
-                Some(damaged) => repair::holding_damaged(&damaged),
-                None => match unopened_log(host, &group()?).await {
-                    Some(log) => repair::holding_unopened(&log),
-                    None => repair::holding(replica()?.as_ref()),
-                },
-            })
+            let group = group()?;
+            match readable_log(host, &group).await {
+                Some(ReadableLog::Damaged(damaged)) => Ok(repair::holding_damaged(&damaged)),
+                Some(ReadableLog::Unopened(log)) => Ok(repair::holding_unopened(&log)),
+                Some(ReadableLog::Open(replica)) => Ok(repair::holding(&replica)),
+                None => Err(ServiceError::NoGroup(group)),
+            }
         }
         Topic::Module | Topic::Snapshot | Topic::Offer | Topic::History => {
             Err(ServiceError::Malformed(format!("{topic:?} is not asked so")))

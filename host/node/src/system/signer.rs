@@ -59,6 +59,6 @@ fn is_recorded(host: &Host, directory: &Directory, key: PublicKey) -> Option<boo
 }
 
 async fn record(host: &Host, key: PublicKey) -> Result<(), crate::system::ClusterError> {
-    let Some(system) = host.system.read().clone() else { return Ok(()) };
+    let Some(system) = host.system.get().cloned() else { return Ok(()) };
     submit(&system, &SystemCommand::RecordKey { node: host.node, key }, Instant::now() + PATIENCE).await
 }

@@ -14,7 +14,7 @@ use crate::system::failed_activations::Troubles;
 use crate::system::health::Vigil;
 use crate::system::host::Host;
 use crate::system::machines::{self, OPEN_AGAIN, open_system, system_logic};
-use crate::system::{health, prepare, reconciliation, signer, tasks, turn};
+use crate::system::{health, prepare, reconciliation, reopening, signer, tasks};
 
 /// How long a leader election may take, or the creation of a machine.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
@@ -70,7 +70,7 @@ async fn start_later(host: Arc<Host>, vigil: Vigil) {
 async fn start(host: &Arc<Host>, vigil: &mut Option<Vigil>) -> Result<(), NodeError> {
     if let Err(error) = machines::check_level(host).await {
         if host.level.is_refused() {
-            turn::halt(host).await;
+            reopening::halt(host).await;
         }
         return Err(error);
     }
@@ -98,7 +98,7 @@ async fn start(host: &Arc<Host>, vigil: &mut Option<Vigil>) -> Result<(), NodeEr
             machines::wait_until_served(host, deadline).await?;
         }
     }
-    tasks::keep(host, "level", turn::halt_when_refused);
+    tasks::keep(host, "level", reopening::halt_when_refused);
     tasks::keep(host, "opening", machines::keep_open);
     Ok(())
 }

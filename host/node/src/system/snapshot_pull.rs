@@ -17,7 +17,7 @@ use crate::snapshot::{IDS, Incoming, Manifest, STATE, ask_newest, receive};
 use crate::system::context::NodeContext;
 use crate::system::error::NodeError;
 use crate::system::host::Host;
-use crate::system::waiting::say_not_served;
+use crate::system::replica_states::Turn;
 
 /// The pause before the other nodes are asked again.
 const AGAIN: Duration = Duration::from_secs(1);
@@ -71,11 +71,12 @@ async fn pull_from(
 /// The node stops, or the folder cannot be written.
 pub async fn refetch(
     host: &Host,
+    turn: &Turn,
     machine: &Machine,
-    group: &GroupName,
     first: LogIndex,
     reason: &str,
 ) -> Result<(), NodeError> {
+    let group = &turn.group;
     tracing::error!(
         %group,
         reason,
@@ -83,7 +84,7 @@ pub async fn refetch(
     );
     let folder = host.folder.partition(&group.machine, group.partition);
     while let Err(refusal) = pull(host, group, &folder, LogIndex(first.0.saturating_sub(1))).await {
-        say_not_served(machine, group, format!("{reason}; {refusal}"));
+        turn.say_not_served(machine, format!("{reason}; {refusal}"));
         tokio::select! {
             () = host.stopping.cancelled() => return Err(NodeError::Stopping),
             () = tokio::time::sleep(AGAIN) => {}

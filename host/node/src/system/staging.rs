@@ -153,7 +153,7 @@ impl Cluster {
     }
 
     async fn record_refused(&self, refused: &RefusedModule, wanting: &Wanting) -> Result<(), ClusterError> {
-        let system = self.host().system.read().clone().ok_or(ClusterError::Deadline)?;
+        let system = self.host().system.get().cloned().ok_or(ClusterError::Deadline)?;
         let reason: String = refused.reason.chars().take(REFUSED_REASON_CHARS_MAX).collect();
         let size = u32::try_from(refused.size).unwrap_or(u32::MAX);
         let (machine, module) = (refused.machine.clone(), refused.module);

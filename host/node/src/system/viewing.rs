@@ -153,7 +153,7 @@ async fn create_defaults(
     if host.specs.iter().all(|spec| spec.views.is_empty()) {
         return None;
     }
-    let Some(system) = host.system.read().clone() else { return Some(AGAIN) };
+    let Some(system) = host.system.get().cloned() else { return Some(AGAIN) };
     if !directory.is_founded() || !host.specs.iter().all(|spec| directory.machines.contains_key(&spec.name)) {
         return Some(AGAIN);
     }

@@ -123,7 +123,7 @@ impl Cluster {
         note: DeliveryNote,
         deadline: Instant,
     ) -> Result<(), ClusterError> {
-        let system = self.host().system.read().clone().ok_or(ClusterError::NoCluster)?;
+        let system = self.host().system.get().cloned().ok_or(ClusterError::NoCluster)?;
         let report = WebhookReport { machine: machine.to_owned(), webhook: webhook.to_owned(), epoch, note };
         submit(&system, &SystemCommand::NoteWebhook(report), deadline).await
     }

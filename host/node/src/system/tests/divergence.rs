@@ -75,7 +75,7 @@ impl Cluster {
     pub(super) async fn is_stopped(&self, node: NodeId, group: &GroupName) {
         let host = &self.node(node).host;
         let is_closed = || host.find_replica(group).is_none_or(|replica| !replica.is_running());
-        let says = || host.waiting.find(group).filter(|said| said.contains("different histories")).map(drop);
+        let says = || host.replica_states.refusal(group).filter(|said| said.contains("different histories")).map(drop);
         eventually(&format!("{group} is stopped on node {node}, which says so"), || says().filter(|()| is_closed()))
             .await;
     }

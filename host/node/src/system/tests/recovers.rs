@@ -97,12 +97,12 @@ impl Cluster {
         let host = &self.node(node).host;
         let of_group = |group: GroupName| {
             let Some(replica) = host.find_replica(&group) else { return Some(format!("{group} is not open")) };
-            let waits = host.waiting.find(&group).map(|reason| format!("{group} waits: {reason}"));
+            let waits = host.replica_states.refusal(&group).map(|reason| format!("{group} waits: {reason}"));
             let health = replica.log_health();
             let is_sound = health == LogHealth::Ok && !replica.log().is_damaged();
             waits.or_else(|| (!is_sound).then(|| format!("the log of {group}: {health:?}, or damaged")))
         };
-        let being_repaired = || host.damaged.read().keys().next().map(|group| format!("{group} is being repaired"));
+        let being_repaired = || host.replica_states.find_repairing().map(|group| format!("{group} is being repaired"));
         let reasons = host.router.is_ready().err().map(|reasons| reasons.join(", "));
         let problem = reasons.or_else(being_repaired).or_else(|| groups().find_map(of_group));
         problem.map(|problem| format!("node {node}: {problem}"))

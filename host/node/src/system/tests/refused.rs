@@ -35,7 +35,7 @@ impl Cluster {
 
     /// How many commands of `system` say that a module was refused.
     async fn recorded_count(&self, node: NodeId) -> usize {
-        let system = self.node(node).host.system.read().clone().expect("it is served");
+        let system = self.node(node).host.system.get().cloned().expect("it is served");
         let partition = system.find_partition(PartitionId(0)).expect("it is here");
         let point = partition.read_linearizable(soon()).await.expect("it is led");
         let mut count = 0;

@@ -10,7 +10,6 @@ use rand::seq::SliceRandom;
 use super::*;
 use crate::system::Word;
 use crate::system::logic::SYSTEM;
-use crate::system::turn::Turn;
 
 impl Cluster {
     /// Waits until a node's counter has risen by this much, for which the node must acknowledge commands.
@@ -205,7 +204,7 @@ async fn give_up(cluster: &Cluster, node: NodeId, machine: &str, partition: Part
     let of = crate::peer::GroupName::new(machine, partition);
     let host = &cluster.node(node).host;
     let is_open = || host.find_replica(&of).is_some();
-    let waits = || (is_open() || host.waiting.find(&of).is_some()).then_some(());
+    let waits = || (is_open() || host.replica_states.refusal(&of).is_some()).then_some(());
     eventually("the partition is open, or waits", waits).await;
     if !is_open() {
         let (by, why) = ("an operator".to_owned(), "fire".to_owned());
@@ -267,7 +266,7 @@ async fn a_counter_that_rises_again_to_what_a_peer_has_heard_vouches_for_nothing
     others(set_back).for_each(|node| cluster.network.delay(set_back, node, LOOK * 5..=LOOK * 5));
     cluster.start(set_back).await;
     let host = cluster.node(set_back).host.clone();
-    let turn = Turn::begin(&host, &group).expect("nobody opens it before `system`");
+    let turn = host.replica_states.begin(&group).expect("nobody opens it before `system`");
     for node in [away, set_back] {
         let is_open = || cluster.node(node).router().find_machine(MACHINE)?.find_partition(other).map(drop);
         eventually("the other partition is open", is_open).await;
@@ -277,7 +276,7 @@ async fn a_counter_that_rises_again_to_what_a_peer_has_heard_vouches_for_nothing
     cluster.network.heal();
     attempts.extend(cluster.count_to(other, away, (set_back, heard)).await);
     drop(turn);
-    let says = || host.waiting.find(&group).filter(|said| said.contains("accept-loss"));
+    let says = || host.replica_states.refusal(&group).filter(|said| said.contains("accept-loss"));
     let is_open = || host.find_replica(&group).map(|_| "it is open".to_owned());
     let said = eventually("it is open, or says what it waits for", || is_open().or_else(says)).await;
     let expected = format!("have heard this node's counter at {heard}, and on its disk it is {on_disk}");
