@@ -27,7 +27,7 @@ use crate::partition::{Partition, PartitionError};
 use crate::peer::GroupName;
 use crate::snapshot::canonical::SnapshotFile;
 use crate::system::cluster::Cluster;
-use crate::system::host::Host;
+use crate::system::context::NodeContext;
 use crate::system::journal_fetch::HistoryError;
 use crate::system::published::Archived;
 use crate::system::snapshot_retention;
@@ -90,7 +90,7 @@ enum Hindrance {
 }
 
 struct Archivist {
-    host: Arc<Host>,
+    context: Arc<NodeContext>,
     archiving: Arc<Archiving>,
     archive: Archive,
     cluster: ClusterId,
@@ -100,10 +100,10 @@ struct Archivist {
 }
 
 /// Runs until the node stops.
-pub async fn run(host: Arc<Host>, archiving: Arc<Archiving>) {
+pub async fn run(context: Arc<NodeContext>, archiving: Arc<Archiving>) {
     let (every, mut archivist) = (archiving.every, None);
     loop {
-        let wait = match round(&host, &archiving, &mut archivist).await {
+        let wait = match round(&context, &archiving, &mut archivist).await {
             Ok(()) => every,
             Err(error) => {
                 let url = archiving.archive.url();
@@ -113,14 +113,18 @@ pub async fn run(host: Arc<Host>, archiving: Arc<Archiving>) {
             }
         };
         tokio::select! {
-            () = host.stopping.cancelled() => return,
+            () = context.stopping.cancelled() => return,
             () = tokio::time::sleep(wait) => {}
         }
     }
 }
 
-async fn round(host: &Arc<Host>, archiving: &Arc<Archiving>, slot: &mut Option<Archivist>) -> Result<(), ArchiveError> {
-    let Some(identity) = host.folder.identity() else { return Ok(()) };
+async fn round(
+    context: &Arc<NodeContext>,
+    archiving: &Arc<Archiving>,
+    slot: &mut Option<Archivist>,
+) -> Result<(), ArchiveError> {
+    let Some(identity) = context.folder.identity() else { return Ok(()) };
     let archivist = match slot {
         Some(archivist) => archivist,
         None => {
@@ -129,15 +133,15 @@ async fn round(host: &Arc<Host>, archiving: &Arc<Archiving>, slot: &mut Option<A
             archive.claim(cluster).await?;
             let modules = archive.modules().await?.into_iter().collect();
             tracing::info!(url = archive.url(), "archiving");
-            let (host, archiving, uploads) = (host.clone(), archiving.clone(), BTreeMap::new());
-            slot.insert(Archivist { host, archiving, archive, cluster, uploads, modules })
+            let (context, archiving, uploads) = (context.clone(), archiving.clone(), BTreeMap::new());
+            slot.insert(Archivist { context, archiving, archive, cluster, uploads, modules })
         }
     };
     let mut failed = None;
-    let groups: Vec<GroupName> = host.replicas().into_iter().map(|(group, _)| group).collect();
+    let groups: Vec<GroupName> = context.replicas().into_iter().map(|(group, _)| group).collect();
     for group in groups {
         // Only one partition is held at a time: another may have to be closed to install a snapshot.
-        let Some(partition) = host.find_replica(&group).filter(|partition| partition.is_running()) else { continue };
+        let Some(partition) = context.find_replica(&group).filter(|partition| partition.is_running()) else { continue };
         // An archive that is a folder is this node's own, so it must have everything.
         let done = if partition.is_leader() || archivist.archive.folder().is_some() {
             archivist.upload(&group, &partition).await
@@ -164,8 +168,8 @@ async fn round(host: &Arc<Host>, archiving: &Arc<Archiving>, slot: &mut Option<A
 impl Cluster {
     /// Whether the archive has all that is applied on this node, as of the last round of archiving.
     pub fn is_archived(&self) -> bool {
-        let archived = self.host().published.archived.borrow().times.clone();
-        let mut replicas = self.host().replicas().into_iter();
+        let archived = self.context().published.archived.borrow().times.clone();
+        let mut replicas = self.context().replicas().into_iter();
         replicas.all(|(group, partition)| {
             let journal = partition.progress().journal;
             journal.index == JournalIndex(0) || archived.get(&group).is_some_and(|time| journal.time <= *time)
@@ -323,9 +327,9 @@ impl Archivist {
     /// Fetches one canonical snapshot that this node lacks, and deletes those that it need not keep.
     async fn tend_snapshots(&self, group: &GroupName, partition: &Partition) {
         let archived = self.archived_snapshots(group).unwrap_or_default();
-        let keep = self.host.opening.snapshot_keep;
+        let keep = self.context.opening.snapshot_keep;
         let spool = self.spool(group).with_extension("fetched");
-        let fetched = match self.host.fetching.try_lock() {
+        let fetched = match self.context.fetching.try_lock() {
             Ok(_turn) => {
                 snapshot_retention::fetch_missing(&self.archive, &archived, group, partition, keep, &spool).await
             }
@@ -352,14 +356,14 @@ impl Archivist {
     }
 
     fn spool(&self, group: &GroupName) -> PathBuf {
-        self.host.folder.path().join(SPOOL).join(&*group.machine).join(group.partition.to_string())
+        self.context.folder.path().join(SPOOL).join(&*group.machine).join(group.partition.to_string())
     }
 
     /// Lists the snapshots that the leader has archived. If logs are released here, it also finds how far the archived
     /// journal reaches, and checks that it is this journal.
     async fn look(&self, group: &GroupName, partition: &Partition) -> Result<(), Hindrance> {
         self.list_snapshots(group).await?;
-        if self.host.opening.log_keep_bytes.is_none() {
+        if self.context.opening.log_keep_bytes.is_none() {
             return Ok(());
         }
         let names = self.archive.segments(&group.machine, group.partition).await?;

@@ -17,7 +17,7 @@ use crate::log::EntryId;
 use crate::partition::Partition;
 use crate::peer::{Call, GroupName, Topic};
 use crate::system::clocks::{Heard, Look};
-use crate::system::host::Host;
+use crate::system::context::NodeContext;
 use crate::system::messages::{decode, encode};
 use crate::system::pulse::{GroupVote, VoteTold};
 use crate::system::{cluster_founding, peer_permissions};
@@ -122,39 +122,39 @@ pub struct HeldEntry {
 }
 
 /// Answers [`Topic::Clock`].
-pub fn answer(host: &Host, from: NodeId, body: &[u8]) -> Bytes {
+pub fn answer(context: &NodeContext, from: NodeId, body: &[u8]) -> Bytes {
     if body != LEVEL_ONLY {
-        note_lost_data(host, from);
+        note_lost_data(context, from);
     }
     let question = decode::<ClockQuestion>(body).ok();
     if body == LEAVING || question.as_ref().is_some_and(|question| question.is_stopping) {
-        host.clocks.on_leaving(from);
+        context.clocks.on_leaving(from);
     }
     if let Some(ClockQuestion { held, pulse, .. }) = question {
-        on_told(host, from, held, pulse);
+        on_told(context, from, held, pulse);
     }
-    encode(&clock_answer(host))
+    encode(&clock_answer(context))
 }
 
-fn clock_answer(host: &Host) -> ClockAnswer {
-    let (look, says_times) = (host.clocks.look(), host.opening.features.has(features::TIMELINES));
+fn clock_answer(context: &NodeContext) -> ClockAnswer {
+    let (look, says_times) = (context.clocks.look(), context.opening.features.has(features::TIMELINES));
     ClockAnswer {
         time: look.believed.0,
-        http: host.http.clone(),
-        held: held(host),
-        feature_level_max: Some(host.level.max().0),
-        is_level: Some(host.is_level()),
-        is_stopping: Some(host.leaving.is_cancelled()),
+        http: context.http.clone(),
+        held: held(context),
+        feature_level_max: Some(context.level.max().0),
+        is_level: Some(context.is_level()),
+        is_stopping: Some(context.leaving.is_cancelled()),
         wall: says_times.then_some(look.wall.0),
-        journals: says_times.then(|| journals_led(host)),
-        pulse: pulse_told(host),
-        is_of_cluster: Some(host.folder.identity().is_some()),
-        damaged: Some(damaged(host)).filter(|damaged| !damaged.is_empty()),
+        journals: says_times.then(|| journals_led(context)),
+        pulse: pulse_told(context),
+        is_of_cluster: Some(context.folder.identity().is_some()),
+        damaged: Some(damaged(context)).filter(|damaged| !damaged.is_empty()),
     }
 }
 
-fn damaged(host: &Host) -> Vec<DamagedReplica> {
-    let damaged = host.replicas().into_iter().filter(|(_, replica)| replica.log().is_damaged());
+fn damaged(context: &NodeContext) -> Vec<DamagedReplica> {
+    let damaged = context.replicas().into_iter().filter(|(_, replica)| replica.log().is_damaged());
     let name = |(group, _): (GroupName, _)| DamagedReplica {
         machine: group.machine.to_string(),
         partition: group.partition.0,
@@ -162,8 +162,8 @@ fn damaged(host: &Host) -> Vec<DamagedReplica> {
     damaged.map(name).collect()
 }
 
-fn journals_led(host: &Host) -> Vec<JournalTime> {
-    let led = host.replicas().into_iter().filter(|(_, replica)| replica.is_leader());
+fn journals_led(context: &NodeContext) -> Vec<JournalTime> {
+    let led = context.replicas().into_iter().filter(|(_, replica)| replica.is_leader());
     let time = |(group, replica): (GroupName, Arc<Partition>)| JournalTime {
         machine: group.machine.to_string(),
         partition: group.partition.0,
@@ -173,18 +173,18 @@ fn journals_led(host: &Host) -> Vec<JournalTime> {
 }
 
 /// Asks another node what time it is there, and tells the clocks.
-pub async fn ask_clock(host: &Host, node: NodeId, patience: Duration) {
-    let is_stopping = host.leaving.is_cancelled();
-    let body = if host.opening.features.has(features::LOSSES) {
-        encode(&ClockQuestion { is_stopping, held: held(host), pulse: pulse_told(host) })
+pub async fn ask_clock(context: &NodeContext, node: NodeId, patience: Duration) {
+    let is_stopping = context.leaving.is_cancelled();
+    let body = if context.opening.features.has(features::LOSSES) {
+        encode(&ClockQuestion { is_stopping, held: held(context), pulse: pulse_told(context) })
     } else {
         Bytes::from_static(if is_stopping { LEAVING } else { b"" })
     };
     let call = Call { topic: Topic::Clock, group: None, body };
-    let asked = host.clocks.look();
-    let answer = match host.network.call(node, call, patience).await {
+    let asked = context.clocks.look();
+    let answer = match context.network.call(node, call, patience).await {
         Ok(answer) => answer,
-        Err(error) if peer_permissions::says_removed(&error) => return host.directory_requests.on_removed(),
+        Err(error) if peer_permissions::says_removed(&error) => return context.directory_requests.on_removed(),
         Err(_) => return,
     };
     let Ok(answer) = decode::<ClockAnswer>(&answer) else { return };
@@ -195,54 +195,54 @@ pub async fn ask_clock(host: &Host, node: NodeId, patience: Duration) {
     let name = |DamagedReplica { machine, partition }| GroupName::new(machine.as_str(), PartitionId(partition));
     let damaged = damaged.into_iter().flatten().map(name).collect();
     let heard = Heard { look, http, feature_level_max, is_stopping: is_stopping == Some(true), damaged };
-    host.clocks.on_answer(node, heard, asked, host.clocks.look());
+    context.clocks.on_answer(node, heard, asked, context.clocks.look());
     for JournalTime { machine, partition, time } in journals.into_iter().flatten() {
-        if let Some(machine) = host.find_machine(&machine) {
+        if let Some(machine) = context.find_machine(&machine) {
             machine.on_journal_time(PartitionId(partition), Micros(time));
         }
     }
-    on_told(host, node, held, pulse);
+    on_told(context, node, held, pulse);
     // A member that belongs to no cluster has lost everything: what it is told would make it a member again.
     if is_level == Some(false) && is_of_cluster != Some(false) {
-        cluster_founding::tell_who_is_in(host, node).await;
+        cluster_founding::tell_who_is_in(context, node).await;
     }
 }
 
 /// Notes what another node tells about its logs.
-fn on_told(host: &Host, node: NodeId, held: Vec<HeldEntry>, pulse: Option<u64>) {
+fn on_told(context: &NodeContext, node: NodeId, held: Vec<HeldEntry>, pulse: Option<u64>) {
     let mut votes = Vec::new();
     for HeldEntry { machine, partition, last: (term, by, index), vote } in held {
         let last = EntryId { term: Term(term), node: NodeId(by), index: LogIndex(index) };
         let group = GroupName::new(machine.as_str(), PartitionId(partition));
-        host.seen.on_told(node, &group, last);
+        context.seen.on_told(node, &group, last);
         votes.extend(vote.map(|vote| GroupVote { machine, partition, vote }));
     }
     // The counter comes after the entries, so that what was heard is never on disk before what was seen.
     if let Some(pulse) = pulse {
-        host.pulse.on_told(node, pulse, votes);
+        context.pulse.on_told(node, pulse, votes);
     }
 }
 
-fn held(host: &Host) -> Vec<HeldEntry> {
-    let tells_votes = host.opening.features.has(features::LOSSES);
+fn held(context: &NodeContext) -> Vec<HeldEntry> {
+    let tells_votes = context.opening.features.has(features::LOSSES);
     let of = |(group, replica): (GroupName, Arc<Partition>)| {
         let EntryId { term, node, index } = replica.log().durable()?;
         let (machine, partition) = (group.machine.to_string(), group.partition.0);
-        let vote = host.pulse.own_vote(&group).filter(|_| tells_votes).map(VoteTold::from);
+        let vote = context.pulse.own_vote(&group).filter(|_| tells_votes).map(VoteTold::from);
         Some(HeldEntry { machine, partition, last: (term.0, node.0, index.0), vote })
     };
-    host.replicas().into_iter().filter_map(of).collect()
+    context.replicas().into_iter().filter_map(of).collect()
 }
 
 /// Reports that this node has lost its data. Only members of a cluster ask each other for the time, so a node that asks
 /// one without a cluster counts on what that one has lost. For a moment between the founding of a cluster and the
 /// invitation this is said too early; joining takes it back.
-fn note_lost_data(host: &Host, from: NodeId) {
-    if host.folder.identity().is_some() {
+fn note_lost_data(context: &NodeContext, from: NodeId) {
+    if context.folder.identity().is_some() {
         return;
     }
-    let node = host.node;
-    host.router.set_not_ready(vec![format!(
+    let node = context.node;
+    context.router.set_not_ready(vec![format!(
         "node {from} expects this node to be node {node} of its cluster, but its data folder is empty: the data was \
          lost, and with it what the others rely on; remove node {node} with `statehouse cluster remove`, and add \
          this one under a new id"
@@ -250,7 +250,8 @@ fn note_lost_data(host: &Host, from: NodeId) {
 }
 
 /// The counter for the others to remember; `None` while they would read more into it than it says.
-fn pulse_told(host: &Host) -> Option<u64> {
-    let may_tell = host.opening.features.has(features::LOSSES) && host.is_all_open() && !host.pulse.is_behind();
-    may_tell.then(|| host.pulse.tell())
+fn pulse_told(context: &NodeContext) -> Option<u64> {
+    let may_tell =
+        context.opening.features.has(features::LOSSES) && context.is_all_open() && !context.pulse.is_behind();
+    may_tell.then(|| context.pulse.tell())
 }

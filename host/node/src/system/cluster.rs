@@ -18,10 +18,10 @@ use crate::partition::Partition;
 use crate::peer::{Call, GroupName, Topic};
 use crate::router::Machine;
 use crate::system::cluster_error::ClusterError;
+use crate::system::context::NodeContext;
 use crate::system::directory::Directory;
 use crate::system::directory_requests::DirectoryFreshness;
 use crate::system::error::NodeError;
-use crate::system::host::Host;
 use crate::system::key_row::KeyRow;
 use crate::system::loss_row::AcceptedLoss;
 use crate::system::messages::{Join, TransferTo, encode};
@@ -92,7 +92,7 @@ pub struct ReplicaView {
 /// A handle by which the node's API reaches its cluster. Clones are handles of the same one.
 #[derive(Clone)]
 pub struct Cluster {
-    host: Arc<Host>,
+    context: Arc<NodeContext>,
     is_alone: bool,
     /// Held while a node is removed, so that there is one removal at a time.
     removing: Arc<Mutex<()>>,
@@ -101,40 +101,40 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    pub(super) fn new(host: Arc<Host>, is_alone: bool) -> Self {
-        Self { host, is_alone, removing: Arc::default(), refused: Arc::default() }
+    pub(super) fn new(context: Arc<NodeContext>, is_alone: bool) -> Self {
+        Self { context, is_alone, removing: Arc::default(), refused: Arc::default() }
     }
 
     pub fn view(&self) -> ClusterView {
-        let host = &self.host;
-        let samples = host.clocks.samples();
-        let directory = host.directory();
-        let identity = host.folder.identity();
+        let context = &self.context;
+        let samples = context.clocks.samples();
+        let directory = context.directory();
+        let identity = context.folder.identity();
         let known = if directory.is_founded() {
             directory.nodes.clone()
         } else {
             identity.map(|identity| identity.peers.clone()).unwrap_or_default()
         };
         let node = |(id, peer): (NodeId, String)| {
-            let is_me = id == host.node;
+            let is_me = id == context.node;
             let sample = samples.get(&id);
-            let http = if is_me { host.http.clone() } else { sample.and_then(|sample| sample.http.clone()) };
+            let http = if is_me { context.http.clone() } else { sample.and_then(|sample| sample.http.clone()) };
             let clock_ahead = sample.map(|sample| sample.ahead);
-            let own_level = is_me.then(|| host.level.max());
+            let own_level = is_me.then(|| context.level.max());
             let feature_level_max = own_level.or_else(|| sample.map(|sample| sample.feature_level_max));
             NodeView { id, peer, http, is_reachable: is_me || sample.is_some(), clock_ahead, feature_level_max }
         };
-        let system = host.system.get().cloned();
-        let machines = system.into_iter().chain(host.router.machines()).map(|machine| machine_view(&machine));
+        let system = context.system.get().cloned();
+        let machines = system.into_iter().chain(context.router.machines()).map(|machine| machine_view(&machine));
         ClusterView {
             cluster: identity.map(|identity| identity.cluster.clone()),
-            node: host.node,
+            node: context.node,
             nodes: known.into_iter().map(node).collect(),
             machines: machines.collect(),
             keys: directory.keys.clone(),
-            feature_level: host.opening.features.level(),
+            feature_level: context.opening.features.level(),
             remarks: self.remarks(),
-            losses: host.record.losses_with(directory.losses.clone(), host.node),
+            losses: context.record.losses_with(directory.losses.clone(), context.node),
         }
     }
 
@@ -142,11 +142,11 @@ impl Cluster {
     /// yet.
     pub async fn init(&self, nodes: BTreeMap<NodeId, String>, deadline: Instant) -> Result<(), ClusterError> {
         self.check_peers()?;
-        if !nodes.contains_key(&self.host.node) {
-            let detail = format!("this is node {}: name it too, or ask one of the nodes you name", self.host.node);
+        if !nodes.contains_key(&self.context.node) {
+            let detail = format!("this is node {}: name it too, or ask one of the nodes you name", self.context.node);
             return Err(ClusterError::Invalid(detail));
         }
-        if let Some(identity) = self.host.folder.identity() {
+        if let Some(identity) = self.context.folder.identity() {
             // This is the same call again, after it missed its deadline.
             if identity.peers != nodes {
                 return Err(ClusterError::Exists(identity.cluster.clone()));
@@ -154,9 +154,9 @@ impl Cluster {
         } else {
             self.reach(nodes.clone(), deadline).await?;
             self.check_strangers(&nodes, deadline).await?;
-            cluster_founding::found(&self.host, nodes)?;
+            cluster_founding::found(&self.context, nodes)?;
         }
-        let mut directory = self.host.watch_directory();
+        let mut directory = self.context.watch_directory();
         match tokio::time::timeout_at(deadline, directory.wait_for(|now| now.directory.is_founded())).await {
             Ok(Ok(_)) => Ok(()),
             _ => Err(ClusterError::Deadline),
@@ -165,15 +165,15 @@ impl Cluster {
 
     /// Sets where nodes are reached that the directory does not name yet.
     async fn reach(&self, nodes: BTreeMap<NodeId, String>, deadline: Instant) -> Result<(), ClusterError> {
-        self.host.directory_requests.reach(nodes, deadline).await.map_err(|_| ClusterError::Deadline)
+        self.context.directory_requests.reach(nodes, deadline).await.map_err(|_| ClusterError::Deadline)
     }
 
     /// Checks that all others answer and belong to no cluster.
     async fn check_strangers(&self, nodes: &BTreeMap<NodeId, String>, deadline: Instant) -> Result<(), ClusterError> {
-        for (node, address) in nodes.iter().filter(|(node, _)| **node != self.host.node) {
+        for (node, address) in nodes.iter().filter(|(node, _)| **node != self.context.node) {
             let call = Call { topic: Topic::Status, group: None, body: Bytes::new() };
             let patience = deadline.saturating_duration_since(Instant::now()).min(STRANGER_PATIENCE);
-            match self.host.network.call(*node, call, patience).await {
+            match self.context.network.call(*node, call, patience).await {
                 Ok(cluster) if cluster.is_empty() => {}
                 Ok(cluster) => {
                     let reason = format!("it belongs to cluster {} already", String::from_utf8_lossy(&cluster));
@@ -188,8 +188,8 @@ impl Cluster {
     /// Whether a node of the directory answers that it belongs to a cluster. This node itself counts as one.
     async fn is_member(&self, node: NodeId) -> bool {
         let call = Call { topic: Topic::Status, group: None, body: Bytes::new() };
-        let answer = self.host.network.call(node, call, STRANGER_PATIENCE).await;
-        node == self.host.node || answer.is_ok_and(|cluster| !cluster.is_empty())
+        let answer = self.context.network.call(node, call, STRANGER_PATIENCE).await;
+        node == self.context.node || answer.is_ok_and(|cluster| !cluster.is_empty())
     }
 
     /// Adds a node. It becomes a voter of every partition once it has caught up.
@@ -197,20 +197,20 @@ impl Cluster {
         let (system, directory) = self.check_founded(deadline).await?;
         if directory.nodes.get(&node) == Some(&peer) && self.is_member(node).await {
             // This is the same call again, unless the member has lost its data since.
-            let is_lost = level::is_of_no_cluster(&self.host, node).await;
+            let is_lost = level::is_of_no_cluster(&self.context, node).await;
             return if is_lost { Err(ClusterError::NodeIdUsed(node)) } else { Ok(()) };
         }
         if directory.nodes.contains_key(&node) || directory.retired.contains(&node) {
             return Err(ClusterError::NodeIdUsed(node));
         }
-        let identity = self.host.folder.identity().ok_or(ClusterError::NoCluster)?;
+        let identity = self.context.folder.identity().ok_or(ClusterError::NoCluster)?;
         self.reach(BTreeMap::from([(node, peer.clone())]), deadline).await?;
         let supported = self.check_understands(node, &peer, directory.feature_level).await?;
         let with_it = directory.nodes.iter().map(|(id, peer)| (id.0, peer.clone())).chain([(node.0, peer.clone())]);
         let feature_level = Some(directory.feature_level.0).filter(|level| features::BASE.0 < *level);
         let (cluster, peers) = (identity.cluster.clone(), with_it.collect());
         let join = Join { cluster, node: node.0, is_founder: false, peers, feature_level };
-        cluster_founding::ask_to_join(&self.host, node, &join)
+        cluster_founding::ask_to_join(&self.context, node, &join)
             .await
             .map_err(|error| unreachable(node, &peer, error))?;
         submit(&system, &level::adding(directory.feature_level, node, peer, supported), deadline).await
@@ -226,7 +226,7 @@ impl Cluster {
         if level <= features::BASE {
             return Ok(features::BASE);
         }
-        let supported = level::ask(&self.host, node).await.map_err(|error| unreachable(node, peer, error))?;
+        let supported = level::ask(&self.context, node).await.map_err(|error| unreachable(node, peer, error))?;
         let refused = |error: NodeError| ClusterError::Refused { node, reason: error.to_string() };
         reached_level::check(level, supported).map_err(refused)?;
         Ok(supported)
@@ -246,7 +246,7 @@ impl Cluster {
         }
         let group = GroupName::new(machine, partition);
         let replica =
-            self.host.find_replica(&group).ok_or_else(|| ClusterError::UnknownPartition(group.to_string()))?;
+            self.context.find_replica(&group).ok_or_else(|| ClusterError::UnknownPartition(group.to_string()))?;
         self.lead_at(&group, &replica, to, deadline).await
     }
 
@@ -262,14 +262,14 @@ impl Cluster {
                 return Err(ClusterError::Deadline);
             }
             match replica.leader() {
-                Some(leader) if leader == self.host.node => {
+                Some(leader) if leader == self.context.node => {
                     // Whether the transfer succeeds shows in who leads.
                     drop(replica.group().transfer_to(to).await);
                 }
                 Some(leader) => {
                     let body = encode(&TransferTo { to: to.0 });
                     let call = Call { topic: Topic::Membership, group: Some(group.clone()), body };
-                    drop(self.host.network.call(leader, call, STRANGER_PATIENCE).await);
+                    drop(self.context.network.call(leader, call, STRANGER_PATIENCE).await);
                 }
                 None => {}
             }
@@ -294,8 +294,8 @@ impl Cluster {
         if directory.is_founded() { Ok((system, directory)) } else { Err(ClusterError::NoCluster) }
     }
 
-    pub(super) fn host(&self) -> &Arc<Host> {
-        &self.host
+    pub(super) fn context(&self) -> &Arc<NodeContext> {
+        &self.context
     }
 
     /// Waits for the turn to remove a node.
@@ -312,10 +312,10 @@ impl Cluster {
         &self,
         deadline: Instant,
     ) -> Result<(Arc<Machine>, Arc<Directory>), ClusterError> {
-        let system = self.host.system.get().cloned().ok_or(ClusterError::NoCluster)?;
-        let partition = self.host.system_partition().ok_or(ClusterError::NoCluster)?;
+        let system = self.context.system.get().cloned().ok_or(ClusterError::NoCluster)?;
+        let partition = self.context.system_partition().ok_or(ClusterError::NoCluster)?;
         partition.read_linearizable(deadline).await.map_err(|_| ClusterError::Deadline)?;
-        match self.host.directory_requests.read(partition, DirectoryFreshness::Stale, deadline).await {
+        match self.context.directory_requests.read(partition, DirectoryFreshness::Stale, deadline).await {
             Ok(directory) => Ok((system, directory)),
             Err(NodeError::Unanswered | NodeError::Stopping) => Err(ClusterError::Deadline),
             Err(error) => Err(ClusterError::Invalid(error.to_string())),

@@ -17,7 +17,6 @@ use crate::peer::{Call, Topic};
 use crate::system::cluster_error::ClusterError;
 use crate::system::context::NodeContext;
 use crate::system::folder::Identity;
-use crate::system::host::Host;
 use crate::system::messages::{Join, encode};
 use crate::system::reached_level;
 
@@ -32,21 +31,22 @@ pub fn found(context: &NodeContext, peers: BTreeMap<NodeId, String>) -> Result<(
 }
 
 /// Handles another node's message that this node belongs to its cluster now.
-pub async fn on_join(host: &Host, from: NodeId, join: Join) -> Result<(), ClusterError> {
-    if NodeId(join.node) != host.node {
-        return Err(ClusterError::Invalid(format!("this is node {}, not node {}", host.node, join.node)));
+pub async fn on_join(context: &NodeContext, from: NodeId, join: Join) -> Result<(), ClusterError> {
+    if NodeId(join.node) != context.node {
+        return Err(ClusterError::Invalid(format!("this is node {}, not node {}", context.node, join.node)));
     }
     let peers = join.peers.into_iter().map(|(node, peer)| (NodeId(node), peer)).collect();
-    match host.folder.identity() {
+    match context.folder.identity() {
         Some(identity) if identity.cluster == join.cluster => {
-            let named = host.directory_requests.on_named(from, peers, Instant::now() + NAMED_PATIENCE).await;
+            let named = context.directory_requests.on_named(from, peers, Instant::now() + NAMED_PATIENCE).await;
             named.map_err(|_| ClusterError::Deadline)
         }
         Some(identity) => Err(ClusterError::Exists(identity.cluster.clone())),
         None => {
             let level = join.feature_level.map_or(features::BASE, FeatureLevel);
-            reached_level::check(level, host.level.max()).map_err(|error| ClusterError::Invalid(error.to_string()))?;
-            become_member(host, join.cluster, join.is_founder, peers)
+            reached_level::check(level, context.level.max())
+                .map_err(|error| ClusterError::Invalid(error.to_string()))?;
+            become_member(context, join.cluster, join.is_founder, peers)
         }
     }
 }
@@ -65,19 +65,19 @@ fn become_member(
 }
 
 /// Tells the other founders that they belong to the cluster, until it is founded.
-pub async fn invite_founders(host: Arc<Host>) {
-    let Some(identity) = host.folder.identity().filter(|identity| identity.is_founder).cloned() else { return };
+pub async fn invite_founders(context: Arc<NodeContext>) {
+    let Some(identity) = context.folder.identity().filter(|identity| identity.is_founder).cloned() else { return };
     // Once the cluster is founded, a founder without an identity has lost its data, and must not come back under its
     // old id.
-    if host.folder.is_founded() {
+    if context.folder.is_founded() {
         return;
     }
     let peers: BTreeMap<u64, String> = identity.peers.iter().map(|(node, peer)| (node.0, peer.clone())).collect();
-    while !host.stopping.is_cancelled() && !host.folder.is_founded() {
-        for node in identity.peers.keys().copied().filter(|node| *node != host.node) {
+    while !context.stopping.is_cancelled() && !context.folder.is_founded() {
+        for node in identity.peers.keys().copied().filter(|node| *node != context.node) {
             let (cluster, peers) = (identity.cluster.clone(), peers.clone());
             let join = Join { cluster, node: node.0, is_founder: true, peers, feature_level: None };
-            if let Err(error) = ask_to_join(&host, node, &join).await {
+            if let Err(error) = ask_to_join(&context, node, &join).await {
                 tracing::debug!(%node, %error, "a founder has not joined yet");
             }
         }
@@ -86,14 +86,14 @@ pub async fn invite_founders(host: Arc<Host>) {
 }
 
 /// Tells a member who is in the cluster if it does not know yet: all nodes that it knew may have been replaced.
-pub async fn tell_who_is_in(host: &Host, node: NodeId) {
-    let now = host.published.directory.borrow().clone();
+pub async fn tell_who_is_in(context: &NodeContext, node: NodeId) {
+    let now = context.published.directory.borrow().clone();
     let is_told = |_: &&Identity| now.is_level && now.directory.nodes.contains_key(&node);
-    let Some(identity) = host.folder.identity().filter(is_told) else { return };
+    let Some(identity) = context.folder.identity().filter(is_told) else { return };
     let peers = now.directory.nodes.iter().map(|(node, peer)| (node.0, peer.clone())).collect();
     let feature_level = Some(now.directory.feature_level.0);
     let join = Join { cluster: identity.cluster.clone(), node: node.0, is_founder: false, peers, feature_level };
-    if let Err(error) = ask_to_join(host, node, &join).await {
+    if let Err(error) = ask_to_join(context, node, &join).await {
         tracing::debug!(%node, %error, "a node cannot be told the members of the cluster");
     }
 }

@@ -1,31 +1,39 @@
-//! What a node is made of and never changes: its folder, its keys, its network, and the services that guard one thing
-//! each.
+//! What a node is made of and never changes: its folder, its keys, its network, the services that guard one thing each,
+//! what its tasks publish, and how they are asked.
 //!
-//! In: all that is made before anything runs. Out: the same, for every task. A service has private fields, and its
-//! methods are the rules for what it guards. No task is imported here, so that each task may import this. It does not
-//! know what runs.
+//! In: all that is made before anything runs. Out: the same, for every task, and look-ups. A service has private
+//! fields, and its methods are the rules for what it guards. No task is imported here, so that each task may import
+//! this. It does not know what runs.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::archive::Archive;
 use crate::clock::Clock;
 use crate::disk::Disk;
 use crate::features::Features;
-use crate::ids::NodeId;
+use crate::ids::{NodeId, PartitionId};
 use crate::key::PublicKey;
-use crate::peer::{Identity, Links, Network, PeerRenewal, SeenBook};
+use crate::partition::Partition;
+use crate::peer::{GroupName, Identity, Links, Network, PeerRenewal, SeenBook};
 use crate::registry::Registry;
-use crate::router::Router;
+use crate::router::{Machine, Router};
 use crate::store::StoreShared;
 use crate::system::clocks::Clocks;
+use crate::system::directory::Directory;
+use crate::system::directory_now::DirectoryNow;
+use crate::system::directory_requests::DirectoryRequests;
 use crate::system::folder::DataFolder;
+use crate::system::logic::{MachineRow, SYSTEM};
 use crate::system::machine_spec::MachineSpec;
 use crate::system::peer_network::NodeRoutes;
+use crate::system::published::Published;
 use crate::system::pulse::Pulse;
 use crate::system::reached_level::Level;
 use crate::system::record::NodeRecord;
+use crate::system::replica_states::ReplicaStates;
 use crate::views::Views;
 
 /// The options with which partitions are opened.
@@ -81,4 +89,67 @@ pub struct NodeContext {
     /// Cancelled when the node is about to stop. From then on it takes on nothing new.
     pub leaving: CancellationToken,
     pub stopping: CancellationToken,
+    /// What the node's tasks publish.
+    pub published: Published,
+    pub directory_requests: DirectoryRequests,
+    pub replica_states: Arc<ReplicaStates>,
+    /// The machine `system`, as soon as this node is about to open it.
+    pub system: OnceLock<Arc<Machine>>,
+    /// Held while a canonical snapshot is fetched, from the archive or from another node.
+    pub fetching: tokio::sync::Mutex<()>,
+}
+
+impl NodeContext {
+    /// What `system` says, as far as this node has applied it.
+    pub fn directory(&self) -> Arc<Directory> {
+        self.published.directory.borrow().directory.clone()
+    }
+
+    /// Follows what this node knows of its cluster; what it knows now has been seen.
+    pub fn watch_directory(&self) -> watch::Receiver<DirectoryNow> {
+        let mut directory = self.published.directory.clone();
+        directory.mark_unchanged();
+        directory
+    }
+
+    /// Whether this node has read `system` as of now since it started.
+    pub fn is_level(&self) -> bool {
+        self.published.directory.borrow().is_level
+    }
+
+    /// The other nodes of the cluster.
+    pub fn others(&self) -> Vec<NodeId> {
+        self.published.nodes.borrow().iter().copied().filter(|node| *node != self.node).collect()
+    }
+
+    pub fn find_replica(&self, group: &GroupName) -> Option<Arc<Partition>> {
+        self.replica_states.find_open(group)
+    }
+
+    pub fn replicas(&self) -> Vec<(GroupName, Arc<Partition>)> {
+        self.replica_states.open()
+    }
+
+    /// The partition that holds the directory, once it is open.
+    pub fn system_partition(&self) -> Option<Arc<Partition>> {
+        self.system.get()?.find_partition(PartitionId(0))
+    }
+
+    /// A machine by its name, `system` among them.
+    pub fn find_machine(&self, name: &str) -> Option<Arc<Machine>> {
+        let system = self.system.get().filter(|system| system.name() == name);
+        system.cloned().or_else(|| self.router.find_machine(name))
+    }
+
+    /// Whether every replica that this node should have is open. Then what others hear of this node is all there is.
+    pub fn is_all_open(&self) -> bool {
+        let directory = self.directory();
+        let of = |(name, row): (&String, &MachineRow)| {
+            let name = name.clone();
+            (0..row.partitions).map(move |partition| GroupName::new(name.as_str(), PartitionId(partition)))
+        };
+        let system = GroupName::new(SYSTEM, PartitionId(0));
+        let mut groups = directory.machines.iter().flat_map(of).chain([system]);
+        self.is_level() && directory.is_founded() && self.replica_states.are_open(&mut groups)
+    }
 }

@@ -18,12 +18,13 @@ use crate::partition::{Partition, Progress};
 use crate::peer::GroupName;
 use crate::system::clock_row::ClockRow;
 use crate::system::clocks::Clocks;
+use crate::system::context::NodeContext;
 use crate::system::directory::{Directory, WordsHeard};
 use crate::system::directory_now::DirectoryNow;
 use crate::system::directory_requests::{DirectoryFreshness, DirectoryRequest, ReadAnswer};
 use crate::system::error::NodeError;
-use crate::system::host::{ASK_AGAIN, Host};
 use crate::system::logic::SYSTEM;
+use crate::system::messages::ASK_AGAIN;
 
 /// What this task alone writes. It stays if the task is started again.
 pub struct DirectoryOwner {
@@ -54,48 +55,48 @@ impl DirectoryOwner {
         self.nodes.subscribe()
     }
 
-    fn answer(&self, host: &Host, request: DirectoryRequest) {
+    fn answer(&self, context: &NodeContext, request: DirectoryRequest) {
         match request {
             DirectoryRequest::Read { system, freshness, done } => {
                 // What was as of now when the caller asked may no longer be so.
                 if !done.is_closed() {
-                    drop(done.send(self.read(host, &system, freshness)));
+                    drop(done.send(self.read(context, &system, freshness)));
                 }
             }
             DirectoryRequest::Join { peers, done } => {
-                host.routes.set(&peers);
+                context.routes.set(&peers);
                 self.set_nodes(peers.into_keys().collect());
                 drop(done.send(()));
             }
             DirectoryRequest::Reach { nodes, done } => {
-                host.routes.set(&nodes);
+                context.routes.set(&nodes);
                 drop(done.send(()));
             }
             DirectoryRequest::Named { from, nodes, done } => {
-                self.on_named(host, from, nodes);
+                self.on_named(context, from, nodes);
                 drop(done.send(()));
             }
-            DirectoryRequest::Removed => self.on_removed(host),
+            DirectoryRequest::Removed => self.on_removed(context),
             #[cfg(test)]
             DirectoryRequest::Panic => panic!("planted"),
         }
     }
 
     /// Takes over what `system` says now.
-    fn read(&self, host: &Host, system: &Partition, freshness: DirectoryFreshness) -> ReadAnswer {
+    fn read(&self, context: &NodeContext, system: &Partition, freshness: DirectoryFreshness) -> ReadAnswer {
         let failed = |source| NodeError::of_partition(&GroupName::new(SYSTEM, PartitionId(0)), source);
         let point = system.read_stale().map_err(failed)?;
         let directory = Arc::new(Directory::read(&point.view).map_err(|error| failed(error.into()))?);
-        host.level.take_over(directory.feature_level)?;
-        if directory.retired.contains(&host.node) {
-            self.on_removed(host);
+        context.level.take_over(directory.feature_level)?;
+        if directory.retired.contains(&context.node) {
+            self.on_removed(context);
         }
-        on_clock_row(&host.clocks, &directory.clock, &mut self.words_heard.lock());
+        on_clock_row(&context.clocks, &directory.clock, &mut self.words_heard.lock());
         if directory.is_founded() {
-            if let Err(error) = host.folder.set_founded() {
+            if let Err(error) = context.folder.set_founded() {
                 tracing::error!(%error, "it could not be recorded that the cluster exists");
             }
-            host.routes.set(&directory.nodes);
+            context.routes.set(&directory.nodes);
             self.set_nodes(directory.nodes.keys().copied().collect());
         }
         self.now.send_if_modified(|now| {
@@ -117,50 +118,50 @@ impl DirectoryOwner {
 
     /// Handles what another node says about who is in the cluster. That counts until this node knows better. This is
     /// how a node finds the others after all nodes that it knew were replaced.
-    fn on_named(&self, host: &Host, from: NodeId, nodes: BTreeMap<NodeId, String>) {
-        if !nodes.contains_key(&from) || !nodes.contains_key(&host.node) {
+    fn on_named(&self, context: &NodeContext, from: NodeId, nodes: BTreeMap<NodeId, String>) {
+        if !nodes.contains_key(&from) || !nodes.contains_key(&context.node) {
             return;
         }
         let names: BTreeSet<NodeId> = nodes.keys().copied().collect();
         if self.now.send_if_modified(|now| now.on_named(from, names)) {
             let known = self.nodes.borrow();
             let unknown = nodes.into_iter().filter(|(node, _)| !known.contains(node));
-            host.routes.set(&unknown.collect());
+            context.routes.set(&unknown.collect());
         }
     }
 
     /// Handles that `system` or another node says that this node was removed from the cluster.
-    fn on_removed(&self, host: &Host) {
+    fn on_removed(&self, context: &NodeContext) {
         self.now.send_if_modified(|now| !std::mem::replace(&mut now.is_removed, true));
-        let node = host.node;
+        let node = context.node;
         let reason =
             format!("node {node} was removed from this cluster for good: stop it; its data is not needed any more");
-        host.router.set_trouble("membership", Some(reason));
+        context.router.set_trouble("membership", Some(reason));
     }
 }
 
 /// Follows the directory as `system` changes, and answers requests, until the node stops.
-pub async fn run(host: Arc<Host>, owner: Arc<DirectoryOwner>) {
+pub async fn run(context: Arc<NodeContext>, owner: Arc<DirectoryOwner>) {
     let mut mailbox = owner.mailbox.lock().await;
     loop {
         // The partition is not held meanwhile: it may have to be closed to install a snapshot, and then another
         // takes its place.
-        let system = host.system_partition().map(|system| {
+        let system = context.system_partition().map(|system| {
             let progress = system.watch_progress();
-            (progress, owner.read(&host, &system, DirectoryFreshness::Stale))
+            (progress, owner.read(&context, &system, DirectoryFreshness::Stale))
         });
         let (progress, read) = system.unzip();
         if let Some(Err(error)) = read
-            && !host.level.is_refused()
+            && !context.level.is_refused()
         {
             tracing::error!(%error, "the directory cannot be read");
         }
         let mut changed = std::pin::pin!(change(progress));
         loop {
             tokio::select! {
-                () = host.stopping.cancelled() => return,
+                () = context.stopping.cancelled() => return,
                 () = &mut changed => break,
-                Some(request) = mailbox.recv() => owner.answer(&host, request),
+                Some(request) = mailbox.recv() => owner.answer(&context, request),
             }
         }
     }

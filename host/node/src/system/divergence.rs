@@ -28,8 +28,8 @@ use crate::ids::{JournalIndex, LogIndex, NodeId, Term};
 use crate::log::{EntryId, Vote};
 use crate::partition::Partition;
 use crate::peer::{Call, GroupName, ServiceError, Topic};
+use crate::system::context::NodeContext;
 use crate::system::error::NodeError;
-use crate::system::host::Host;
 use crate::system::log_damage::advice_divided;
 use crate::system::messages::{ask_head, decode, encode};
 use crate::system::pulse::VoteTold;
@@ -59,17 +59,17 @@ pub fn is_claim(body: &[u8]) -> bool {
 }
 
 /// Compares a follower's journal with its leader's, at the follower's last entry.
-pub async fn compare(host: &Host, group: GroupName, partition: Arc<Partition>) {
-    let Some(leader) = partition.leader().filter(|leader| *leader != host.node) else { return };
+pub async fn compare(context: &NodeContext, group: GroupName, partition: Arc<Partition>) {
+    let Some(leader) = partition.leader().filter(|leader| *leader != context.node) else { return };
     let journal = partition.progress().journal;
-    let are_two = match ask_head(host.network.as_ref(), leader, &group, journal.index, PATIENCE).await {
+    let are_two = match ask_head(context.network.as_ref(), leader, &group, journal.index, PATIENCE).await {
         Ok(Some(head)) if head == journal.head => {
             metrics::counter!("statehouse_heads_compared_total").increment(1);
             false
         }
         Ok(Some(_)) => true,
         // The leader may not have applied yet what it has.
-        Ok(None) => lacks(host, &group, &partition, leader).await,
+        Ok(None) => lacks(context, &group, &partition, leader).await,
         Err(error) => {
             tracing::debug!(%group, %leader, %error, "the leader's head is not known");
             false
@@ -81,7 +81,7 @@ pub async fn compare(host: &Host, group: GroupName, partition: Arc<Partition>) {
             tracing::error!(%group, "the log cannot be read: the other nodes will not hear of the two histories");
         }
         // A failure is logged, and this replica has halted all the same.
-        drop(halt(host, &group, &partition, journal.index, leader, claim));
+        drop(halt(context, &group, &partition, journal.index, leader, claim));
     }
 }
 
@@ -93,16 +93,16 @@ async fn claim_of(partition: &Partition) -> Option<Vec<u8>> {
 }
 
 /// Makes the claims in this node's record, again and again, until the node stops.
-pub async fn run(host: Arc<Host>) {
+pub async fn run(context: Arc<NodeContext>) {
     loop {
-        if host.opening.features.has(features::LOSSES) {
-            for (group, body) in host.record.claims() {
-                make_claim(&host, &group, &Bytes::from(body)).await;
+        if context.opening.features.has(features::LOSSES) {
+            for (group, body) in context.record.claims() {
+                make_claim(&context, &group, &Bytes::from(body)).await;
             }
         }
-        let sooner = tokio::time::timeout(CLAIM_AGAIN, host.record.next_claim());
+        let sooner = tokio::time::timeout(CLAIM_AGAIN, context.record.next_claim());
         tokio::select! {
-            () = host.stopping.cancelled() => return,
+            () = context.stopping.cancelled() => return,
             _ = sooner => {}
         }
     }
@@ -110,11 +110,11 @@ pub async fn run(host: Arc<Host>) {
 
 /// Tells all other nodes: only one that leads can check the claim, and a replica that has halted does not know which
 /// one leads.
-async fn make_claim(host: &Host, group: &GroupName, body: &Bytes) {
-    let telling = host.others().into_iter().map(|node| {
+async fn make_claim(context: &NodeContext, group: &GroupName, body: &Bytes) {
+    let telling = context.others().into_iter().map(|node| {
         let call = Call { topic: Topic::Head, group: Some(group.clone()), body: body.clone() };
         async move {
-            if let Err(error) = host.network.call(node, call, CLAIM_PATIENCE).await {
+            if let Err(error) = context.network.call(node, call, CLAIM_PATIENCE).await {
                 tracing::debug!(%group, %node, %error, "a node does not confirm that there are two histories");
             }
         }
@@ -123,9 +123,9 @@ async fn make_claim(host: &Host, group: &GroupName, body: &Bytes) {
 }
 
 /// Whether a leader's log ends before an entry that is committed here.
-async fn lacks(host: &Host, group: &GroupName, partition: &Partition, leader: NodeId) -> bool {
+async fn lacks(context: &NodeContext, group: &GroupName, partition: &Partition, leader: NodeId) -> bool {
     let Some(applied) = last_applied(partition).await else { return false };
-    match repair::ask_holding(host, leader, group).await {
+    match repair::ask_holding(context, leader, group).await {
         Ok(Holding { last, leads: Some(led), .. }) => {
             applied.term <= Term(led) && last.is_none_or(|(_, _, index)| index < applied.index.0)
         }
@@ -150,7 +150,7 @@ async fn find_id(partition: &Partition, index: LogIndex) -> Option<EntryId> {
 /// # Errors
 /// The record cannot be written. The partition has stopped all the same.
 fn halt(
-    host: &Host,
+    context: &NodeContext,
     group: &GroupName,
     partition: &Partition,
     index: JournalIndex,
@@ -168,8 +168,8 @@ fn halt(
     );
     metrics::counter!("statehouse_two_histories_total").increment(1);
     partition.halt_diverged(index, other);
-    host.replica_states.set_refusal(group, advice_divided(group, &text));
-    host.record.note_divided(group, text, claim).inspect_err(|error| {
+    context.replica_states.set_refusal(group, advice_divided(group, &text));
+    context.record.note_divided(group, text, claim).inspect_err(|error| {
         tracing::error!(
             %group,
             %error,
@@ -180,7 +180,7 @@ fn halt(
 
 /// Answers a claim: this replica halts as well if the claim is true. `partition` is `None` while it is not open.
 pub async fn on_claim(
-    host: &Host,
+    context: &NodeContext,
     from: NodeId,
     group: &GroupName,
     partition: Option<Arc<Partition>>,
@@ -188,7 +188,7 @@ pub async fn on_claim(
 ) -> Result<Bytes, ServiceError> {
     let refused =
         |reason: &str| Err(ServiceError::Refused(format!("two histories of {group} are not proved: {reason}")));
-    if host.record.divided(group).is_some() {
+    if context.record.divided(group).is_some() {
         // This node has halted already.
         return Ok(Bytes::new());
     }
@@ -208,14 +208,18 @@ pub async fn on_claim(
     if own == Some(claimed) || is_purged {
         return refused("the entry is here, or was");
     }
-    if host.directory().losses.iter().any(|loss| *loss.machine == *group.machine && loss.partition == group.partition.0)
+    if context
+        .directory()
+        .losses
+        .iter()
+        .any(|loss| *loss.machine == *group.machine && loss.partition == group.partition.0)
     {
         return refused("an operator has given up what was lost of it, and this is the history that continues");
     }
-    match repair::fetch_one(host, from, group, claimed.index).await {
+    match repair::fetch_one(context, from, group, claimed.index).await {
         Ok(Some(entry)) if entry.id == claimed => {}
         _ => return refused("the entry is not there"),
     }
-    let halted = halt(host, group, &partition, partition.progress().journal.index, from, None);
+    let halted = halt(context, group, &partition, partition.progress().journal.index, from, None);
     halted.map(|()| Bytes::new()).map_err(|error| ServiceError::Failed(error.to_string()))
 }

@@ -19,8 +19,8 @@ use crate::ids::{ModuleId, PartitionId};
 use crate::peer::{Call, GroupName, Topic};
 use crate::records::command::SystemCommand;
 use crate::router::{Hindrances, Machine};
+use crate::system::context::NodeContext;
 use crate::system::directory::Directory;
-use crate::system::host::Host;
 use crate::system::module_row::Mode;
 use crate::system::submit::submit;
 
@@ -47,14 +47,14 @@ pub fn hindrances(directory: &Directory, machine: &str) -> Hindrances {
 }
 
 /// Continues the rollbacks that were asked for.
-pub async fn tend(host: &Arc<Host>, system: &Machine, directory: &Directory) {
+pub async fn tend(context: &Arc<NodeContext>, system: &Machine, directory: &Directory) {
     for (machine, modules) in &directory.modules {
         let Some((module, since)) = modules.draining() else { continue };
         let Some(row) = directory.machines.get(machine) else { continue };
-        let asking = (0..row.partitions).map(|id| ask(host, GroupName::new(machine.as_str(), PartitionId(id))));
+        let asking = (0..row.partitions).map(|id| ask(context, GroupName::new(machine.as_str(), PartitionId(id))));
         let busy: Vec<String> = join_all(asking).await.into_iter().filter_map(Result::err).collect();
         // `since` is a time of the journal of `system`.
-        let now = host.system_partition().map_or_else(|| host.clock.now(), |system| system.present());
+        let now = context.system_partition().map_or_else(|| context.clock.now(), |system| system.present());
         let waited = now.0.saturating_sub(since.0);
         let (name, module) = (machine.clone(), ModuleId(module));
         let command = if busy.is_empty() {
@@ -74,16 +74,16 @@ pub async fn tend(host: &Arc<Host>, system: &Machine, directory: &Directory) {
 }
 
 /// Checks that nothing is in flight that the partition coordinates. The error says why that is not so, or not known.
-async fn ask(host: &Host, group: GroupName) -> Result<(), String> {
+async fn ask(context: &NodeContext, group: GroupName) -> Result<(), String> {
     let busy = |reason: &str| Err(format!("partition {}: {reason}", group.partition));
-    let Some(replica) = host.find_replica(&group) else { return busy("it is not open") };
+    let Some(replica) = context.find_replica(&group) else { return busy("it is not open") };
     let is_drained = match replica.leader() {
-        Some(leader) if leader == host.node => {
+        Some(leader) if leader == context.node => {
             replica.drain(Instant::now() + PATIENCE).await.map_err(|error| error.to_string())
         }
         Some(leader) => {
             let call = Call { topic: Topic::Drain, group: Some(group.clone()), body: Bytes::new() };
-            let answer = host.network.call(leader, call, PATIENCE).await;
+            let answer = context.network.call(leader, call, PATIENCE).await;
             answer.map(|answer| answer.first() == Some(&1)).map_err(|error| error.to_string())
         }
         None => return busy("nobody leads it"),

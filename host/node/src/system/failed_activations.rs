@@ -16,7 +16,7 @@ use crate::peer::GroupName;
 use crate::records::command::SystemCommand;
 use crate::records::rejection::RejectionCode;
 use crate::system::cluster_error::ClusterError;
-use crate::system::host::Host;
+use crate::system::context::NodeContext;
 use crate::system::submit::submit;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
@@ -76,7 +76,14 @@ fn gauge(group: &GroupName, value: f64) {
 }
 
 /// Records in `system` that a partition led here cannot carry out an activation.
-pub async fn report(host: &Host, troubles: &Troubles, group: &GroupName, module: ModuleId, number: u64, reason: &str) {
+pub async fn report(
+    context: &NodeContext,
+    troubles: &Troubles,
+    group: &GroupName,
+    module: ModuleId,
+    number: u64,
+    reason: &str,
+) {
     if !troubles.on_failed(group, number) {
         return;
     }
@@ -87,7 +94,7 @@ pub async fn report(host: &Host, troubles: &Troubles, group: &GroupName, module:
         reason,
         "a module cannot be activated: the partition takes no commands until another module is activated"
     );
-    let Some(system) = host.system.get().cloned() else { return };
+    let Some(system) = context.system.get().cloned() else { return };
     let (machine, problem) = (group.machine.to_string(), reason.chars().take(200).collect());
     let command = SystemCommand::ModuleNotActivated { machine, module, number, partition: group.partition, problem };
     match submit(&system, &command, Instant::now() + PATIENCE).await {

@@ -19,9 +19,9 @@ use crate::peer::GroupName;
 use crate::system::clock_anchor::AnchorFile;
 use crate::system::clock_round::ask_clock;
 use crate::system::clocks::Clocks;
+use crate::system::context::NodeContext;
 use crate::system::divergence;
 use crate::system::error::NodeError;
-use crate::system::host::Host;
 use crate::system::pulse::Mark;
 use crate::system::timekeeping;
 
@@ -62,78 +62,78 @@ impl Vigil {
 }
 
 /// Runs until the node stops.
-pub async fn run(host: Arc<Host>, vigil: Arc<Vigil>) {
+pub async fn run(context: Arc<NodeContext>, vigil: Arc<Vigil>) {
     let mut writing: Option<JoinHandle<()>> = None;
     for round in 0_u64.. {
         // What was seen is written before the others are told of it. A disk that hangs does not hold up the clock
         // round.
         if writing.as_ref().is_none_or(JoinHandle::is_finished) {
-            writing = Some(write_what_was_seen(&host, &vigil, round % ROUNDS_PER_BEAT == 0));
+            writing = Some(write_what_was_seen(&context, &vigil, round % ROUNDS_PER_BEAT == 0));
         }
         if let Some(writing) = &mut writing {
             drop(tokio::time::timeout(CLOCK_PATIENCE, writing).await);
         }
-        let others = host.others();
+        let others = context.others();
         let others_count = others.len();
-        let asking = others.into_iter().map(|node| ask_clock(&host, node, CLOCK_PATIENCE));
+        let asking = others.into_iter().map(|node| ask_clock(&context, node, CLOCK_PATIENCE));
         join_all(asking).await;
         // A node that is about to stop does not stand, because it would have to hand over again at once.
-        let may_lead = host.clocks.on_round(others_count);
-        let replicas = host.replicas();
+        let may_lead = context.clocks.on_round(others_count);
+        let replicas = context.replicas();
         for (_, partition) in &replicas {
-            partition.group().stand(may_lead && !host.leaving.is_cancelled());
+            partition.group().stand(may_lead && !context.leaving.is_cancelled());
         }
         let led = replicas.iter().filter(|(_, partition)| partition.is_leader()).count();
-        timekeeping::show(&host);
+        timekeeping::show(&context);
         metrics::gauge!("statehouse_partitions_led").set(led as f64);
-        let answering: BTreeSet<NodeId> = host.clocks.samples().into_keys().collect();
+        let answering: BTreeSet<NodeId> = context.clocks.samples().into_keys().collect();
         metrics::gauge!("statehouse_nodes_answering").set(answering.len() as f64);
         vigil.answering.send_replace(answering);
         if round % ROUNDS_PER_LOOK == 0 {
-            let following = host.replicas().into_iter().filter(|(_, partition)| !partition.is_leader());
-            let comparing = following.map(|(group, partition)| divergence::compare(&host, group, partition));
+            let following = context.replicas().into_iter().filter(|(_, partition)| !partition.is_leader());
+            let comparing = following.map(|(group, partition)| divergence::compare(&context, group, partition));
             join_all(comparing).await;
         }
         tokio::select! {
-            () = host.stopping.cancelled() => return,
+            () = context.stopping.cancelled() => return,
             () = tokio::time::sleep(CLOCK_ROUND) => {}
         }
     }
 }
 
 /// What a node without peers does: it follows its own clock.
-pub async fn watch_clock(host: Arc<Host>, vigil: Arc<Vigil>) {
+pub async fn watch_clock(context: Arc<NodeContext>, vigil: Arc<Vigil>) {
     let mut writing: Option<JoinHandle<()>> = None;
-    while !host.stopping.is_cancelled() {
-        host.clocks.on_round(0);
+    while !context.stopping.is_cancelled() {
+        context.clocks.on_round(0);
         if writing.as_ref().is_none_or(JoinHandle::is_finished) {
-            let (clocks, vigil) = (host.clocks.clone(), vigil.clone());
+            let (clocks, vigil) = (context.clocks.clone(), vigil.clone());
             writing = Some(tokio::task::spawn_blocking(move || vigil.keep_anchor(&clocks)));
         }
-        timekeeping::show(&host);
+        timekeeping::show(&context);
         tokio::select! {
-            () = host.stopping.cancelled() => return,
+            () = context.stopping.cancelled() => return,
             () = tokio::time::sleep(CLOCK_ROUND) => {}
         }
     }
 }
 
 /// Makes durable what was seen and heard of the others, and lets this node's pulse beat if `beats` says so.
-fn write_what_was_seen(host: &Arc<Host>, vigil: &Arc<Vigil>, beats: bool) -> JoinHandle<()> {
+fn write_what_was_seen(context: &Arc<NodeContext>, vigil: &Arc<Vigil>, beats: bool) -> JoinHandle<()> {
     let mark = |(group, replica): (GroupName, Arc<Partition>)| {
         let mark: Mark = (replica.log().durable(), replica.log().vote());
         (group, mark)
     };
-    let marks: BTreeMap<GroupName, Mark> = host.replicas().into_iter().map(mark).collect();
-    host.pulse.on_round(&marks);
-    let counts = host.opening.features.has(features::LOSSES);
-    let (host, vigil, is_mended) = (host.clone(), vigil.clone(), counts && host.is_all_open());
+    let marks: BTreeMap<GroupName, Mark> = context.replicas().into_iter().map(mark).collect();
+    context.pulse.on_round(&marks);
+    let counts = context.opening.features.has(features::LOSSES);
+    let (context, vigil, is_mended) = (context.clone(), vigil.clone(), counts && context.is_all_open());
     tokio::task::spawn_blocking(move || {
-        let flush_seen = || host.seen.flush().map_err(NodeError::from);
-        let written = host.pulse.write(Some(&marks).filter(|_| counts && beats), is_mended, flush_seen);
+        let flush_seen = || context.seen.flush().map_err(NodeError::from);
+        let written = context.pulse.write(Some(&marks).filter(|_| counts && beats), is_mended, flush_seen);
         if let Err(error) = written {
             tracing::warn!(%error, "the record of other nodes' logs, or this node's counter, could not be written");
         }
-        vigil.keep_anchor(&host.clocks);
+        vigil.keep_anchor(&context.clocks);
     })
 }

@@ -12,19 +12,19 @@ use crate::ids::Micros;
 use crate::machine::transit::InTransit;
 use crate::partition::moment_before;
 use crate::router::Machine;
-use crate::system::host::Host;
+use crate::system::context::NodeContext;
 
 const ROUND: Duration = Duration::from_secs(2);
 /// How far back the moment lies: it must have passed on every node, however the clocks differ, and be applied here.
 const PASSED: i64 = 5_000_000;
 
 /// Runs until the node stops.
-pub async fn run(host: Arc<Host>) {
+pub async fn run(context: Arc<NodeContext>) {
     // Units that were shown before go back to 0.
     let mut shown: BTreeSet<(String, String)> = BTreeSet::new();
     loop {
-        let at = moment_before(Micros(host.clock.now().0.saturating_sub(PASSED)));
-        for machine in host.router.machines() {
+        let at = moment_before(Micros(context.clock.now().0.saturating_sub(PASSED)));
+        for machine in context.router.machines() {
             let name = machine.name().to_owned();
             let adding = tokio::task::spawn_blocking(move || sum(&machine, at));
             let Ok(Some(sum)) = adding.await else { continue };
@@ -41,7 +41,7 @@ pub async fn run(host: Arc<Host>) {
             cut.set(at.0 as f64 / 1e6);
         }
         tokio::select! {
-            () = host.stopping.cancelled() => return,
+            () = context.stopping.cancelled() => return,
             () = tokio::time::sleep(ROUND) => {}
         }
     }

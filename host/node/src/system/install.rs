@@ -18,7 +18,7 @@ use crate::disk::RealDisk;
 use crate::ids::NodeId;
 use crate::peer::{GroupName, Offer, ServiceError};
 use crate::snapshot::{Incoming, Manifest, TransferError, receive};
-use crate::system::host::Host;
+use crate::system::context::NodeContext;
 use crate::system::reopening::reopen;
 use crate::system::replica_states::Turn;
 
@@ -28,10 +28,15 @@ const WORD: Duration = Duration::from_secs(1);
 type Replies = BoxStream<'static, Result<Bytes, ServiceError>>;
 
 /// Answers [`crate::peer::Topic::Offer`].
-pub fn on_offer(host: &Arc<Host>, from: NodeId, group: GroupName, body: &[u8]) -> Result<Replies, ServiceError> {
+pub fn on_offer(
+    context: &Arc<NodeContext>,
+    from: NodeId,
+    group: GroupName,
+    body: &[u8],
+) -> Result<Replies, ServiceError> {
     let failed = |error: &dyn std::fmt::Display| ServiceError::Failed(error.to_string());
     let Offer { vote, snapshot } = Offer::decode(body)?;
-    let replica = host.find_replica(&group).ok_or_else(|| ServiceError::NoGroup(group.clone()))?;
+    let replica = context.find_replica(&group).ok_or_else(|| ServiceError::NoGroup(group.clone()))?;
     replica.group().check_offer(from, vote).map_err(|error| failed(&error))?;
     if let Some(own) = replica.log().vote().filter(|own| vote.order() < own.order()) {
         return Ok(one(&SnapshotReply::HigherVote(own)));
@@ -40,10 +45,10 @@ pub fn on_offer(host: &Arc<Host>, from: NodeId, group: GroupName, body: &[u8]) -
         // Somebody must look at a halted partition before it continues.
         return Err(failed(&format!("{group} does not run")));
     }
-    let Some(turn) = host.replica_states.begin(&group) else {
+    let Some(turn) = context.replica_states.begin(&group) else {
         return Err(failed(&format!("{group} is taking a snapshot already")));
     };
-    let folder = host.folder.partition(&group.machine, group.partition);
+    let folder = context.folder.partition(&group.machine, group.partition);
     let last = Manifest::decode(&snapshot).map_err(|error| failed(&error))?.last();
     if last.index <= replica.log_index_applied() {
         return Ok(one(&SnapshotReply::Taken));
@@ -55,7 +60,7 @@ pub fn on_offer(host: &Arc<Host>, from: NodeId, group: GroupName, body: &[u8]) -
         "fetching a snapshot to replace the state"
     );
     drop(replica);
-    Ok(speak(take(host.clone(), turn, from, incoming)))
+    Ok(speak(take(context.clone(), turn, from, incoming)))
 }
 
 fn one(reply: &SnapshotReply) -> Replies {
@@ -76,13 +81,13 @@ fn speak(taking: impl Future<Output = Result<(), TransferError>> + Send + 'stati
     replies.boxed()
 }
 
-async fn take(host: Arc<Host>, turn: Turn, from: NodeId, incoming: Incoming) -> Result<(), TransferError> {
-    receive(host.network.as_ref(), from, &turn.group, incoming).await?;
+async fn take(context: Arc<NodeContext>, turn: Turn, from: NodeId, incoming: Incoming) -> Result<(), TransferError> {
+    receive(context.network.as_ref(), from, &turn.group, incoming).await?;
     // The snapshot is durable. Even if the leader that offered it dies, it is installed when the partition is opened
     // again.
-    if let Some(machine) = host.find_machine(&turn.group.machine) {
+    if let Some(machine) = context.find_machine(&turn.group.machine) {
         // The group has its history, so no node has to found it.
-        tokio::spawn(reopen(host, turn, machine, "it is installing a snapshot".to_owned(), Vec::new()));
+        tokio::spawn(reopen(context, turn, machine, "it is installing a snapshot".to_owned(), Vec::new()));
     }
     Ok(())
 }

@@ -23,7 +23,7 @@ use crate::machine::entry::{Entry, EntryError};
 use crate::partition::Partition;
 use crate::partition::tail::{Start, Tail};
 use crate::peer::{Call, GroupName, Pieces, ServiceError, Topic};
-use crate::system::host::Host;
+use crate::system::context::NodeContext;
 use crate::system::messages::{decode, encode};
 
 /// How long a node may take to find the place, and to send the next piece.
@@ -107,7 +107,7 @@ impl Incoming {
     /// # Errors
     /// The node does not answer, or does not have them.
     pub async fn open(
-        host: &Host,
+        context: &NodeContext,
         node: NodeId,
         group: &GroupName,
         stand: Stand,
@@ -116,7 +116,7 @@ impl Incoming {
         let (JournalIndex(after), Head(head)) = stand;
         let body = encode(&JournalFetchRequest { after, head, last: last.0 });
         let call = Call { topic: Topic::History, group: Some(group.clone()), body };
-        let pieces = host.network.fetch(node, call, PATIENCE).await?;
+        let pieces = context.network.fetch(node, call, PATIENCE).await?;
         Ok(Self { pieces, ready: VecDeque::new(), stand, last })
     }
 

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use crate::ids::NodeId;
 use crate::system::clock_round::ask_clock;
-use crate::system::host::Host;
+use crate::system::context::NodeContext;
 use crate::system::reconciliation;
 
 /// How long a node that stops waits for others to lead instead, and how often it looks.
@@ -22,34 +22,34 @@ const HAND_OVER_ASK: Duration = Duration::from_millis(400);
 
 /// Stops standing for election, and only then tells the others that this node is about to stop. A node that hears it
 /// need not ask whether this one may still lead.
-pub fn announce(host: &Host) {
-    stand_back(host);
-    host.leaving.cancel();
+pub fn announce(context: &NodeContext) {
+    stand_back(context);
+    context.leaving.cancel();
     // The health check may have let this node stand again in between.
-    stand_back(host);
+    stand_back(context);
 }
 
-fn stand_back(host: &Host) {
-    host.replicas().into_iter().for_each(|(_, partition)| partition.group().stand(false));
+fn stand_back(context: &NodeContext) {
+    context.replicas().into_iter().for_each(|(_, partition)| partition.group().stand(false));
 }
 
 /// Hands over what this node leads, so that nobody has to notice first that it is gone.
-pub async fn hand_over_all(host: &Arc<Host>) {
-    let led = || host.replicas().into_iter().filter(|(_, partition)| partition.is_leader());
+pub async fn hand_over_all(context: &Arc<NodeContext>) {
+    let led = || context.replicas().into_iter().filter(|(_, partition)| partition.is_leader());
     if led().next().is_none() {
         return;
     }
     // The others may be about to stop as well, and a node that does not answer now does not lead either.
     let asked = Instant::now();
-    join_all(host.others().into_iter().map(|node| ask_clock(host, node, HAND_OVER_ASK))).await;
+    join_all(context.others().into_iter().map(|node| ask_clock(context, node, HAND_OVER_ASK))).await;
     let can_lead = |node: &NodeId| {
-        let samples = host.clocks.samples();
+        let samples = context.clocks.samples();
         samples.get(node).is_some_and(|sample| asked <= sample.at && !sample.is_stopping)
     };
-    let is_there_one = || host.others().iter().any(can_lead);
+    let is_there_one = || context.others().iter().any(can_lead);
     while led().next().is_some() && is_there_one() && asked.elapsed() < HAND_OVER_MAX {
         let handing = led().map(|(group, partition)| async move {
-            if let Err(error) = reconciliation::hand_over(host, &group, &partition, can_lead).await {
+            if let Err(error) = reconciliation::hand_over(context, &group, &partition, can_lead).await {
                 tracing::debug!(%error, "leadership could not be transferred");
             }
         });

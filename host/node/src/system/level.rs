@@ -24,7 +24,6 @@ use crate::system::clock_round::{ClockAnswer, LEVEL_ONLY};
 use crate::system::cluster_error::ClusterError;
 use crate::system::context::NodeContext;
 use crate::system::directory::Directory;
-use crate::system::host::Host;
 use crate::system::messages::decode;
 use crate::system::submit::submit;
 
@@ -34,8 +33,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const ASK_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Records the level that all nodes understand. The leader of `system` calls it in each of its rounds.
-pub async fn tend(host: &Host, system: &Machine, directory: &Directory) -> Result<(), ClusterError> {
-    let Some(level) = understood_by_all(host, directory).filter(|level| directory.feature_level < *level) else {
+pub async fn tend(context: &NodeContext, system: &Machine, directory: &Directory) -> Result<(), ClusterError> {
+    let Some(level) = understood_by_all(context, directory).filter(|level| directory.feature_level < *level) else {
         return Ok(());
     };
     let command = SystemCommand::RaiseLevel { level, nodes: directory.nodes.keys().copied().collect() };
@@ -55,11 +54,11 @@ pub async fn tend(host: &Host, system: &Machine, directory: &Directory) -> Resul
 }
 
 /// `None` while there is a node that has not said lately what it understands.
-fn understood_by_all(host: &Host, directory: &Directory) -> Option<FeatureLevel> {
-    let samples = host.clocks.samples();
+fn understood_by_all(context: &NodeContext, directory: &Directory) -> Option<FeatureLevel> {
+    let samples = context.clocks.samples();
     let understood = directory.nodes.keys().map(|node| {
-        if *node == host.node {
-            Some(host.level.max())
+        if *node == context.node {
+            Some(context.level.max())
         } else {
             samples.get(node).map(|sample| sample.feature_level_max)
         }

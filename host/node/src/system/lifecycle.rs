@@ -120,7 +120,7 @@ impl Cluster {
         self.step(&system, &SystemCommand::PrepareModule { machine: machine.to_owned(), module }, wanting).await?;
         // This step clears what nodes have reported before, which must not be taken for what they report now.
         self.directory_now(wanting.deadline).await?;
-        let mut now = self.host().watch_directory();
+        let mut now = self.context().watch_directory();
         let is_over = |directory: &Directory| {
             let row = directory.modules.get(machine).and_then(|row| row.find(module.0));
             let has_said =
@@ -214,7 +214,7 @@ impl Cluster {
             self.step(system, &command, wanting).await?;
             self.directory_now(wanting.deadline).await?;
         }
-        let mut now = self.host().watch_directory();
+        let mut now = self.context().watch_directory();
         let is_over = now.wait_for(|now| draining(&now.directory).is_none());
         if !matches!(tokio::time::timeout_at(wanting.deadline, is_over).await, Ok(Ok(_))) {
             return Err(ClusterError::Deadline);
@@ -259,7 +259,7 @@ impl Cluster {
 
     /// The head of a partition's journal after an entry, if this node has that entry.
     pub fn head_at(&self, machine: &str, partition: PartitionId, index: JournalIndex) -> Option<Head> {
-        self.host().router.find_machine(machine)?.find_partition(partition)?.head_at(index).ok()?
+        self.context().router.find_machine(machine)?.find_partition(partition)?.head_at(index).ok()?
     }
 
     async fn wait_until_active(&self, machine: &str, module: ModuleId, deadline: Instant) -> Result<(), ClusterError> {
@@ -308,7 +308,7 @@ impl Cluster {
     fn modules_of(&self, directory: &Directory, machine: &str) -> Result<ModulesView, ClusterError> {
         let unknown = || ClusterError::UnknownMachine(machine.to_owned());
         let row = directory.machines.get(machine).ok_or_else(unknown)?;
-        let open = self.host().router.find_machine(machine);
+        let open = self.context().router.find_machine(machine);
         let replicas = open.iter().flat_map(|open| open.partition_ids().filter_map(|id| open.find_partition(id)));
         let partitions = replicas.map(|partition| {
             let journal = partition.progress().journal;
@@ -339,7 +339,7 @@ impl Cluster {
     }
 
     pub(super) async fn load(&self, module: ModuleId) -> Result<Arc<dyn Logic>, ClusterError> {
-        let found = find_module(self.host(), module).await;
+        let found = find_module(self.context(), module).await;
         found.map_err(|error| ClusterError::Invalid(format!("module {}: {error}", module.short())))
     }
 }

@@ -12,7 +12,7 @@ use crate::ids::Term;
 use crate::log::{DamagedLog, EntryId, LogError, LogOptions};
 use crate::partition::{Loss, PartitionError, Witness};
 use crate::peer::GroupName;
-use crate::system::host::Host;
+use crate::system::context::NodeContext;
 
 /// What is wrong with a log in a way that other nodes can help with.
 #[derive(Clone, Debug)]
@@ -69,15 +69,15 @@ impl LogDamage {
 }
 
 /// What an operator may do about a partition that has lost entries, and what it would mean.
-pub fn advice(host: &Host, group: &GroupName) -> String {
-    let others = host.others();
+pub fn advice(context: &NodeContext, group: &GroupName) -> String {
+    let others = context.others();
     let nodes: Vec<String> = others.iter().map(ToString::to_string).collect();
     let whom = match nodes.as_slice() {
         [] => "no other node has them".to_owned(),
         [node] => format!("node {node} may have them"),
         nodes => format!("nodes {} may have them", nodes.join(", ")),
     };
-    let archive = match &host.opening.archive {
+    let archive = match &context.opening.archive {
         Some(_) => {
             "; the archive has everything that was archived (`statehouse snapshot restore` makes a new node from \
              it)"

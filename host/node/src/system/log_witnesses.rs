@@ -16,9 +16,10 @@ use crate::ids::NodeId;
 use crate::partition::Remembered;
 use crate::planted::{Bug, is_planted};
 use crate::router::Machine;
+use crate::system::context::NodeContext;
 use crate::system::error::NodeError;
-use crate::system::host::{ASK_AGAIN, Host};
 use crate::system::log_damage::advice;
+use crate::system::messages::ASK_AGAIN;
 use crate::system::messages::{self, Told};
 use crate::system::replica_states::Turn;
 
@@ -35,26 +36,26 @@ pub(super) enum Recalled {
 }
 
 /// What the others remember about this node, once enough of them have answered.
-pub(super) async fn ask_seen(host: &Host, turn: &Turn, machine: &Machine) -> Result<Recalled, NodeError> {
+pub(super) async fn ask_seen(context: &NodeContext, turn: &Turn, machine: &Machine) -> Result<Recalled, NodeError> {
     let group = &turn.group;
     if is_planted(Bug::SeenNotAsked) {
         return Ok(Recalled::Vouched(Remembered::default()));
     }
     let mut told: BTreeMap<NodeId, Told> = BTreeMap::new();
     loop {
-        let known = lists_of_others(host);
+        let known = lists_of_others(context);
         let others: BTreeSet<NodeId> = known.iter().flatten().copied().collect();
         let silent: Vec<NodeId> = others.into_iter().filter(|node| !told.contains_key(node)).collect();
         let mut reasons = Vec::new();
-        let own = host.pulse.own_of(group);
+        let own = context.pulse.own_of(group);
         let judge = |told: &_| known.iter().find_map(|others| judge(others, told, own));
         if let Some(recalled) = judge(&told) {
             return Ok(recalled);
         }
         for node in silent {
-            match messages::ask_seen(host.network.as_ref(), node, group, SEEN_PATIENCE).await {
+            match messages::ask_seen(context.network.as_ref(), node, group, SEEN_PATIENCE).await {
                 Ok(answer) => {
-                    host.pulse.on_heard_of_me(answer.pulse.unwrap_or(0));
+                    context.pulse.on_heard_of_me(answer.pulse.unwrap_or(0));
                     told.insert(node, answer);
                 }
                 Err(error) => reasons.push(error.to_string()),
@@ -65,26 +66,26 @@ pub(super) async fn ask_seen(host: &Host, turn: &Turn, machine: &Machine) -> Res
         }
         let mut reason = format!("waits for another node to confirm what its log held: {}", reasons.join("; "));
         if !told.is_empty() {
-            reason = format!("{reason}; {}; {}", away(&told, own), advice(host, group));
+            reason = format!("{reason}; {}; {}", away(&told, own), advice(context, group));
             turn.set_refusal(reason.clone());
-            if host.record.is_given_up(group) {
+            if context.record.is_given_up(group) {
                 return Ok(Recalled::Unvouched);
             }
         }
         turn.say_not_served(machine, reason);
         tokio::select! {
-            () = host.stopping.cancelled() => return Err(NodeError::Stopping),
+            () = context.stopping.cancelled() => return Err(NodeError::Stopping),
             () = tokio::time::sleep(ASK_AGAIN) => {}
         }
     }
 }
 
 /// The other nodes as this node knows them, and, until it knows for sure, as each of the others names them.
-fn lists_of_others(host: &Host) -> Vec<BTreeSet<NodeId>> {
-    let mut lists: Vec<BTreeSet<NodeId>> = host.published.directory.borrow().named().cloned().collect();
-    lists.push(host.published.nodes.borrow().iter().copied().collect());
+fn lists_of_others(context: &NodeContext) -> Vec<BTreeSet<NodeId>> {
+    let mut lists: Vec<BTreeSet<NodeId>> = context.published.directory.borrow().named().cloned().collect();
+    lists.push(context.published.nodes.borrow().iter().copied().collect());
     for list in &mut lists {
-        list.remove(&host.node);
+        list.remove(&context.node);
     }
     lists
 }

@@ -19,8 +19,8 @@ use crate::peer::GroupName;
 use crate::records::command::SystemCommand;
 use crate::system::cluster::Cluster;
 use crate::system::cluster_error::ClusterError;
+use crate::system::context::NodeContext;
 use crate::system::error::NodeError;
-use crate::system::host::Host;
 use crate::system::record::loss_of;
 use crate::system::submit::submit;
 
@@ -41,22 +41,22 @@ pub struct Word {
 }
 
 /// Notes which replicas have entries by now.
-fn note_entries(host: &Host) -> Result<(), NodeError> {
-    let with_entries = |group: &GroupName| !host.record.had_entries(group);
-    let replicas = host.replicas();
+fn note_entries(context: &NodeContext) -> Result<(), NodeError> {
+    let with_entries = |group: &GroupName| !context.record.had_entries(group);
+    let replicas = context.replicas();
     let durable = replicas.iter().filter(|(_, replica)| replica.log().durable().is_some());
     let new: Vec<GroupName> = durable.map(|(group, _)| group.clone()).filter(with_entries).collect();
-    if new.is_empty() { Ok(()) } else { host.record.note_entries(&new) }
+    if new.is_empty() { Ok(()) } else { context.record.note_entries(&new) }
 }
 
 /// Records in `system` the words that are only in this node's record.
-async fn bring_words(host: &Host) -> Result<(), ClusterError> {
-    let words = host.record.given_up().into_iter().filter(|word| !word.is_in_system);
+async fn bring_words(context: &NodeContext) -> Result<(), ClusterError> {
+    let words = context.record.given_up().into_iter().filter(|word| !word.is_in_system);
     for word in words {
-        let Some(system) = host.system.get() else { return Ok(()) };
-        let command = SystemCommand::AcceptLoss(loss_of(&word, host.node));
+        let Some(system) = context.system.get() else { return Ok(()) };
+        let command = SystemCommand::AcceptLoss(loss_of(&word, context.node));
         submit(system, &command, Instant::now() + PATIENCE).await?;
-        if let Err(error) = host.record.set_in_system(&word) {
+        if let Err(error) = context.record.set_in_system(&word) {
             // The word is sent again, and `system` records it once.
             tracing::warn!(%error, "it could not be recorded that `system` knows of an operator's decision");
         }
@@ -65,19 +65,19 @@ async fn bring_words(host: &Host) -> Result<(), ClusterError> {
 }
 
 /// Notes entries and records words until the node stops.
-pub async fn run(host: Arc<Host>) {
+pub async fn run(context: Arc<NodeContext>) {
     loop {
-        let noting = host.clone();
+        let noting = context.clone();
         if let Ok(Err(error)) = tokio::task::spawn_blocking(move || note_entries(&noting)).await {
             tracing::warn!(%error, "it could not be recorded which replicas have entries");
         }
-        if host.opening.features.has(features::LOSSES)
-            && let Err(error) = bring_words(&host).await
+        if context.opening.features.has(features::LOSSES)
+            && let Err(error) = bring_words(&context).await
         {
             tracing::debug!(%error, "an operator's decision is not in `system` yet");
         }
         tokio::select! {
-            () = host.stopping.cancelled() => return,
+            () = context.stopping.cancelled() => return,
             () = tokio::time::sleep(ROUND) => {}
         }
     }
@@ -90,9 +90,9 @@ impl Cluster {
     /// # Errors
     /// The partition waits for nothing, or it is not open before the deadline: the word counts all the same.
     pub async fn accept_loss(&self, word: Word, deadline: Instant) -> Result<(), ClusterError> {
-        let host = self.host();
+        let context = self.context();
         let group = GroupName::new(&word.machine, word.partition);
-        let Some(refusal) = host.replica_states.refusal(&group) else {
+        let Some(refusal) = context.replica_states.refusal(&group) else {
             let detail =
                 format!("{group} has lost nothing on this node that it waits for: there is nothing to give up");
             return Err(ClusterError::StepRefused(detail));
@@ -100,13 +100,13 @@ impl Cluster {
         let Word { machine, partition, by, why } = word;
         tracing::error!(%group, by, why, refusal, "an operator gives up what this node's log has lost");
         metrics::counter!("statehouse_losses_accepted_total").increment(1);
-        let (partition, time) = (partition.0, host.clock.now().0);
+        let (partition, time) = (partition.0, context.clock.now().0);
         let given_up = GivenUp { machine, partition, by, why, time, refusal, is_used: false, is_in_system: false };
-        let noting = host.clone();
+        let noting = context.clone();
         let noted = tokio::task::spawn_blocking(move || noting.record.give_up(given_up)).await;
         let noted = noted.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
         noted.map_err(|error| ClusterError::NotKept(error.to_string()))?;
-        while host.record.is_given_up(&group) || host.find_replica(&group).is_none() {
+        while context.record.is_given_up(&group) || context.find_replica(&group).is_none() {
             if deadline <= Instant::now() {
                 return Err(ClusterError::Deadline);
             }

@@ -20,9 +20,8 @@ use crate::system::directory::{Directory, founders_of};
 use crate::system::directory_requests::DirectoryFreshness;
 use crate::system::drain;
 use crate::system::error::NodeError;
-use crate::system::host::Host;
 use crate::system::logic::{MachineRow, SYSTEM, System};
-use crate::system::modules::{HostModules, find_module};
+use crate::system::modules::{NodeModules, find_module};
 use crate::system::opening::open_replica;
 use crate::system::reopening::reopen;
 
@@ -41,10 +40,10 @@ pub fn system_logic(context: &NodeContext) -> Arc<dyn Logic> {
 }
 
 /// Makes the machine `system` known and opens its only partition.
-pub async fn open_system(host: &Arc<Host>, system: Arc<dyn Logic>) -> Result<(), NodeError> {
-    let machine = host.system.get_or_init(|| make(host, SYSTEM, 1, system)).clone();
-    host.router.set_system(machine.clone());
-    open_missing(host, &machine, PartitionId(0), founders_of_system(host)).await
+pub async fn open_system(context: &Arc<NodeContext>, system: Arc<dyn Logic>) -> Result<(), NodeError> {
+    let machine = context.system.get_or_init(|| make(context, SYSTEM, 1, system)).clone();
+    context.router.set_system(machine.clone());
+    open_missing(context, &machine, PartitionId(0), founders_of_system(context)).await
 }
 
 fn founders_of_system(context: &NodeContext) -> Vec<NodeId> {
@@ -57,11 +56,11 @@ fn founders_of_system(context: &NodeContext) -> Vec<NodeId> {
 ///
 /// # Errors
 /// It does not, or that could not be found out in time.
-pub async fn check_level(host: &Host) -> Result<(), NodeError> {
-    let Some(system) = host.system_partition() else { return host.level.check() };
-    let read = host.directory_requests.read(system, DirectoryFreshness::Stale, Instant::now() + READ_PATIENCE).await;
+pub async fn check_level(context: &NodeContext) -> Result<(), NodeError> {
+    let Some(system) = context.system_partition() else { return context.level.check() };
+    let read = context.directory_requests.read(system, DirectoryFreshness::Stale, Instant::now() + READ_PATIENCE).await;
     // The owner may have found it out before, and then the partition is closed by now.
-    host.level.check()?;
+    context.level.check()?;
     match read {
         Err(error @ (NodeError::Unanswered | NodeError::Stopping)) => Err(error),
         // What cannot be read now is read as soon as that is possible, before any other partition is opened.
@@ -70,66 +69,70 @@ pub async fn check_level(host: &Host) -> Result<(), NodeError> {
 }
 
 /// Opens the replicas that the directory names and that are not open here, all at once. Returns the first failure.
-pub async fn open_machines(host: &Arc<Host>, directory: &Directory) -> Result<(), NodeError> {
+pub async fn open_machines(context: &Arc<NodeContext>, directory: &Directory) -> Result<(), NodeError> {
     let opening = directory.machines.iter().map(|(name, row)| async move {
-        let Some(machine) = find_or_make(host, name, row).await? else { return Ok(()) };
+        let Some(machine) = find_or_make(context, name, row).await? else { return Ok(()) };
         let founders = founders_of(row);
-        let opening = machine.partition_ids().map(|id| open_missing(host, &machine, id, founders.clone()));
+        let opening = machine.partition_ids().map(|id| open_missing(context, &machine, id, founders.clone()));
         join_all(opening).await.into_iter().collect()
     });
     join_all(opening).await.into_iter().collect()
 }
 
 /// Finds or makes a machine and brings it up to date. Returns `None` while its partitions must not be opened.
-async fn find_or_make(host: &Arc<Host>, name: &str, row: &MachineRow) -> Result<Option<Arc<Machine>>, NodeError> {
-    let mut hindrances = drain::hindrances(&host.directory(), name);
-    hindrances.is_removed = host.published.directory.borrow().is_removed;
-    let machine = match host.router.find_machine(name) {
+async fn find_or_make(
+    context: &Arc<NodeContext>,
+    name: &str,
+    row: &MachineRow,
+) -> Result<Option<Arc<Machine>>, NodeError> {
+    let mut hindrances = drain::hindrances(&context.directory(), name);
+    hindrances.is_removed = context.published.directory.borrow().is_removed;
+    let machine = match context.router.find_machine(name) {
         Some(machine) => {
             machine.set_hindrances(hindrances);
             if machine.module_id() != ModuleId(row.module) {
-                machine.set_active(find_module(host, ModuleId(row.module)).await?);
+                machine.set_active(find_module(context, ModuleId(row.module)).await?);
             }
             machine
         }
         None => {
-            let active = find_module(host, ModuleId(row.module)).await?;
-            let machine = make(host, name, row.partitions, active);
-            host.router.add(machine.clone());
+            let active = find_module(context, ModuleId(row.module)).await?;
+            let machine = make(context, name, row.partitions, active);
+            context.router.add(machine.clone());
             machine
         }
     };
     // Until this node is level, what it knows about the others may be long out of date, so it shares nothing with
     // them yet.
-    Ok(host.is_level().then_some(machine))
+    Ok(context.is_level().then_some(machine))
 }
 
 /// Opens a replica, unless it is open or a task is opening it.
 async fn open_missing(
-    host: &Arc<Host>,
+    context: &Arc<NodeContext>,
     machine: &Arc<Machine>,
     partition: PartitionId,
     founders: Vec<NodeId>,
 ) -> Result<(), NodeError> {
-    let turn = host.replica_states.begin(&GroupName::new(machine.name(), partition));
+    let turn = context.replica_states.begin(&GroupName::new(machine.name(), partition));
     match turn.filter(|_| machine.find_partition(partition).is_none()) {
-        Some(turn) => open_replica(host, &turn, machine, founders).await,
+        Some(turn) => open_replica(context, &turn, machine, founders).await,
         None => Ok(()),
     }
 }
 
-fn make(host: &Arc<Host>, name: &str, partition_count: u32, active: Arc<dyn Logic>) -> Arc<Machine> {
+fn make(context: &Arc<NodeContext>, name: &str, partition_count: u32, active: Arc<dyn Logic>) -> Arc<Machine> {
     Machine::new(MachineOptions {
         name: name.to_owned(),
         partition_count,
-        modules: Arc::new(HostModules::new(host)),
+        modules: Arc::new(NodeModules::new(context)),
         active,
-        clock: host.clock.clone(),
-        node: host.node,
-        network: host.network.clone(),
-        nodes: host.published.nodes.clone(),
-        answering: host.published.answering.clone(),
-        features: host.opening.features.clone(),
+        clock: context.clock.clone(),
+        node: context.node,
+        network: context.network.clone(),
+        nodes: context.published.nodes.clone(),
+        answering: context.published.answering.clone(),
+        features: context.opening.features.clone(),
     })
 }
 
@@ -141,13 +144,13 @@ fn unknown_machines(context: &NodeContext) -> Vec<String> {
 }
 
 /// Waits until `system` knows every machine to create, and has recorded the feature level of a node that is alone.
-pub async fn wait_until_created(host: &Host, deadline: Instant) -> Result<Arc<Directory>, NodeError> {
-    let system = host.system_partition().expect("it was opened before");
+pub async fn wait_until_created(context: &NodeContext, deadline: Instant) -> Result<Arc<Directory>, NodeError> {
+    let system = context.system_partition().expect("it was opened before");
     let mut progress = system.watch_progress();
     loop {
-        let directory = host.directory_requests.read(system.clone(), DirectoryFreshness::Stale, deadline).await?;
-        let is_level = host.level.max() <= directory.feature_level;
-        if is_level && host.specs.iter().all(|spec| directory.machines.contains_key(&spec.name)) {
+        let directory = context.directory_requests.read(system.clone(), DirectoryFreshness::Stale, deadline).await?;
+        let is_level = context.level.max() <= directory.feature_level;
+        if is_level && context.specs.iter().all(|spec| directory.machines.contains_key(&spec.name)) {
             return Ok(directory);
         }
         if !matches!(tokio::time::timeout_at(deadline, progress.changed()).await, Ok(Ok(()))) {
@@ -157,10 +160,10 @@ pub async fn wait_until_created(host: &Host, deadline: Instant) -> Result<Arc<Di
 }
 
 /// Waits until every partition has a leader and its module. At the deadline the error says what is missing.
-pub async fn wait_until_served(host: &Host, deadline: Instant) -> Result<(), NodeError> {
+pub async fn wait_until_served(context: &NodeContext, deadline: Instant) -> Result<(), NodeError> {
     loop {
-        let missing = match host.router.is_served() {
-            Ok(()) if is_decided(host) => return Ok(()),
+        let missing = match context.router.is_served() {
+            Ok(()) if is_decided(context) => return Ok(()),
             Ok(()) => vec!["a partition has no module yet".to_owned()],
             Err(missing) => missing,
         };
@@ -182,36 +185,36 @@ fn is_decided(context: &NodeContext) -> bool {
 
 /// Opens what the directory names, until the node stops. It tries again if a replica could not be opened, or is no
 /// longer open.
-pub async fn keep_open(host: Arc<Host>) {
-    let mut directory = host.watch_directory();
+pub async fn keep_open(context: Arc<NodeContext>) {
+    let mut directory = context.watch_directory();
     let mut is_known = false;
-    while !host.level.is_refused() {
-        if let Some(system) = host.system.get() {
-            tend_replica(&host, system, PartitionId(0), founders_of_system(&host));
+    while !context.level.is_refused() {
+        if let Some(system) = context.system.get() {
+            tend_replica(&context, system, PartitionId(0), founders_of_system(&context));
         }
         let known = directory.borrow_and_update().directory.clone();
-        tend_machines(&host, &known).await;
+        tend_machines(&context, &known).await;
         // This is reported once. Afterwards each machine reports what it lacks, and a node that stops reports that.
-        if !is_known && !host.stopping.is_cancelled() && !host.level.is_refused() {
-            let missing = unknown_machines(&host);
+        if !is_known && !context.stopping.is_cancelled() && !context.level.is_refused() {
+            let missing = unknown_machines(&context);
             is_known = missing.is_empty();
-            host.router.set_not_ready(missing);
+            context.router.set_not_ready(missing);
         }
         tokio::select! {
             changed = directory.changed() => if changed.is_err() { return },
             () = tokio::time::sleep(LOOK) => {}
-            () = host.stopping.cancelled() => return,
+            () = context.stopping.cancelled() => return,
         }
     }
 }
 
 /// Starts to open all replicas of the directory, and to reopen those that need it. It waits for no partition.
-async fn tend_machines(host: &Arc<Host>, directory: &Directory) {
+async fn tend_machines(context: &Arc<NodeContext>, directory: &Directory) {
     let tending = directory.machines.iter().map(|(name, row)| async move {
         // The machine itself reports what it lacks.
-        let Ok(Some(machine)) = find_or_make(host, name, row).await else { return };
+        let Ok(Some(machine)) = find_or_make(context, name, row).await else { return };
         for id in machine.partition_ids() {
-            tend_replica(host, &machine, id, founders_of(row));
+            tend_replica(context, &machine, id, founders_of(row));
         }
     });
     join_all(tending).await;
@@ -219,12 +222,12 @@ async fn tend_machines(host: &Arc<Host>, directory: &Directory) {
 
 /// Starts to open a replica that is not open, without waiting. If a replica has halted for a reason that opening
 /// repairs, it is closed first.
-fn tend_replica(host: &Arc<Host>, machine: &Arc<Machine>, partition: PartitionId, founders: Vec<NodeId>) {
+fn tend_replica(context: &Arc<NodeContext>, machine: &Arc<Machine>, partition: PartitionId, founders: Vec<NodeId>) {
     let group = GroupName::new(machine.name(), partition);
     // The turn comes first, so that nobody opens the replica in between.
-    let Some(turn) = host.replica_states.begin(&group) else { return };
+    let Some(turn) = context.replica_states.begin(&group) else { return };
     let reason = match machine.find_partition(partition).map(|open| open.status().state) {
-        Some(RunState::Halted(reason)) if reason.is_mended_by_opening() || host.record.is_given_up(&group) => {
+        Some(RunState::Halted(reason)) if reason.is_mended_by_opening() || context.record.is_given_up(&group) => {
             Some(reason)
         }
         Some(_) => return,
@@ -237,5 +240,5 @@ fn tend_replica(host: &Arc<Host>, machine: &Arc<Machine>, partition: PartitionId
         }
         None => "it is being opened".to_owned(),
     };
-    tokio::spawn(reopen(host.clone(), turn, machine.clone(), why, founders));
+    tokio::spawn(reopen(context.clone(), turn, machine.clone(), why, founders));
 }

@@ -15,6 +15,9 @@ use crate::log::{EntryId, Vote};
 use crate::peer::{Call, GroupName, Network, ServiceError, Topic};
 use crate::system::pulse::VoteTold;
 
+/// How soon a question that nobody answered is asked again.
+pub const ASK_AGAIN: Duration = Duration::from_millis(250);
+
 /// The body of [`Topic::Join`].
 #[derive(Clone, Debug, Encode, Decode)]
 pub struct Join {

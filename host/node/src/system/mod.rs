@@ -29,7 +29,6 @@ mod losses;
 mod published;
 mod context;
 mod replica_states;
-mod host;
 mod opening;
 mod cluster_founding;
 mod directory;

@@ -19,7 +19,6 @@ use crate::peer::{Call, Network, Topic};
 use crate::registry::RegistryError;
 use crate::system::context::NodeContext;
 use crate::system::error::NodeError;
-use crate::system::host::Host;
 
 /// How long a node may take for one piece of a module.
 const PIECE_PATIENCE: Duration = Duration::from_secs(3);
@@ -28,16 +27,16 @@ const ROUNDS_MAX: usize = 40;
 const BETWEEN_ROUNDS: Duration = Duration::from_millis(250);
 
 /// The registry, and the other nodes for a module that is not in it.
-pub struct HostModules {
+pub struct NodeModules {
     context: Weak<NodeContext>,
     nodes: watch::Receiver<Vec<NodeId>>,
     runtime: tokio::runtime::Handle,
 }
 
-impl HostModules {
-    pub fn new(host: &Host) -> Self {
+impl NodeModules {
+    pub fn new(context: &Arc<NodeContext>) -> Self {
         let runtime = tokio::runtime::Handle::current();
-        Self { context: Arc::downgrade(&host.context), nodes: host.published.nodes.clone(), runtime }
+        Self { context: Arc::downgrade(context), nodes: context.published.nodes.clone(), runtime }
     }
 
     /// It waits, so it must not be called on a thread of the runtime.
@@ -55,7 +54,7 @@ impl HostModules {
     }
 }
 
-impl Modules for HostModules {
+impl Modules for NodeModules {
     fn load(&self, id: ModuleId) -> Result<Arc<dyn Logic>, String> {
         self.find(id).map_err(|error| error.to_string())
     }
@@ -70,8 +69,8 @@ impl Modules for HostModules {
 }
 
 /// Finds a module in this node's registry, or else on another node; asks the others for a while.
-pub async fn find_module(host: &Host, id: ModuleId) -> Result<Arc<dyn Logic>, NodeError> {
-    let modules = HostModules::new(host);
+pub async fn find_module(context: &Arc<NodeContext>, id: ModuleId) -> Result<Arc<dyn Logic>, NodeError> {
+    let modules = NodeModules::new(context);
     let finding = tokio::task::spawn_blocking(move || modules.find(id)).await;
     Ok(finding.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?)
 }

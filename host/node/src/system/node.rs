@@ -7,7 +7,7 @@
 //! Each step finds again what was done before a process died, so each may be the last one. It knows nothing of HTTP.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -40,9 +40,9 @@ use crate::system::error::NodeError;
 use crate::system::failed_activations::Troubles;
 use crate::system::folder::DataFolder;
 use crate::system::health::Vigil;
-use crate::system::host::{ASK_AGAIN, Host};
 use crate::system::machine_spec::{MachineSpec, stage_all};
 use crate::system::machines::{OPEN_AGAIN, open_system, system_logic};
+use crate::system::messages::ASK_AGAIN;
 use crate::system::peer_network::{PeerAnswers, PeerNetwork, PeerOptions};
 use crate::system::peer_permissions::{self, Gate};
 use crate::system::published::Published;
@@ -50,7 +50,7 @@ use crate::system::pulse::Pulse;
 use crate::system::reached_level::Level;
 use crate::system::record::NodeRecord;
 use crate::system::renewal::CertificateRenewal;
-use crate::system::service::HostService;
+use crate::system::service::NodeService;
 use crate::system::shadow::ShadowPages;
 use crate::system::{
     archiving, cluster_founding, divergence, health, in_transit, leadership_handover, losses, machines, prepare,
@@ -97,7 +97,7 @@ pub struct NodeOptions {
 
 /// A running node.
 pub struct Node {
-    pub(super) host: Arc<Host>,
+    pub(super) context: Arc<NodeContext>,
     cluster: Cluster,
     shadow_pages: Arc<ShadowPages>,
     peers: Option<JoinHandle<()>>,
@@ -163,25 +163,30 @@ impl Node {
             leaving: stopping.child_token(),
             stopping,
             folder,
+            published,
+            directory_requests,
+            replica_states: Arc::default(),
+            system: OnceLock::new(),
+            fetching: tokio::sync::Mutex::default(),
         };
-        let host = Arc::new(Host::new(context, published, directory_requests));
+        let context = Arc::new(context);
         let directory = Arc::new(directory);
-        tasks::keep(&host, "directory", move |host| directory_owner::run(host, directory.clone()));
-        spawn_tasks(&host, archiving, options.scrub_bytes_per_second);
+        tasks::keep(&context, "directory", move |context| directory_owner::run(context, directory.clone()));
+        spawn_tasks(&context, archiving, options.scrub_bytes_per_second);
         let peers = match answers {
-            None => single_node::open(&host, vigil).await.map(|()| None)?,
-            Some(answers) => Some(answer_peers(&host, vigil, answers)),
+            None => single_node::open(&context, vigil).await.map(|()| None)?,
+            Some(answers) => Some(answer_peers(&context, vigil, answers)),
         };
-        let cluster = Cluster::new(host.clone(), peers.is_none());
-        Ok(Self { host, cluster, shadow_pages, peers })
+        let cluster = Cluster::new(context.clone(), peers.is_none());
+        Ok(Self { context, cluster, shadow_pages, peers })
     }
 
     pub fn router(&self) -> &Arc<Router> {
-        &self.host.router
+        &self.context.router
     }
 
     pub fn registry(&self) -> &Arc<Registry> {
-        &self.host.registry
+        &self.context.registry
     }
 
     /// A handle for what operators ask of the cluster.
@@ -190,13 +195,13 @@ impl Node {
     }
 
     pub fn folder(&self) -> &DataFolder {
-        &self.host.folder
+        &self.context.folder
     }
 
     /// A handle that replaces the certificates between nodes; `None` without TLS, or without peers.
     pub fn certificate_renewal(&self) -> Option<CertificateRenewal> {
-        let peers = self.host.renewal.clone()?;
-        Some(CertificateRenewal::new(self.host.node, peers))
+        let peers = self.context.renewal.clone()?;
+        Some(CertificateRenewal::new(self.context.node, peers))
     }
 
     /// Runs a background task like the node's own: it is restarted after a panic, and [`Router::is_ready`] then names
@@ -205,7 +210,7 @@ impl Node {
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        tasks::keep(&self.host, name, move |_| begin())
+        tasks::keep(&self.context, name, move |_| begin())
     }
 
     /// Where the task that runs shadows publishes what they find.
@@ -215,24 +220,24 @@ impl Node {
 
     /// Hands leadership over, stops all partitions and writes what they have applied.
     pub async fn close(self) -> Result<(), NodeError> {
-        leadership_handover::announce(&self.host);
-        self.host.router.set_not_ready(vec!["the node is shutting down".to_owned()]);
-        leadership_handover::hand_over_all(&self.host).await;
+        leadership_handover::announce(&self.context);
+        self.context.router.set_not_ready(vec!["the node is shutting down".to_owned()]);
+        leadership_handover::hand_over_all(&self.context).await;
         self.stop().await
     }
 
     /// The second half of [`Node::close`]. No other node is asked to lead, so for them it is as if the process had
     /// died.
     pub(super) async fn stop(self) -> Result<(), NodeError> {
-        self.host.stopping.cancel();
+        self.context.stopping.cancel();
         // Nobody waits for what guests are still computing; the next leader decides the commands that have no outcome.
-        self.host.registry.hurry();
-        let host = self.host.clone();
+        self.context.registry.hurry();
+        let context = self.context.clone();
         // Views are closed first, because they read the partitions, which are closed next.
-        if tokio::task::spawn_blocking(move || host.views.close()).await.is_err() {
+        if tokio::task::spawn_blocking(move || context.views.close()).await.is_err() {
             tracing::error!("a view panicked while it was stopped");
         }
-        let replicas = self.host.replica_states.take_all();
+        let replicas = self.context.replica_states.take_all();
         let closing = replicas.into_iter().map(|(group, partition)| async move {
             partition.close().await.map_err(|source| NodeError::of_partition(&group, source))
         });
@@ -244,7 +249,7 @@ impl Node {
             // The task ends on its own, and its result is of no interest.
             drop(peers.await);
         }
-        self.host.seen.flush()?;
+        self.context.seen.flush()?;
         result
     }
 }
@@ -270,84 +275,85 @@ fn opening_of(options: &NodeOptions, shared: &StoreShared, features: &Features) 
 }
 
 /// Starts the background tasks of every node, with or without peers.
-fn spawn_tasks(host: &Arc<Host>, archiving: Option<Archiving>, scrub_bytes_per_second: u64) {
-    tasks::keep(host, "mender", segment_repair::run);
+fn spawn_tasks(context: &Arc<NodeContext>, archiving: Option<Archiving>, scrub_bytes_per_second: u64) {
+    tasks::keep(context, "mender", segment_repair::run);
     if 0 < scrub_bytes_per_second {
-        tasks::keep(host, "scrubber", move |host| scrub::run(host, scrub_bytes_per_second));
+        tasks::keep(context, "scrubber", move |context| scrub::run(context, scrub_bytes_per_second));
     }
-    tasks::keep(host, "in_transit", in_transit::run);
-    tasks::keep(host, "losses", losses::run);
+    tasks::keep(context, "in_transit", in_transit::run);
+    tasks::keep(context, "losses", losses::run);
     if let Some(archiving) = archiving.map(Arc::new) {
-        tasks::keep(host, "archivist", move |host| archiving::run(host, archiving.clone()));
+        tasks::keep(context, "archivist", move |context| archiving::run(context, archiving.clone()));
     }
-    tasks::keep(host, "viewing", viewing::run);
-    tasks::keep(host, "midnights", snapshot_fetch::run);
-    tasks::keep(host, "heal", replica_rebuild::run);
-    if let (Some(keep), None) = (host.opening.snapshot_keep, &host.opening.archive) {
-        tasks::keep(host, "kept", move |host| snapshot_retention::run(host, keep));
+    tasks::keep(context, "viewing", viewing::run);
+    tasks::keep(context, "midnights", snapshot_fetch::run);
+    tasks::keep(context, "heal", replica_rebuild::run);
+    if let (Some(keep), None) = (context.opening.snapshot_keep, &context.opening.archive) {
+        tasks::keep(context, "kept", move |context| snapshot_retention::run(context, keep));
     }
-    if let Some(keep_bytes) = host.opening.log_keep_bytes {
-        tasks::keep(host, "retention", move |host| retention::run(host, keep_bytes));
+    if let Some(keep_bytes) = context.opening.log_keep_bytes {
+        tasks::keep(context, "retention", move |context| retention::run(context, keep_bytes));
     }
 }
 
 /// Answers the peers from now on, and takes part in the cluster as soon as the node belongs to one.
-fn answer_peers(host: &Arc<Host>, vigil: Vigil, answers: PeerAnswers) -> JoinHandle<()> {
-    host.router.set_not_ready(vec![NO_CLUSTER.to_owned()]);
-    tasks::run_once(host, "start", start_member(host.clone(), vigil));
-    let service = Arc::new(Gate { host: host.clone(), service: Arc::new(HostService(host.clone())) });
-    let (identity, links) = (host.identity.clone(), host.links.clone());
-    let serving = answers.begin(host.node, identity, links, service, host.stopping.clone());
+fn answer_peers(context: &Arc<NodeContext>, vigil: Vigil, answers: PeerAnswers) -> JoinHandle<()> {
+    context.router.set_not_ready(vec![NO_CLUSTER.to_owned()]);
+    tasks::run_once(context, "start", start_member(context.clone(), vigil));
+    let service = Arc::new(Gate { context: context.clone(), service: Arc::new(NodeService(context.clone())) });
+    let (identity, links) = (context.identity.clone(), context.links.clone());
+    let serving = answers.begin(context.node, identity, links, service, context.stopping.clone());
     tokio::spawn(serving)
 }
 
 /// Starts everything that a member of a cluster with peers does, once the node belongs to one; returns once it runs.
-async fn start_member(host: Arc<Host>, vigil: Vigil) {
+async fn start_member(context: Arc<NodeContext>, vigil: Vigil) {
     let identity = tokio::select! {
-        identity = host.folder.wait_until_joined() => identity.clone(),
-        () = host.stopping.cancelled() => return,
+        identity = context.folder.wait_until_joined() => identity.clone(),
+        () = context.stopping.cancelled() => return,
     };
     let cluster = identity.cluster_bytes().expect("checked when the identity was read");
-    host.identity.cluster.get_or_init(|| ClusterId(cluster));
+    context.identity.cluster.get_or_init(|| ClusterId(cluster));
     // Who the others are must be known before anything is opened: what they remember is asked first.
-    while let Err(error) = host.directory_requests.join(identity.peers.clone(), Instant::now() + ASK_PATIENCE).await {
-        if host.stopping.is_cancelled() {
+    while let Err(error) = context.directory_requests.join(identity.peers.clone(), Instant::now() + ASK_PATIENCE).await
+    {
+        if context.stopping.is_cancelled() {
             return;
         }
         tracing::error!(%error, "this node cannot begin yet");
         tokio::time::sleep(ASK_AGAIN).await;
     }
-    host.router.set_not_ready(vec!["the machines of the cluster are not known yet".to_owned()]);
+    context.router.set_not_ready(vec!["the machines of the cluster are not known yet".to_owned()]);
     let vigil = Arc::new(vigil);
-    tasks::keep(&host, "vigil", move |host| health::run(host, vigil.clone()));
-    tasks::keep(&host, "claims", divergence::run);
-    tasks::keep(&host, "invitations", cluster_founding::invite_founders);
-    let logic = system_logic(&host);
-    while let Err(error) = open_checked(&host, logic.clone()).await {
-        if host.level.is_refused() {
-            return reopening::halt(&host).await;
+    tasks::keep(&context, "vigil", move |context| health::run(context, vigil.clone()));
+    tasks::keep(&context, "claims", divergence::run);
+    tasks::keep(&context, "invitations", cluster_founding::invite_founders);
+    let logic = system_logic(&context);
+    while let Err(error) = open_checked(&context, logic.clone()).await {
+        if context.level.is_refused() {
+            return reopening::halt(&context).await;
         }
         // The router says why. The node retries until the disk is well, or somebody has intervened.
-        host.router.set_not_ready(vec![error.to_string()]);
+        context.router.set_not_ready(vec![error.to_string()]);
         tokio::select! {
-            () = host.stopping.cancelled() => return,
+            () = context.stopping.cancelled() => return,
             () = tokio::time::sleep(OPEN_AGAIN) => {}
         }
     }
-    tasks::keep(&host, "standing", peer_permissions::run);
+    tasks::keep(&context, "standing", peer_permissions::run);
     // What could not be activated is still known if the task is started again.
     let troubles = Arc::new(Troubles::default());
-    tasks::keep(&host, "steward", move |host| reconciliation::run(host, troubles.clone()));
-    tasks::keep(&host, "prepare", prepare::run);
-    tasks::keep(&host, "signer", signer::run);
-    tasks::keep(&host, "opening", machines::keep_open);
-    tasks::keep(&host, "level", reopening::halt_when_refused);
+    tasks::keep(&context, "steward", move |context| reconciliation::run(context, troubles.clone()));
+    tasks::keep(&context, "prepare", prepare::run);
+    tasks::keep(&context, "signer", signer::run);
+    tasks::keep(&context, "opening", machines::keep_open);
+    tasks::keep(&context, "level", reopening::halt_when_refused);
 }
 
 /// Opens `system`, and checks whether this node understands what the cluster writes.
-async fn open_checked(host: &Arc<Host>, logic: Arc<dyn Logic>) -> Result<(), NodeError> {
-    open_system(host, logic).await?;
-    machines::check_level(host).await
+async fn open_checked(context: &Arc<NodeContext>, logic: Arc<dyn Logic>) -> Result<(), NodeError> {
+    open_system(context, logic).await?;
+    machines::check_level(context).await
 }
 
 fn views_in(folder: &DataFolder, store: &StoreShared, registry: &Arc<Registry>) -> Views {

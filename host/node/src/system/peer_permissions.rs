@@ -24,9 +24,9 @@ use tokio::time::Instant;
 use crate::consensus::{AppendReply, PeerError, PeerReply, PeerRequest};
 use crate::ids::NodeId;
 use crate::peer::{Call, GroupName, Service, ServiceError, Topic};
+use crate::system::context::NodeContext;
 use crate::system::directory_now::DirectoryNow;
 use crate::system::directory_requests::DirectoryFreshness;
-use crate::system::host::Host;
 use crate::system::logic::SYSTEM;
 
 /// How long a look at `system` as of now may take, and how often there is one.
@@ -59,8 +59,8 @@ impl PeerQuestion<'_> {
 ///
 /// # Errors
 /// The refusal, in words for the node that asks.
-fn check(host: &Host, from: NodeId, asked: PeerQuestion<'_>) -> Result<(), ServiceError> {
-    let now = host.published.directory.borrow();
+fn check(context: &NodeContext, from: NodeId, asked: PeerQuestion<'_>) -> Result<(), ServiceError> {
+    let now = context.published.directory.borrow();
     let directory = &now.directory;
     if directory.retired.contains(&from) {
         return Err(ServiceError::Refused(format!(
@@ -73,7 +73,7 @@ fn check(host: &Host, from: NodeId, asked: PeerQuestion<'_>) -> Result<(), Servi
     let is_member = if directory.is_founded() {
         directory.nodes.contains_key(&from)
     } else {
-        host.folder.identity().is_some_and(|identity| identity.peers.contains_key(&from))
+        context.folder.identity().is_some_and(|identity| identity.peers.contains_key(&from))
     };
     if !now.is_level {
         // A cluster that starts as a whole could not begin otherwise: its nodes confirm and repair each other's logs.
@@ -82,7 +82,7 @@ fn check(host: &Host, from: NodeId, asked: PeerQuestion<'_>) -> Result<(), Servi
         return if asked.is_of_system() || begins {
             Ok(())
         } else {
-            let node = host.node;
+            let node = context.node;
             Err(ServiceError::Refused(format!(
                 "node {node} does not know yet who is in the cluster: it waits for a leader of `system`"
             )))
@@ -97,22 +97,22 @@ fn check(host: &Host, from: NodeId, asked: PeerQuestion<'_>) -> Result<(), Servi
 }
 
 /// Looks at `system` as of now, until the node stops, and acts on what it finds.
-pub async fn run(host: Arc<Host>) {
+pub async fn run(context: Arc<NodeContext>) {
     let mut closed = BTreeSet::new();
     loop {
-        if let Some(system) = host.system_partition()
+        if let Some(system) = context.system_partition()
             && system.read_linearizable(Instant::now() + LOOK_PATIENCE).await.is_ok()
         {
             let until = Instant::now() + LOOK_PATIENCE;
-            if let Err(error) = host.directory_requests.read(system, DirectoryFreshness::AsOfNow, until).await {
+            if let Err(error) = context.directory_requests.read(system, DirectoryFreshness::AsOfNow, until).await {
                 tracing::debug!(%error, "who is in the cluster is not known as of now");
             }
         }
-        close_removed(&host, &mut closed);
-        let pause = if host.is_level() { LOOK_AGAIN } else { LOOK_SOON };
-        let mut directory = host.watch_directory();
+        close_removed(&context, &mut closed);
+        let pause = if context.is_level() { LOOK_AGAIN } else { LOOK_SOON };
+        let mut directory = context.watch_directory();
         tokio::select! {
-            () = host.stopping.cancelled() => return,
+            () = context.stopping.cancelled() => return,
             () = tokio::time::sleep(pause) => {}
             changed = directory.changed() => if changed.is_err() { return },
         }
@@ -120,9 +120,9 @@ pub async fn run(host: Arc<Host>) {
 }
 
 /// Closes the connections that removed nodes still have open here, once for each node.
-fn close_removed(host: &Arc<Host>, closed: &mut BTreeSet<NodeId>) {
-    for node in host.directory().retired.iter().filter(|node| closed.insert(**node)) {
-        let (links, node) = (host.links.clone(), *node);
+fn close_removed(context: &Arc<NodeContext>, closed: &mut BTreeSet<NodeId>) {
+    for node in context.directory().retired.iter().filter(|node| closed.insert(**node)) {
+        let (links, node) = (context.links.clone(), *node);
         tokio::spawn(async move {
             tokio::time::sleep(LAST_WORD).await;
             links.close(node);
@@ -145,13 +145,13 @@ async fn removed(mut now: watch::Receiver<DirectoryNow>, node: NodeId) {
 
 /// The service as the other nodes reach it, over any network.
 pub struct Gate {
-    pub host: Arc<Host>,
+    pub context: Arc<NodeContext>,
     pub service: Arc<dyn Service>,
 }
 
 impl Gate {
     fn check(&self, from: NodeId, topic: Option<Topic>, group: Option<&GroupName>) -> Result<(), ServiceError> {
-        let checked = check(&self.host, from, PeerQuestion { topic, group });
+        let checked = check(&self.context, from, PeerQuestion { topic, group });
         if checked.is_err() {
             metrics::counter!("statehouse_peer_requests_refused_total").increment(1);
         }
@@ -159,13 +159,13 @@ impl Gate {
     }
 
     fn removed(&self, node: NodeId) -> impl Future<Output = ()> + Send + 'static {
-        removed(self.host.watch_directory(), node)
+        removed(self.context.watch_directory(), node)
     }
 }
 
 impl Service for Gate {
     fn is_known(&self, node: NodeId) -> bool {
-        let now = self.host.published.directory.borrow();
+        let now = self.context.published.directory.borrow();
         !now.directory.retired.contains(&node) && (!now.is_level || now.directory.nodes.contains_key(&node))
     }
 

@@ -26,7 +26,6 @@ use crate::records::command::SystemCommand;
 use crate::registry::{Cut, Guarded, Stop};
 use crate::system::context::NodeContext;
 use crate::system::directory::Directory;
-use crate::system::host::Host;
 use crate::system::modules::find_module;
 use crate::system::submit::submit;
 use crate::system::trial::{self, TrialRows};
@@ -42,30 +41,30 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Prepares the modules that are wanted, until the node stops. It prepares one at a time, because each may need as much
 /// memory and time as a module may have.
-pub async fn run(host: Arc<Host>) {
-    while !host.stopping.is_cancelled() {
+pub async fn run(context: Arc<NodeContext>) {
+    while !context.stopping.is_cancelled() {
         // Each of these has its turn before one is tried again whose result could not be recorded.
-        let wanted = wanted(&host, &host.directory());
+        let wanted = wanted(&context, &context.directory());
         for (machine, id) in wanted {
-            if host.stopping.is_cancelled() {
+            if context.stopping.is_cancelled() {
                 return;
             }
-            prepare_and_say(&host, &machine, id).await;
+            prepare_and_say(&context, &machine, id).await;
         }
         tokio::select! {
-            () = host.stopping.cancelled() => return,
+            () = context.stopping.cancelled() => return,
             () = tokio::time::sleep(ROUND) => {}
         }
     }
 }
 
 /// The modules that are wanted and not prepared here yet, each with its machine.
-fn wanted(host: &Host, directory: &Directory) -> Vec<(String, ModuleId)> {
+fn wanted(context: &NodeContext, directory: &Directory) -> Vec<(String, ModuleId)> {
     let mut wanted = Vec::new();
     for (machine, row) in &directory.modules {
         for module in row.modules.iter().filter(|module| module.is_wanted) {
-            let is_done = module.prepared.iter().any(|prepared| prepared.node == host.node.0);
-            if !is_done && is_open(host, machine) {
+            let is_done = module.prepared.iter().any(|prepared| prepared.node == context.node.0);
+            if !is_done && is_open(context, machine) {
                 wanted.push((machine.clone(), ModuleId(module.module)));
             }
         }
@@ -81,14 +80,14 @@ fn is_open(context: &NodeContext, machine: &str) -> bool {
 
 /// Prepares a module and records the result. A module that ends the process is tried only so often, however often the
 /// process is started again.
-async fn prepare_and_say(host: &Arc<Host>, machine: &str, id: ModuleId) {
-    let attempts = Attempts::of(host, machine, id);
+async fn prepare_and_say(context: &Arc<NodeContext>, machine: &str, id: ModuleId) {
+    let attempts = Attempts::of(context, machine, id);
     let before = attempts.count();
     let prepared = if before < PREPARE_ATTEMPTS_MAX {
         attempts.set(before + 1);
         tracing::info!(machine, module = %id, "a module is prepared");
         // A module that makes the compiler panic is this module's trouble, and not the node's.
-        let preparing = AssertUnwindSafe(prepare(host, machine, id)).catch_unwind();
+        let preparing = AssertUnwindSafe(prepare(context, machine, id)).catch_unwind();
         let prepared = preparing.await.unwrap_or_else(|_| Err("preparing the module ended in a panic".to_owned()));
         attempts.set(0);
         prepared
@@ -98,7 +97,7 @@ async fn prepare_and_say(host: &Arc<Host>, machine: &str, id: ModuleId) {
              `prepare` once more"
         ))
     };
-    if host.stopping.is_cancelled() || !is_open(host, machine) {
+    if context.stopping.is_cancelled() || !is_open(context, machine) {
         // The result may only say that the node stops, or has closed a partition. The module is still wanted, so this
         // is done again.
         return;
@@ -108,7 +107,7 @@ async fn prepare_and_say(host: &Arc<Host>, machine: &str, id: ModuleId) {
         None => tracing::info!(machine, module = %id, "module prepared"),
         Some(problem) => tracing::error!(machine, module = %id, problem, "the module must not run here"),
     }
-    if say(host, machine, id, problem).await {
+    if say(context, machine, id, problem).await {
         attempts.set(0);
     }
 }
@@ -125,8 +124,8 @@ struct Attempts<'h> {
 struct Unended(BTreeMap<String, u32>);
 
 impl<'h> Attempts<'h> {
-    fn of(host: &'h Host, machine: &str, id: ModuleId) -> Self {
-        Self { folder: host.folder.path(), key: format!("{machine}/{id}") }
+    fn of(context: &'h NodeContext, machine: &str, id: ModuleId) -> Self {
+        Self { folder: context.folder.path(), key: format!("{machine}/{id}") }
     }
 
     /// A file that is missing or cannot be read counts as empty.
@@ -156,13 +155,13 @@ impl<'h> Attempts<'h> {
 }
 
 /// Reports the result to `system`. Returns whether it was recorded.
-async fn say(host: &Host, machine: &str, id: ModuleId, problem: Option<String>) -> bool {
-    let Some(system) = host.system.get().cloned() else { return false };
+async fn say(context: &NodeContext, machine: &str, id: ModuleId, problem: Option<String>) -> bool {
+    let Some(system) = context.system.get().cloned() else { return false };
     let command = SystemCommand::ModulePrepared {
         machine: machine.to_owned(),
         module: id,
-        node: host.node,
-        engine: host.registry.engine_fingerprint(),
+        node: context.node,
+        engine: context.registry.engine_fingerprint(),
         problem: problem.map(|problem| problem.chars().take(200).collect()),
     };
     let said = submit(&system, &command, Instant::now() + PATIENCE).await;
@@ -176,12 +175,12 @@ async fn say(host: &Host, machine: &str, id: ModuleId, problem: Option<String>) 
     said.is_ok()
 }
 
-async fn prepare(host: &Arc<Host>, machine: &str, id: ModuleId) -> Result<(), String> {
-    let logic = find_module(host, id).await.map_err(|error| error.to_string())?;
-    let registry = host.registry.clone();
+async fn prepare(context: &Arc<NodeContext>, machine: &str, id: ModuleId) -> Result<(), String> {
+    let logic = find_module(context, id).await.map_err(|error| error.to_string())?;
+    let registry = context.registry.clone();
     let second = tokio::task::spawn_blocking(move || registry.find_second(id)).await;
     let second = second.map_err(|_| "the trial was broken off".to_owned())?.map_err(|error| error.to_string())?;
-    let open = host.router.find_machine(machine).ok_or("the machine is not open on this node")?;
+    let open = context.router.find_machine(machine).ok_or("the machine is not open on this node")?;
     let stop = Arc::new(Stop::default());
     let (logic, second) = (Guarded::around(logic, &stop), Guarded::around_second(second, &stop));
     for partition in open.partition_ids() {
@@ -191,7 +190,7 @@ async fn prepare(host: &Arc<Host>, machine: &str, id: ModuleId) -> Result<(), St
         let trying = tokio::task::spawn_blocking(move || try_on(logic.as_ref(), second.as_ref(), &replica));
         let tried = tokio::select! {
             tried = trying => tried.map_err(|_| "the trial was broken off".to_owned())?,
-            () = host.stopping.cancelled() => {
+            () = context.stopping.cancelled() => {
                 // The trial ends on its own, and nobody waits for it.
                 stop.ask();
                 return Err("the node is shutting down".to_owned());

@@ -24,9 +24,9 @@ use crate::records::rejection::RejectionCode;
 use crate::router::Machine;
 use crate::system::clocks::Sample;
 use crate::system::cluster_error::ClusterError;
+use crate::system::context::NodeContext;
 use crate::system::directory::Directory;
 use crate::system::failed_activations::{self, Troubles};
-use crate::system::host::Host;
 use crate::system::logic::SYSTEM;
 use crate::system::machine_spec::stage;
 use crate::system::submit::submit;
@@ -62,22 +62,22 @@ impl Spread {
 }
 
 /// Runs until the node stops.
-pub async fn run(host: Arc<Host>, troubles: Arc<Troubles>) {
+pub async fn run(context: Arc<NodeContext>, troubles: Arc<Troubles>) {
     let mut spread = Spread::default();
-    while !host.stopping.is_cancelled() {
-        let samples = host.clocks.samples();
+    while !context.stopping.is_cancelled() {
+        let samples = context.clocks.samples();
         // A node that is about to stop hands over its leadership elsewhere; see `leaving`.
-        let is_spreading = spread.is_on(samples.keys().copied().collect()) && !host.leaving.is_cancelled();
+        let is_spreading = spread.is_on(samples.keys().copied().collect()) && !context.leaving.is_cancelled();
         let settled = |node: &NodeId| {
             samples.get(node).is_some_and(|sample| SETTLED <= sample.since.elapsed() && !sample.is_stopping)
         };
-        let directory = host.directory();
-        found_and_create(&host, &directory).await;
-        let led = host.replicas().into_iter().filter(|(_, partition)| partition.is_leader());
+        let directory = context.directory();
+        found_and_create(&context, &directory).await;
+        let led = context.replicas().into_iter().filter(|(_, partition)| partition.is_leader());
         let tended = led.map(|(group, partition)| {
-            let (host, troubles, directory, settled) = (&host, &troubles, &directory, &settled);
+            let (context, troubles, directory, settled) = (&context, &troubles, &directory, &settled);
             async move {
-                let tending = tend(host, troubles, directory, &group, &partition, is_spreading, settled);
+                let tending = tend(context, troubles, directory, &group, &partition, is_spreading, settled);
                 match tokio::time::timeout(CHANGE_PATIENCE, tending).await {
                     Ok(Err(error)) => {
                         tracing::debug!(%group, %error, "the upkeep of a partition failed; it will be tried again")
@@ -89,27 +89,27 @@ pub async fn run(host: Arc<Host>, troubles: Arc<Troubles>) {
         });
         join_all(tended).await;
         tokio::select! {
-            () = host.stopping.cancelled() => return,
+            () = context.stopping.cancelled() => return,
             () = tokio::time::sleep(ROUND) => {}
         }
     }
 }
 
 /// What only the leader of `system` does.
-async fn found_and_create(host: &Arc<Host>, directory: &Directory) {
-    let Some(system) = host.system.get().cloned() else { return };
-    if !host.system_partition().is_some_and(|partition| partition.is_leader() && has_module(&partition)) {
+async fn found_and_create(context: &Arc<NodeContext>, directory: &Directory) {
+    let Some(system) = context.system.get().cloned() else { return };
+    if !context.system_partition().is_some_and(|partition| partition.is_leader() && has_module(&partition)) {
         return;
     }
     let result = if !directory.is_founded() {
-        let identity = host.folder.identity().expect("a partition is open");
+        let identity = context.folder.identity().expect("a partition is open");
         let command = SystemCommand::FoundCluster { nodes: identity.peers.clone() };
         submit(&system, &command, Instant::now() + CHANGE_PATIENCE).await
     } else {
-        drain::tend(host, &system, directory).await;
-        let raised = level::tend(host, &system, directory).await;
-        match raised.and(create_missing(host, &system, directory).await) {
-            Ok(()) => describe_created(host, &system, directory).await,
+        drain::tend(context, &system, directory).await;
+        let raised = level::tend(context, &system, directory).await;
+        match raised.and(create_missing(context, &system, directory).await) {
+            Ok(()) => describe_created(context, &system, directory).await,
             failed => failed,
         }
     };
@@ -118,10 +118,14 @@ async fn found_and_create(host: &Arc<Host>, directory: &Directory) {
     }
 }
 
-async fn create_missing(host: &Arc<Host>, system: &Machine, directory: &Directory) -> Result<(), ClusterError> {
-    for spec in host.specs.iter().filter(|spec| !directory.machines.contains_key(&spec.name)) {
+async fn create_missing(
+    context: &Arc<NodeContext>,
+    system: &Machine,
+    directory: &Directory,
+) -> Result<(), ClusterError> {
+    for spec in context.specs.iter().filter(|spec| !directory.machines.contains_key(&spec.name)) {
         let failed = |error: crate::system::NodeError| ClusterError::Invalid(error.to_string());
-        let logic = stage(&host.registry, spec).map_err(failed)?;
+        let logic = stage(&context.registry, spec).map_err(failed)?;
         let (name, partitions, module) = (spec.name.clone(), spec.partitions, logic.id());
         let command = SystemCommand::CreateMachine { name, partitions, module };
         match submit(system, &command, Instant::now() + CHANGE_PATIENCE).await {
@@ -134,11 +138,11 @@ async fn create_missing(host: &Arc<Host>, system: &Machine, directory: &Director
 }
 
 /// Makes the modules known that machines were created with, so that they can be named like all others.
-async fn describe_created(host: &Host, system: &Machine, directory: &Directory) -> Result<(), ClusterError> {
+async fn describe_created(context: &NodeContext, system: &Machine, directory: &Directory) -> Result<(), ClusterError> {
     for (machine, modules) in directory.modules.iter().filter(|(_, modules)| modules.has_room()) {
         let Some(module) = modules.created().filter(|module| modules.find(module.0).is_none()) else { continue };
         // If the module is not here yet, it is on its way.
-        let (Ok(logic), Ok(wasm)) = (host.registry.find(module), host.registry.read(module)) else { continue };
+        let (Ok(logic), Ok(wasm)) = (context.registry.find(module), context.registry.read(module)) else { continue };
         let describe = logic.describe();
         let command = SystemCommand::StageModule {
             machine: machine.clone(),
@@ -154,7 +158,7 @@ async fn describe_created(host: &Host, system: &Machine, directory: &Directory) 
 
 /// One step towards what a partition that is led here should be.
 async fn tend(
-    host: &Host,
+    context: &NodeContext,
     troubles: &Troubles,
     directory: &Directory,
     group: &GroupName,
@@ -163,30 +167,30 @@ async fn tend(
     settled: &impl Fn(&NodeId) -> bool,
 ) -> Result<(), ConsensusError> {
     // While an activation waits to be tried again, members and leader are still managed.
-    if let Some((module, number)) = module_wanted(host, directory, group, partition)
+    if let Some((module, number)) = module_wanted(context, directory, group, partition)
         && troubles.is_due(group, number)
     {
-        activate(host, troubles, group, partition, module, number).await;
+        activate(context, troubles, group, partition, module, number).await;
         return Ok(());
     }
     let raft = partition.group();
     let metrics = raft.metrics();
-    if directory.is_founded() && change_members(host, directory, group, partition, &metrics).await? {
+    if directory.is_founded() && change_members(context, directory, group, partition, &metrics).await? {
         return Ok(());
     }
-    if !host.clocks.may_lead() {
-        return hand_over(host, group, partition, |_| true).await;
+    if !context.clocks.may_lead() {
+        return hand_over(context, group, partition, |_| true).await;
     }
     // If the log is damaged here, a node where it is whole should lead, which can read and send the entries. If there
     // is none, the lead stays: it would only be passed around.
     let is_whole =
-        |node: &NodeId| host.clocks.samples().get(node).is_some_and(|sample| !sample.damaged.contains(group));
+        |node: &NodeId| context.clocks.samples().get(node).is_some_and(|sample| !sample.damaged.contains(group));
     if partition.log().is_damaged() {
-        return hand_over(host, group, partition, is_whole).await;
+        return hand_over(context, group, partition, is_whole).await;
     }
     let wanted = leader_wanted(group, &metrics);
     let can_lead = |node: &NodeId| settled(node) && is_whole(node) && is_caught_up(&metrics, *node);
-    if is_spreading && wanted != host.node && can_lead(&wanted) {
+    if is_spreading && wanted != context.node && can_lead(&wanted) {
         tracing::info!(%group, to = %wanted, "leadership is transferred to balance the leaders");
         raft.transfer_to(wanted).await?;
     }
@@ -199,13 +203,13 @@ fn has_module(partition: &Partition) -> bool {
 
 /// The module that the partition is to activate, and the number of the activation; `None` if it has done so.
 fn module_wanted(
-    host: &Host,
+    context: &NodeContext,
     directory: &Directory,
     group: &GroupName,
     partition: &Partition,
 ) -> Option<(ModuleId, u64)> {
     let (module, number) = if &*group.machine == SYSTEM {
-        (host.system.get()?.module_id(), 0)
+        (context.system.get()?.module_id(), 0)
     } else {
         let row = directory.machines.get(&*group.machine)?;
         (ModuleId(row.module), row.activation)
@@ -215,7 +219,7 @@ fn module_wanted(
 }
 
 async fn activate(
-    host: &Host,
+    context: &NodeContext,
     troubles: &Troubles,
     group: &GroupName,
     partition: &Partition,
@@ -223,12 +227,12 @@ async fn activate(
     number: u64,
 ) {
     // If the module is not here yet, it is on its way.
-    let Ok(logic) = host.registry.find(module) else { return };
+    let Ok(logic) = context.registry.find(module) else { return };
     let activation = Activation { module, schema: logic.describe().schema, number };
     match partition.activate(activation, Instant::now() + CHANGE_PATIENCE).await {
         Ok(_) => troubles.on_activated(group),
         Err(PartitionError::NotActivated { reason, .. }) => {
-            failed_activations::report(host, troubles, group, module, number, &reason).await;
+            failed_activations::report(context, troubles, group, module, number, &reason).await;
         }
         Err(error) => tracing::debug!(%group, %error, "the activation of a module will be tried again"),
     }
@@ -236,7 +240,7 @@ async fn activate(
 
 /// Makes one change towards the nodes of the directory. Returns whether there was one to make.
 async fn change_members(
-    host: &Host,
+    context: &NodeContext,
     directory: &Directory,
     group: &GroupName,
     partition: &Partition,
@@ -259,13 +263,13 @@ async fn change_members(
     if ready.is_empty() && staying.len() == metrics.voters.len() {
         return Ok(false);
     }
-    if !is_wanted(&host.node) {
-        hand_over(host, group, partition, is_wanted).await?;
+    if !is_wanted(&context.node) {
+        hand_over(context, group, partition, is_wanted).await?;
         return Ok(true);
     }
     let voters: Vec<NodeId> = staying.into_iter().chain(ready).collect();
     // While members change, everything needs a majority of the old ones and a majority of the new ones.
-    let up = voters.iter().filter(|node| **node == host.node || is_caught_up(metrics, **node)).count();
+    let up = voters.iter().filter(|node| **node == context.node || is_caught_up(metrics, **node)).count();
     if up <= voters.len() / 2 {
         return Ok(false);
     }
@@ -276,13 +280,13 @@ async fn change_members(
 /// Transfers leadership from this node to a follower that has caught up: if possible one whose log is whole, and of
 /// those the furthest.
 pub async fn hand_over(
-    host: &Host,
+    context: &NodeContext,
     group: &GroupName,
     partition: &Partition,
     may_lead: impl Fn(&NodeId) -> bool,
 ) -> Result<(), ConsensusError> {
-    let may_lead = |node: &NodeId| *node != host.node && may_lead(node);
-    match successor(group, &partition.group().metrics(), &host.clocks.samples(), may_lead) {
+    let may_lead = |node: &NodeId| *node != context.node && may_lead(node);
+    match successor(group, &partition.group().metrics(), &context.clocks.samples(), may_lead) {
         Some(node) => partition.group().transfer_to(node).await,
         None => Ok(()),
     }

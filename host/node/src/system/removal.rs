@@ -75,8 +75,8 @@ impl Cluster {
     /// Checks that the nodes that stay and take part are a majority wherever this node has a replica, by the voters as
     /// of now.
     async fn rest_decides(&self, node: NodeId, directory: &Directory, deadline: Instant) -> Result<(), String> {
-        let samples = self.host().clocks.samples();
-        let is_up = |other: &NodeId| *other == self.host().node || samples.contains_key(other);
+        let samples = self.context().clocks.samples();
+        let is_up = |other: &NodeId| *other == self.context().node || samples.contains_key(other);
         let rest: BTreeSet<NodeId> =
             directory.nodes.keys().copied().filter(|other| *other != node && is_up(other)).collect();
         if rest.len() <= (directory.nodes.len() - 1) / 2 {
@@ -86,7 +86,7 @@ impl Cluster {
             ));
         }
         self.check_open_here()?;
-        for (group, replica) in self.host().replicas() {
+        for (group, replica) in self.context().replicas() {
             // After this read the replica knows who votes.
             replica.read_linearizable(deadline).await.map_err(|error| format!("{group}: {error}"))?;
             let voters = replica.group().voters();
@@ -108,7 +108,7 @@ impl Cluster {
 
     /// Checks that all partitions are open here, because the voters of a closed one are not known.
     fn check_open_here(&self) -> Result<(), String> {
-        for machine in self.host().router.machines() {
+        for machine in self.context().router.machines() {
             let closed = machine.partition_ids().find(|partition| machine.find_partition(*partition).is_none());
             if let Some(partition) = closed {
                 let name = machine.name();
@@ -123,10 +123,10 @@ impl Cluster {
     /// Transfers leadership away from the node. If that does not succeed in time, the others elect a leader.
     async fn lead_elsewhere(&self, node: NodeId, deadline: Instant) {
         let until = deadline.min(Instant::now() + LEAD_ELSEWHERE_MAX);
-        let led = self.host().replicas().into_iter().filter(|(_, replica)| replica.leader() == Some(node));
-        let samples = self.host().clocks.samples();
+        let led = self.context().replicas().into_iter().filter(|(_, replica)| replica.leader() == Some(node));
+        let samples = self.context().clocks.samples();
         let moving = led.filter_map(|(group, replica)| {
-            let is_up = |other: &NodeId| *other == self.host().node || samples.contains_key(other);
+            let is_up = |other: &NodeId| *other == self.context().node || samples.contains_key(other);
             let voters = replica.group().metrics().voters;
             let to = voters.into_iter().find(|other| *other != node && is_up(other))?;
             Some(async move { self.lead_at(&group, &replica, to, until).await })

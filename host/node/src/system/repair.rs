@@ -29,7 +29,6 @@ use crate::peer::{Call, GroupName, ServiceError, Topic};
 use crate::router::Machine;
 use crate::system::context::NodeContext;
 use crate::system::error::NodeError;
-use crate::system::host::Host;
 use crate::system::log_damage::{LogDamage, advice};
 use crate::system::messages::{decode, encode};
 use crate::system::replica_states::{ReplicaState, Turn};
@@ -209,10 +208,15 @@ fn entry_of(record: Record) -> Option<LogEntry> {
 
 /// Repairs the log of a group. Waits until the nodes that are needed answer, or an operator says to continue without
 /// them.
-pub async fn repair_log(host: &Host, turn: &Turn, machine: &Machine, damage: &LogDamage) -> Result<(), NodeError> {
+pub async fn repair_log(
+    context: &NodeContext,
+    turn: &Turn,
+    machine: &Machine,
+    damage: &LogDamage,
+) -> Result<(), NodeError> {
     let group = &turn.group;
-    let folder = host.folder.partition(&group.machine, group.partition);
-    let Some(damaged) = examine(host, group, &folder, damage).await? else { return Ok(()) };
+    let folder = context.folder.partition(&group.machine, group.partition);
+    let Some(damaged) = examine(context, group, &folder, damage).await? else { return Ok(()) };
     let mut damaged = Arc::new(damaged);
     tracing::error!(
         %group,
@@ -222,7 +226,7 @@ pub async fn repair_log(host: &Host, turn: &Turn, machine: &Machine, damage: &Lo
     metrics::counter!("statehouse_log_repairs_total").increment(1);
     turn.set(ReplicaState::Repairing(damaged.clone()));
     loop {
-        match attempt(host, group, &folder, &damaged, damage).await {
+        match attempt(context, group, &folder, &damaged, damage).await {
             Ok(()) => return Ok(()),
             Err(reason) => {
                 let reason = match damage {
@@ -230,7 +234,7 @@ pub async fn repair_log(host: &Host, turn: &Turn, machine: &Machine, damage: &Lo
                         format!("its log is damaged ({}) and is being repaired: {reason}", damaged.reason())
                     }
                     LogDamage::Forgot(_) | LogDamage::Unvouched => {
-                        let (what, advice) = (damaged.reason(), advice(host, group));
+                        let (what, advice) = (damaged.reason(), advice(context, group));
                         let reason = format!("{what}; it waits until other nodes send it: {reason}; {advice}");
                         turn.set_refusal(reason.clone());
                         reason
@@ -240,12 +244,12 @@ pub async fn repair_log(host: &Host, turn: &Turn, machine: &Machine, damage: &Lo
             }
         }
         tokio::select! {
-            () = host.stopping.cancelled() => return Err(NodeError::Stopping),
+            () = context.stopping.cancelled() => return Err(NodeError::Stopping),
             () = tokio::time::sleep(ASK_AGAIN) => {}
         }
         if damaged.is_unreadable() {
             // The disk may give back by now what it did not before.
-            let Some(again) = examine(host, group, &folder, damage).await? else { return Ok(()) };
+            let Some(again) = examine(context, group, &folder, damage).await? else { return Ok(()) };
             damaged = Arc::new(again);
             turn.set(ReplicaState::Repairing(damaged.clone()));
         }
@@ -269,16 +273,16 @@ async fn examine(
 /// Makes one attempt with the nodes that answer now. The error says what stands in the way. The nodes must have the
 /// entry that was applied here.
 async fn attempt(
-    host: &Host,
+    context: &NodeContext,
     group: &GroupName,
     folder: &Path,
     damaged: &Arc<DamagedLog>,
     damage: &LogDamage,
 ) -> Result<(), String> {
-    let is_given_up = host.record.is_given_up(group);
-    let (mut holdings, mut silent) = ask_all(host, group).await;
+    let is_given_up = context.record.is_given_up(group);
+    let (mut holdings, mut silent) = ask_all(context, group).await;
     if !is_given_up {
-        check_enough(damaged, host.others().len(), &holdings, &silent)?;
+        check_enough(damaged, context.others().len(), &holdings, &silent)?;
     }
     let heard = holdings.iter().map(|(_, holding)| Term(holding.term));
     let vote_floor = heard.chain([damage.term_voted()]).max().unwrap_or(Term(0));
@@ -293,13 +297,13 @@ async fn attempt(
             *last = *last.start()..=(*last.end()).min(LogIndex(from.0 - 1));
         }
         let applied = damage.applied().filter(|_| !is_given_up);
-        lost = take_end(host, group, from, applied, &holdings, &mut given).await?;
+        lost = take_end(context, group, from, applied, &holdings, &mut given).await?;
     }
     for range in &wanted {
         for (node, _) in &holdings {
             for gap in gaps(range, &given) {
                 // Another node may have it; what nobody has is noticed when the log is put together.
-                if let Err(reason) = take(host, *node, group, &gap, &mut given).await {
+                if let Err(reason) = take(context, *node, group, &gap, &mut given).await {
                     silent.push(reason);
                 }
             }
@@ -320,7 +324,7 @@ async fn attempt(
     if let Err(LogError::Misfit { misfit: Misfit::Missing, .. }) = repaired {
         // The others have released these entries, or theirs are damaged as well. What these entries led to is in the
         // others' states.
-        let manifest = pull(host, group, folder, lacking).await.map_err(|reason| {
+        let manifest = pull(context, group, folder, lacking).await.map_err(|reason| {
             let silent = silent.join("; ");
             format!("entries are missing that no other node has ({silent}), and {reason}")
         })?;
@@ -330,10 +334,10 @@ async fn attempt(
 }
 
 /// What each of the others has, and why the rest did not answer.
-async fn ask_all(host: &Host, group: &GroupName) -> (Vec<(NodeId, Holding)>, Vec<String>) {
+async fn ask_all(context: &NodeContext, group: &GroupName) -> (Vec<(NodeId, Holding)>, Vec<String>) {
     let (mut holdings, mut silent) = (Vec::new(), Vec::new());
-    for node in host.others() {
-        match ask_holding(host, node, group).await {
+    for node in context.others() {
+        match ask_holding(context, node, group).await {
             Ok(holding) => holdings.push((node, holding)),
             Err(error) => silent.push(error.to_string()),
         }
@@ -344,7 +348,7 @@ async fn ask_all(host: &Host, group: &GroupName) -> (Vec<(NodeId, Holding)>, Vec
 /// Takes the end of the log, from an index on, from the node that has most of it, which must have what was `applied`
 /// here. Returns the range.
 async fn take_end(
-    host: &Host,
+    context: &NodeContext,
     group: &GroupName,
     from: LogIndex,
     applied: Option<EntryId>,
@@ -360,7 +364,7 @@ async fn take_end(
     let Some((_, _, last)) = end.last else { return Ok(None) };
     // All of it comes from one node, because what is not committed yet may differ on another one.
     let lost = from..=LogIndex(last);
-    take(host, *furthest, group, &lost, given).await?;
+    take(context, *furthest, group, &lost, given).await?;
     if end.is_damaged && !given.contains_key(&LogIndex(last)) {
         return Err(format!("the end of the log of node {furthest}, which is furthest, is damaged too"));
     }
@@ -428,13 +432,13 @@ fn gaps(range: &RangeInclusive<LogIndex>, given: &BTreeMap<LogIndex, LogEntry>) 
 
 /// Takes what a node has of the range, unless it is given already.
 async fn take(
-    host: &Host,
+    context: &NodeContext,
     node: NodeId,
     group: &GroupName,
     range: &RangeInclusive<LogIndex>,
     given: &mut BTreeMap<LogIndex, LogEntry>,
 ) -> Result<(), String> {
-    for entry in fetch(host, node, group, range).await.map_err(|error| error.to_string())? {
+    for entry in fetch(context, node, group, range).await.map_err(|error| error.to_string())? {
         if range.contains(&entry.id.index) {
             given.entry(entry.id.index).or_insert(entry);
         }
@@ -450,12 +454,12 @@ pub async fn ask_holding(context: &NodeContext, node: NodeId, group: &GroupName)
 
 /// One entry of another node's log; `None` if it is not there.
 pub async fn fetch_one(
-    host: &Host,
+    context: &NodeContext,
     node: NodeId,
     group: &GroupName,
     index: LogIndex,
 ) -> Result<Option<LogEntry>, PeerError> {
-    Ok(fetch(host, node, group, &(index..=index)).await?.pop())
+    Ok(fetch(context, node, group, &(index..=index)).await?.pop())
 }
 
 /// Fetches entries from another node, which may have fewer.

@@ -20,7 +20,6 @@ use crate::peer::GroupName;
 use crate::snapshot::{IDS, STATE};
 use crate::system::context::NodeContext;
 use crate::system::directory::founders_of;
-use crate::system::host::Host;
 use crate::system::logic::SYSTEM;
 use crate::system::reopening::reopen_without;
 use crate::system::snapshot_pull::pull;
@@ -32,23 +31,23 @@ const AGAIN: Duration = Duration::from_secs(10);
 const TROUBLE: &str = "files";
 
 /// Runs until the node stops.
-pub async fn run(host: Arc<Host>) {
+pub async fn run(context: Arc<NodeContext>) {
     loop {
         let mut pause = LOOK;
         let found = |(group, replica): (GroupName, Arc<Partition>)| Some((group, replica.find_damaged()?));
-        let found: Vec<(GroupName, String)> = host.replicas().into_iter().filter_map(found).collect();
+        let found: Vec<(GroupName, String)> = context.replicas().into_iter().filter_map(found).collect();
         let mut damaged = Vec::new();
         for (group, name) in found {
             let mut said = format!("{group}: its file `{name}` is damaged");
-            if let Err(reason) = heal(&host, &group, &name).await {
+            if let Err(reason) = heal(&context, &group, &name).await {
                 said += &format!(", and cannot be made again yet: {reason}");
                 pause = AGAIN;
             }
             damaged.push(said);
         }
-        host.router.set_trouble(TROUBLE, (!damaged.is_empty()).then(|| damaged.join("; ")));
+        context.router.set_trouble(TROUBLE, (!damaged.is_empty()).then(|| damaged.join("; ")));
         tokio::select! {
-            () = host.stopping.cancelled() => return,
+            () = context.stopping.cancelled() => return,
             () = tokio::time::sleep(pause) => {}
         }
     }
@@ -58,27 +57,27 @@ pub async fn run(host: Arc<Host>) {
 ///
 /// # Errors
 /// Why the replica is not rebuilt now, in words. Nothing was changed.
-async fn heal(host: &Arc<Host>, group: &GroupName, name: &str) -> Result<(), String> {
-    let replica = host.find_replica(group).ok_or("it is not open")?;
-    let machine = host.find_machine(&group.machine).ok_or("its machine is not open")?;
-    let folder = host.folder.partition(&group.machine, group.partition);
+async fn heal(context: &Arc<NodeContext>, group: &GroupName, name: &str) -> Result<(), String> {
+    let replica = context.find_replica(group).ok_or("it is not open")?;
+    let machine = context.find_machine(&group.machine).ok_or("its machine is not open")?;
+    let folder = context.folder.partition(&group.machine, group.partition);
     tracing::error!(%group, name, "a file of the partition is damaged; the partition is made again");
     let mut aside = vec![folder.join(if Path::new(name).starts_with(IDS) { IDS } else { STATE })];
     if let Some(purged) = replica.log().last_purged() {
-        pull(host, group, &folder, purged.index).await?;
+        pull(context, group, &folder, purged.index).await?;
         // A snapshot replaces both, and only if the state is not further.
         aside = vec![folder.join(STATE), folder.join(IDS)];
     }
-    let turn = host.replica_states.begin(group).ok_or("the partition is being opened")?;
-    give_away_lead(host, &replica).await;
+    let turn = context.replica_states.begin(group).ok_or("the partition is being opened")?;
+    give_away_lead(context, &replica).await;
     let founders = if &*group.machine == SYSTEM {
         Vec::new()
     } else {
-        host.directory().machines.get(&*group.machine).map(founders_of).unwrap_or_default()
+        context.directory().machines.get(&*group.machine).map(founders_of).unwrap_or_default()
     };
     drop(replica);
     let why = format!("its file `{name}` is damaged, and it is made again");
-    reopen_without(host, turn, machine, why, founders, aside).await;
+    reopen_without(context, turn, machine, why, founders, aside).await;
     Ok(())
 }
 

@@ -16,7 +16,6 @@ use crate::limits::{LOG_FOLLOWED_BYTES_MIN, LOG_FOLLOWED_FACTOR};
 use crate::partition::{Needed, Partition, PartitionError};
 use crate::peer::GroupName;
 use crate::system::context::NodeContext;
-use crate::system::host::Host;
 
 /// How often the logs are looked at.
 const ROUND: Duration = Duration::from_secs(1);
@@ -24,21 +23,21 @@ const ROUND: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Runs until the node stops.
-pub async fn run(host: Arc<Host>, keep_bytes: u64) {
+pub async fn run(context: Arc<NodeContext>, keep_bytes: u64) {
     loop {
-        for (group, partition) in host.replicas() {
+        for (group, partition) in context.replicas() {
             if !partition.is_running() {
                 continue;
             }
             let needed = async || {
-                let in_flight = oldest_in_flight(&host, &group).await?;
-                let since = [in_flight, not_archived(&host, &group)].into_iter().flatten().min();
+                let in_flight = oldest_in_flight(&context, &group).await?;
+                let since = [in_flight, not_archived(&context, &group)].into_iter().flatten().min();
                 let bytes_max = keep_bytes.saturating_mul(LOG_FOLLOWED_FACTOR).max(LOG_FOLLOWED_BYTES_MIN);
-                let followed = if host.opening.archive.is_some() {
+                let followed = if context.opening.archive.is_some() {
                     // Views and webhooks can read the archive.
                     None
                 } else {
-                    let followed = [not_followed(&host, &group).await, not_sent(&host, &group, &partition).await];
+                    let followed = [not_followed(&context, &group).await, not_sent(&context, &group, &partition).await];
                     followed.into_iter().flatten().min()
                 };
                 Ok(Needed { since, followed: followed.map(|since| (since, bytes_max)) })
@@ -48,34 +47,35 @@ pub async fn run(host: Arc<Host>, keep_bytes: u64) {
             }
         }
         tokio::select! {
-            () = host.stopping.cancelled() => return,
+            () = context.stopping.cancelled() => return,
             () = tokio::time::sleep(ROUND) => {}
         }
     }
 }
 
 /// The time from which a partition's entries are not in the archive yet; `None` if there is no archive.
-fn not_archived(host: &Host, group: &GroupName) -> Option<Micros> {
-    let archived = host.published.archived.borrow().times.get(group).copied();
-    host.opening.archive.is_some().then(|| archived.map_or(Micros(0), |last| Micros(last.0 + 1)))
+fn not_archived(context: &NodeContext, group: &GroupName) -> Option<Micros> {
+    let archived = context.published.archived.borrow().times.get(group).copied();
+    context.opening.archive.is_some().then(|| archived.map_or(Micros(0), |last| Micros(last.0 + 1)))
 }
 
 /// The time from which a partition's entries are not in all views of this node yet, as a crash would leave the views.
-async fn not_followed(host: &Arc<Host>, group: &GroupName) -> Option<Micros> {
+async fn not_followed(context: &Arc<NodeContext>, group: &GroupName) -> Option<Micros> {
     let names: Vec<String> = {
-        let directory = host.directory();
+        let directory = context.directory();
         directory.views.get(&*group.machine)?.views.iter().map(|row| row.name.clone()).collect()
     };
-    let (host, group) = (host.clone(), group.clone());
-    let asking = tokio::task::spawn_blocking(move || host.views.needed_since(&group.machine, &names, group.partition));
+    let (context, group) = (context.clone(), group.clone());
+    let asking =
+        tokio::task::spawn_blocking(move || context.views.needed_since(&group.machine, &names, group.partition));
     // If this panics, the views count as if they had followed nothing.
     asking.await.unwrap_or(Some(Micros(0)))
 }
 
 /// The time from which a webhook has yet to send a partition's entries; this node may have to send them.
-async fn not_sent(host: &Host, group: &GroupName, partition: &Arc<Partition>) -> Option<Micros> {
+async fn not_sent(context: &NodeContext, group: &GroupName, partition: &Arc<Partition>) -> Option<Micros> {
     let sent = {
-        let directory = host.directory();
+        let directory = context.directory();
         let webhooks = directory.webhooks.iter().filter(|((machine, _), _)| **machine == *group.machine);
         let lanes = webhooks.flat_map(|(_, row)| &row.lanes).map(|lane| lane.at.position());
         lanes.filter(|at| at.partition == group.partition).map(|at| at.index).min()?

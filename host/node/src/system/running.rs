@@ -27,11 +27,11 @@ impl Cluster {
     ) -> BTreeSet<NodeId> {
         let patience = deadline.saturating_duration_since(Instant::now()).min(PATIENCE);
         let asking = nodes.into_iter().map(|node| async move {
-            let is_running = if node == self.host().node {
-                self.host().find_replica(group).is_some_and(|replica| replica.is_running())
+            let is_running = if node == self.context().node {
+                self.context().find_replica(group).is_some_and(|replica| replica.is_running())
             } else {
                 // What the answer says does not matter: a halted partition gives none.
-                ask_head(self.host().network.as_ref(), node, group, JournalIndex(0), patience).await.is_ok()
+                ask_head(self.context().network.as_ref(), node, group, JournalIndex(0), patience).await.is_ok()
             };
             is_running.then_some(node)
         });

@@ -16,7 +16,7 @@ use crate::limits::SCRUB_ROUND_MIN;
 use crate::log::{LogError, Pace};
 use crate::partition::{Checkable, Partition, PartitionError};
 use crate::peer::GroupName;
-use crate::system::host::Host;
+use crate::system::context::NodeContext;
 
 /// The name under which `/readyz` shows the findings.
 const FINDINGS: &str = "scrub";
@@ -34,24 +34,24 @@ struct Checks {
 }
 
 /// Runs until the node stops. Ages count from its start.
-pub async fn run(host: Arc<Host>, bytes_per_second: u64) {
+pub async fn run(context: Arc<NodeContext>, bytes_per_second: u64) {
     let mut checks = Checks { started: Instant::now(), done: BTreeMap::new(), findings: BTreeMap::new() };
     let mut round = Instant::now();
-    while !host.stopping.is_cancelled() {
+    while !context.stopping.is_cancelled() {
         // What is new is read at once, all else once a round.
-        let due = checks.due(&host, round);
+        let due = checks.due(&context, round);
         for (group, partition, what) in due {
-            let pace = Throttle { bytes_per_second, stopping: host.stopping.clone() };
-            checks.check(&host, &group, &partition, what, pace).await;
-            checks.tell(&host);
-            if host.stopping.is_cancelled() {
+            let pace = Throttle { bytes_per_second, stopping: context.stopping.clone() };
+            checks.check(&context, &group, &partition, what, pace).await;
+            checks.tell(&context);
+            if context.stopping.is_cancelled() {
                 return;
             }
         }
-        while round.elapsed() < SCRUB_ROUND_MIN && checks.due(&host, round).is_empty() {
-            checks.tell(&host);
+        while round.elapsed() < SCRUB_ROUND_MIN && checks.due(&context, round).is_empty() {
+            checks.tell(&context);
             tokio::select! {
-                () = host.stopping.cancelled() => return,
+                () = context.stopping.cancelled() => return,
                 () = tokio::time::sleep(LOOK) => {}
             }
         }
@@ -63,19 +63,19 @@ pub async fn run(host: Arc<Host>, bytes_per_second: u64) {
 
 impl Checks {
     /// What exists and was not checked since then.
-    fn due(&self, host: &Host, since: Instant) -> Vec<(GroupName, Arc<Partition>, Checkable)> {
+    fn due(&self, context: &NodeContext, since: Instant) -> Vec<(GroupName, Arc<Partition>, Checkable)> {
         let of = |(group, partition): (GroupName, Arc<Partition>)| {
             let what = partition.checkables();
             what.into_iter().map(move |what| (group.clone(), partition.clone(), what))
         };
-        let all = host.replicas().into_iter().flat_map(of);
+        let all = context.replicas().into_iter().flat_map(of);
         all.filter(|(group, _, what)| self.done.get(&(group.clone(), what.name())).is_none_or(|at| *at < since))
             .collect()
     }
 
     async fn check(
         &mut self,
-        host: &Host,
+        context: &NodeContext,
         group: &GroupName,
         partition: &Arc<Partition>,
         what: Checkable,
@@ -86,7 +86,7 @@ impl Checks {
         let checked = checking.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
         // A partition that was closed meanwhile gives errors, and what was found is not known to the one that is open
         // now: it is checked as something new.
-        if !host.find_replica(group).is_some_and(|open| Arc::ptr_eq(&open, partition)) {
+        if !context.find_replica(group).is_some_and(|open| Arc::ptr_eq(&open, partition)) {
             return tracing::debug!(%group, what = key.1, "not checked: the partition was closed");
         }
         match checked {
@@ -99,7 +99,7 @@ impl Checks {
             // The node had no descriptor or memory for the check. Nothing is known, and the check is due again.
             Err(PartitionError::Log(LogError::Disk { source, .. })) if durable::is_passing(&source) => {
                 tokio::select! {
-                    () = host.stopping.cancelled() => {}
+                    () = context.stopping.cancelled() => {}
                     () = tokio::time::sleep(LOOK) => {}
                 }
                 return;
@@ -117,8 +117,8 @@ impl Checks {
     }
 
     /// Reports the age of the oldest check of what exists, and what is damaged.
-    fn tell(&mut self, host: &Host) {
-        let there: Vec<(GroupName, String)> = host
+    fn tell(&mut self, context: &NodeContext) {
+        let there: Vec<(GroupName, String)> = context
             .replicas()
             .into_iter()
             .flat_map(|(group, partition)| {
@@ -133,7 +133,7 @@ impl Checks {
         let words = self.findings.iter().map(|((group, what), why)| format!("{group}: {what}: {why}"));
         let words: Vec<String> = words.collect();
         let advice = "the next start makes it again";
-        host.router.set_trouble(FINDINGS, (!words.is_empty()).then(|| format!("{}; {advice}", words.join("; "))));
+        context.router.set_trouble(FINDINGS, (!words.is_empty()).then(|| format!("{}; {advice}", words.join("; "))));
     }
 }
 

@@ -24,7 +24,6 @@ use crate::limits::{WEBHOOK_SECRET_BYTES_MAX, WEBHOOK_SECRET_BYTES_MIN};
 use crate::peer::{Call, Topic};
 use crate::system::cluster_error::ClusterError;
 use crate::system::context::NodeContext;
-use crate::system::host::Host;
 
 const FOLDER: &str = "webhook-secrets";
 /// The key derivation context, which only these fingerprints use.
@@ -101,16 +100,20 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
 ///
 /// # Errors
 /// The disk refuses, or no majority of the nodes has kept the secret by the deadline.
-pub async fn keep_on_majority(host: &Arc<Host>, secret: &[u8], deadline: Instant) -> Result<Fingerprint, ClusterError> {
-    let (data, own) = (host.folder.path().to_owned(), secret.to_vec());
+pub async fn keep_on_majority(
+    context: &Arc<NodeContext>,
+    secret: &[u8],
+    deadline: Instant,
+) -> Result<Fingerprint, ClusterError> {
+    let (data, own) = (context.folder.path().to_owned(), secret.to_vec());
     let kept = blocking(move || keep(&data, &own)).await.and_then(|kept| kept.map_err(|error| error.to_string()));
     kept.map_err(|error| ClusterError::NotKept(format!("the secret cannot be stored on this node: {error}")))?;
     let message: Bytes = [&[KEEP], secret].concat().into();
     let patience = deadline.saturating_duration_since(Instant::now()).min(PATIENCE);
-    let others = host.others();
+    let others = context.others();
     let asking = others.iter().map(|node| {
         let call = Call { topic: Topic::Secret, group: None, body: message.clone() };
-        host.network.call(*node, call, patience)
+        context.network.call(*node, call, patience)
     });
     let kept = 1 + join_all(asking).await.into_iter().filter(Result::is_ok).count();
     let all = 1 + others.len();
@@ -123,16 +126,16 @@ pub async fn keep_on_majority(host: &Arc<Host>, secret: &[u8], deadline: Instant
 }
 
 /// Finds the secret with this fingerprint on this node, or else on another one; then this node keeps it as well.
-pub async fn find_anywhere(host: &Arc<Host>, of: Fingerprint) -> Option<Vec<u8>> {
-    let data = host.folder.path().to_owned();
+pub async fn find_anywhere(context: &Arc<NodeContext>, of: Fingerprint) -> Option<Vec<u8>> {
+    let data = context.folder.path().to_owned();
     let own = data.clone();
     if let Some(secret) = blocking(move || find(&own, &of)).await.ok()? {
         return Some(secret);
     }
-    for node in host.others() {
+    for node in context.others() {
         let body = [&[FIND], of.as_slice()].concat().into();
         let call = Call { topic: Topic::Secret, group: None, body };
-        let Ok(secret) = host.network.call(node, call, PATIENCE).await else { continue };
+        let Ok(secret) = context.network.call(node, call, PATIENCE).await else { continue };
         if fingerprint(&secret) != of {
             continue;
         }

@@ -19,7 +19,6 @@ use crate::ids::Lsn;
 use crate::log::{Log, LogError, LogOptions, StreamId};
 use crate::peer::GroupName;
 use crate::system::context::NodeContext;
-use crate::system::host::Host;
 use crate::system::repair;
 
 /// The name under which `/readyz` shows the damage.
@@ -41,34 +40,34 @@ struct Failed {
 }
 
 /// Runs until the node stops.
-pub async fn run(host: Arc<Host>) {
+pub async fn run(context: Arc<NodeContext>) {
     let mut failed: BTreeMap<SegmentPlace, Failed> = BTreeMap::new();
-    while !host.stopping.is_cancelled() {
-        let damaged = damaged(&host);
+    while !context.stopping.is_cancelled() {
+        let damaged = damaged(&context);
         failed.retain(|place, _| damaged.contains_key(place));
-        tell(&host, &damaged, &failed);
+        tell(&context, &damaged, &failed);
         for (place, (log, _)) in &damaged {
             let known = failed.get(place);
             if known.is_some_and(|failed| Instant::now() < failed.again) {
                 continue;
             }
             let wait = known.map_or(AGAIN_MIN, |failed| (failed.wait * 2).min(AGAIN_MAX));
-            match mend(&host, &place.0, log, place.1).await {
+            match mend(&context, &place.0, log, place.1).await {
                 Ok(()) => _ = failed.remove(place),
                 Err(why) => _ = failed.insert(place.clone(), Failed { why, wait, again: Instant::now() + wait }),
             }
         }
         tokio::select! {
-            () = host.stopping.cancelled() => return,
+            () = context.stopping.cancelled() => return,
             () = tokio::time::sleep(LOOK) => {}
         }
     }
 }
 
 /// The damaged segments that the logs of this node have met, each with its log and a description of the damage.
-fn damaged(host: &Host) -> BTreeMap<SegmentPlace, (Log, String)> {
+fn damaged(context: &NodeContext) -> BTreeMap<SegmentPlace, (Log, String)> {
     let mut damaged = BTreeMap::new();
-    for (group, partition) in host.replicas() {
+    for (group, partition) in context.replicas() {
         let rot = partition.log().watch_rot().borrow().clone();
         damaged.extend(rot.into_iter().map(|(at, how)| ((group.clone(), at), (partition.log().clone(), how))));
     }
@@ -92,26 +91,26 @@ fn tell(
 ///
 /// # Errors
 /// Some of it cannot be repaired now, or something else is damaged; the text says what.
-pub async fn mend_closed(host: &Host, group: &GroupName, folder: &Path) -> Result<(), String> {
-    let (disk, dir) = (host.opening.disk.clone(), folder.join("log"));
+pub async fn mend_closed(context: &NodeContext, group: &GroupName, folder: &Path) -> Result<(), String> {
+    let (disk, dir) = (context.opening.disk.clone(), folder.join("log"));
     let stream = StreamId::new(&group.machine, group.partition).map_err(|error| error.reason())?;
     let opening = blocking(move || Log::open(disk, &dir, LogOptions::new(stream)));
     let log = opening.await.map_err(|error| error.reason())?;
     let places: Vec<Lsn> = log.watch_rot().borrow().keys().copied().collect();
     let mut mended = if places.is_empty() { Err("nothing that is sealed is marked".to_owned()) } else { Ok(()) };
     for at in places {
-        mended = mended.and(mend(host, group, &log, at).await);
+        mended = mended.and(mend(context, group, &log, at).await);
     }
     blocking(move || log.close()).await.map_err(|error| error.reason())?;
     mended
 }
 
 /// Repairs one segment with what one other node has. The error says what stands in the way.
-async fn mend(host: &Host, group: &GroupName, log: &Log, at: Lsn) -> Result<(), String> {
+async fn mend(context: &NodeContext, group: &GroupName, log: &Log, at: Lsn) -> Result<(), String> {
     let looking = log.clone();
     let lost = blocking(move || looking.lost_in(at)).await.map_err(|error| error.reason())?;
     let mut reasons = Vec::new();
-    let others = if lost.is_empty() { vec![host.node] } else { host.others() };
+    let others = if lost.is_empty() { vec![context.node] } else { context.others() };
     if others.is_empty() {
         return Err(
             "this node has no peers that could have what is lost; put the segment of a backup in its place".to_owned()
@@ -121,7 +120,7 @@ async fn mend(host: &Host, group: &GroupName, log: &Log, at: Lsn) -> Result<(), 
         let mut entries = Vec::new();
         let mut failed = None;
         for range in &lost {
-            match repair::fetch(host, node, group, range).await {
+            match repair::fetch(context, node, group, range).await {
                 Ok(fetched) => entries.extend(fetched),
                 Err(error) => failed = Some(error.to_string()),
             }

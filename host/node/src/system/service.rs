@@ -21,7 +21,6 @@ use crate::peer::{Call, GroupName, Service, ServiceError, Topic};
 use crate::router::Machine;
 use crate::snapshot;
 use crate::system::context::NodeContext;
-use crate::system::host::Host;
 use crate::system::logic::SYSTEM;
 use crate::system::messages::{SeenAnswer, TransferTo, decode, encode};
 use crate::system::opening::{ReadableLog, readable_log};
@@ -34,9 +33,9 @@ use crate::system::{
 const PIECE_BYTES: usize = 256 << 10;
 
 /// The service of this node for its peers.
-pub struct HostService(pub Arc<Host>);
+pub struct NodeService(pub Arc<NodeContext>);
 
-impl HostService {
+impl NodeService {
     fn replica(&self, group: &GroupName) -> Result<Arc<Partition>, ServiceError> {
         self.0.find_replica(group).ok_or_else(|| ServiceError::NoGroup(group.clone()))
     }
@@ -46,7 +45,7 @@ fn failed(error: impl std::fmt::Display) -> ServiceError {
     ServiceError::Failed(error.to_string())
 }
 
-impl Service for HostService {
+impl Service for NodeService {
     fn raft(
         &self,
         from: NodeId,
@@ -73,8 +72,8 @@ impl Service for HostService {
     }
 
     fn call(&self, from: NodeId, call: Call, deadline: Duration) -> BoxFuture<'static, Result<Bytes, ServiceError>> {
-        let host = self.0.clone();
-        async move { answer(&host, from, call, deadline).await }.boxed()
+        let context = self.0.clone();
+        async move { answer(&context, from, call, deadline).await }.boxed()
     }
 
     fn fetch(
@@ -82,23 +81,23 @@ impl Service for HostService {
         from: NodeId,
         call: Call,
     ) -> BoxFuture<'static, Result<BoxStream<'static, Result<Bytes, ServiceError>>, ServiceError>> {
-        let host = self.0.clone();
+        let context = self.0.clone();
         async move {
             let group =
                 || call.group.clone().ok_or_else(|| ServiceError::Malformed("it names no partition".to_owned()));
-            let replica = |group: GroupName| host.find_replica(&group).ok_or(ServiceError::NoGroup(group));
+            let replica = |group: GroupName| context.find_replica(&group).ok_or(ServiceError::NoGroup(group));
             match call.topic {
                 Topic::Module => {
                     let id = call.body.as_ref().try_into().map(ModuleId);
                     let id = id.map_err(|_| ServiceError::Malformed("a module's id has 32 bytes".to_owned()))?;
-                    let wasm = host.registry.read(id).map_err(failed)?;
+                    let wasm = context.registry.read(id).map_err(failed)?;
                     let pieces: Vec<_> =
                         wasm.chunks(PIECE_BYTES).map(|piece| Ok(Bytes::copy_from_slice(piece))).collect();
                     Ok(stream::iter(pieces).boxed())
                 }
                 Topic::Records => {
                     let group = group()?;
-                    match readable_log(&host, &group).await {
+                    match readable_log(&context, &group).await {
                         Some(ReadableLog::Damaged(damaged)) => repair::records_of_damaged(damaged, &call.body),
                         Some(ReadableLog::Unopened(log)) => repair::records_unopened(log, &call.body),
                         Some(ReadableLog::Open(replica)) => repair::records(replica, &call.body),
@@ -114,7 +113,7 @@ impl Service for HostService {
                 }
                 Topic::Midnights => snapshot_fetch::serve(replica(group()?)?.as_ref(), &call.body),
                 Topic::History => journal_fetch::serve(replica(group()?)?.as_ref(), &call.body).await,
-                Topic::Offer => install::on_offer(&host, from, group()?, &call.body),
+                Topic::Offer => install::on_offer(&context, from, group()?, &call.body),
                 topic => Err(ServiceError::Malformed(format!("{topic:?} is nothing to fetch here"))),
             }
         }
@@ -122,30 +121,35 @@ impl Service for HostService {
     }
 }
 
-async fn answer(host: &Arc<Host>, from: NodeId, call: Call, patience: Duration) -> Result<Bytes, ServiceError> {
+async fn answer(
+    context: &Arc<NodeContext>,
+    from: NodeId,
+    call: Call,
+    patience: Duration,
+) -> Result<Bytes, ServiceError> {
     let Call { topic, group, body } = call;
     let group = || group.clone().ok_or_else(|| ServiceError::Malformed("it names no partition".to_owned()));
     let replica = || {
         let group = group()?;
-        host.find_replica(&group).ok_or(ServiceError::NoGroup(group))
+        context.find_replica(&group).ok_or(ServiceError::NoGroup(group))
     };
     match topic {
         Topic::Submit | Topic::Calls | Topic::Order => {
-            answer_about_commands(host, from, topic, group()?, &body, patience).await
+            answer_about_commands(context, from, topic, group()?, &body, patience).await
         }
         Topic::ReadIndex => replica()?.answer_read_index(&body).await.map_err(failed),
         Topic::WantTime => {
             replica()?.on_want_time(&body).map_err(failed)?;
             Ok(Bytes::new())
         }
-        Topic::Seen => answer_seen(host, from, &group()?),
+        Topic::Seen => answer_seen(context, from, &group()?),
         Topic::Head if divergence::is_claim(&body) => {
-            divergence::on_claim(host, from, &group()?, replica().ok(), &body).await
+            divergence::on_claim(context, from, &group()?, replica().ok(), &body).await
         }
         Topic::Head => answer_head(replica()?, &body).await,
-        Topic::Clock => Ok(clock_round::answer(host, from, &body)),
+        Topic::Clock => Ok(clock_round::answer(context, from, &body)),
         Topic::Join => {
-            cluster_founding::on_join(host, from, decode(&body)?).await.map_err(failed)?;
+            cluster_founding::on_join(context, from, decode(&body)?).await.map_err(failed)?;
             Ok(Bytes::new())
         }
         Topic::Membership => {
@@ -154,18 +158,18 @@ async fn answer(host: &Arc<Host>, from: NodeId, call: Call, patience: Duration) 
             Ok(Bytes::new())
         }
         Topic::Shadow => {
-            let page = shadow::find_page(host, &String::from_utf8_lossy(&body));
+            let page = shadow::find_page(context, &String::from_utf8_lossy(&body));
             Ok(Bytes::from(page.unwrap_or_default()))
         }
-        Topic::Secret => secrets::answer(host, &body).await.map_err(failed),
+        Topic::Secret => secrets::answer(context, &body).await.map_err(failed),
         Topic::Panic | Topic::Drain | Topic::Midnights => answer_about(&*replica()?, topic, &body, patience).await,
         Topic::Status => {
-            let cluster = host.folder.identity().map(|identity| identity.cluster.clone());
+            let cluster = context.folder.identity().map(|identity| identity.cluster.clone());
             Ok(Bytes::from(cluster.unwrap_or_default()))
         }
         Topic::Records => {
             let group = group()?;
-            match readable_log(host, &group).await {
+            match readable_log(context, &group).await {
                 Some(ReadableLog::Damaged(damaged)) => Ok(repair::holding_damaged(&damaged)),
                 Some(ReadableLog::Unopened(log)) => Ok(repair::holding_unopened(&log)),
                 Some(ReadableLog::Open(replica)) => Ok(repair::holding(&replica)),
@@ -205,7 +209,7 @@ async fn answer_head(replica: Arc<Partition>, body: &[u8]) -> Result<Bytes, Serv
 
 /// Answers what is for the leader of a partition: commands of clients, calls of coordinators, orders of operators.
 async fn answer_about_commands(
-    host: &Host,
+    context: &NodeContext,
     from: NodeId,
     topic: Topic,
     group: GroupName,
@@ -213,7 +217,7 @@ async fn answer_about_commands(
     patience: Duration,
 ) -> Result<Bytes, ServiceError> {
     let is_known = |machine: &Arc<Machine>| topic == Topic::Submit || machine.name() != SYSTEM;
-    let machine = host.find_machine(&group.machine).filter(is_known);
+    let machine = context.find_machine(&group.machine).filter(is_known);
     let machine = machine.ok_or_else(|| ServiceError::NoGroup(group.clone()))?;
     let answered = match topic {
         Topic::Submit => machine.answer_submit(from, group.partition, body, patience).await,

@@ -18,8 +18,8 @@ use crate::peer::{Call, Topic};
 use crate::records::command::SystemCommand;
 use crate::system::cluster::Cluster;
 use crate::system::cluster_error::ClusterError;
+use crate::system::context::NodeContext;
 use crate::system::directory::Directory;
-use crate::system::host::Host;
 use crate::system::published::{PublishedPage, ShadowWanted};
 use crate::system::submit::Wanting;
 
@@ -42,9 +42,9 @@ fn wanted_shadow(directory: &Directory, machine: &str) -> Option<ShadowWanted> {
 }
 
 /// The page of the shadow that is wanted now, never that of the one before it, which may not have ended yet.
-pub(super) fn find_page(host: &Host, machine: &str) -> Option<String> {
-    let wanted = wanted_shadow(&host.directory(), machine)?;
-    let shadows = host.published.shadows.borrow();
+pub(super) fn find_page(context: &NodeContext, machine: &str) -> Option<String> {
+    let wanted = wanted_shadow(&context.directory(), machine)?;
+    let shadows = context.published.shadows.borrow();
     shadows.get(machine).filter(|page| page.of == wanted).map(|page| page.text.clone())
 }
 
@@ -106,12 +106,12 @@ impl Cluster {
         }
         let Some(wanted) = wanted_shadow(&directory, machine) else { return Ok(None) };
         let starting = || STARTING.to_owned();
-        let page = if wanted.node == self.host().node {
-            find_page(self.host(), machine).ok_or_else(starting)
+        let page = if wanted.node == self.context().node {
+            find_page(self.context(), machine).ok_or_else(starting)
         } else {
             let call = Call { topic: Topic::Shadow, group: None, body: Bytes::copy_from_slice(machine.as_bytes()) };
             let patience = deadline.saturating_duration_since(Instant::now()).min(PATIENCE);
-            let answer = self.host().network.call(wanted.node, call, patience).await;
+            let answer = self.context().network.call(wanted.node, call, patience).await;
             answer.map_err(|error| error.to_string()).and_then(|page| {
                 let text = String::from_utf8(page.to_vec()).ok().filter(|page| !page.is_empty());
                 text.ok_or_else(starting)
@@ -121,25 +121,25 @@ impl Cluster {
     }
 
     fn least_busy(&self, directory: &Directory, machine: &str) -> NodeId {
-        let open = self.host().router.find_machine(machine);
+        let open = self.context().router.find_machine(machine);
         let replicas: Vec<Arc<Partition>> =
             open.iter().flat_map(|open| open.partition_ids().filter_map(|id| open.find_partition(id))).collect();
         let led = |node: &NodeId| replicas.iter().filter(|replica| replica.leader() == Some(*node)).count();
-        let samples = self.host().clocks.samples();
-        let is_up = |node: &NodeId| *node == self.host().node || samples.contains_key(node);
-        directory.nodes.keys().copied().filter(is_up).min_by_key(led).unwrap_or(self.host().node)
+        let samples = self.context().clocks.samples();
+        let is_up = |node: &NodeId| *node == self.context().node || samples.contains_key(node);
+        directory.nodes.keys().copied().filter(is_up).min_by_key(led).unwrap_or(self.context().node)
     }
 
     /// The shadows that this node is to run, by machine.
     pub fn shadows_here(&self) -> BTreeMap<String, ShadowWanted> {
-        let directory = self.host().directory();
+        let directory = self.context().directory();
         let of = |machine: &String| Some((machine.clone(), wanted_shadow(&directory, machine)?));
-        directory.modules.keys().filter_map(of).filter(|(_, wanted)| wanted.node == self.host().node).collect()
+        directory.modules.keys().filter_map(of).filter(|(_, wanted)| wanted.node == self.context().node).collect()
     }
 
     /// Waits until the directory changes, or this long at most.
     pub async fn wait_for_directory(&self, patience: Duration) {
-        let mut directory = self.host().watch_directory();
+        let mut directory = self.context().watch_directory();
         let changed = async {
             if directory.changed().await.is_err() {
                 // The node stops, so nothing changes any more.
@@ -151,11 +151,11 @@ impl Cluster {
     }
 
     pub fn partition_count(&self, machine: &str) -> Option<u32> {
-        Some(self.host().router.find_machine(machine)?.partition_count())
+        Some(self.context().router.find_machine(machine)?.partition_count())
     }
 
     pub fn find_replica(&self, machine: &str, partition: PartitionId) -> Option<Arc<Partition>> {
-        self.host().router.find_machine(machine)?.find_partition(partition)
+        self.context().router.find_machine(machine)?.find_partition(partition)
     }
 
     pub async fn find_logic(&self, module: ModuleId) -> Result<Arc<dyn Logic>, ClusterError> {
@@ -164,6 +164,6 @@ impl Cluster {
 
     /// Finds a module without asking other nodes.
     pub fn find_logic_here(&self, module: ModuleId) -> Result<Arc<dyn Logic>, String> {
-        self.host().registry.find(module).map_err(|error| error.to_string())
+        self.context().registry.find(module).map_err(|error| error.to_string())
     }
 }

@@ -10,8 +10,8 @@ use tokio::time::Instant;
 
 use crate::key::PublicKey;
 use crate::records::command::SystemCommand;
+use crate::system::context::NodeContext;
 use crate::system::directory::Directory;
-use crate::system::host::Host;
 use crate::system::submit::submit;
 
 /// How long `system` may take to record it.
@@ -20,16 +20,16 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const AGAIN: Duration = Duration::from_secs(2);
 
 /// Records the key until it is recorded, then ends.
-pub async fn run(host: Arc<Host>) {
-    let key = host.key;
-    let mut directory = host.watch_directory();
+pub async fn run(context: Arc<NodeContext>) {
+    let key = context.key;
+    let mut directory = context.watch_directory();
     let mut said = None;
     loop {
-        let is_recorded = is_recorded(&host, &directory.borrow_and_update().directory, key);
+        let is_recorded = is_recorded(&context, &directory.borrow_and_update().directory, key);
         match is_recorded {
             Some(true) => return,
             Some(false) => {
-                if let Err(error) = record(&host, key).await {
+                if let Err(error) = record(&context, key).await {
                     let error = error.to_string();
                     if said.as_ref() != Some(&error) {
                         tracing::warn!(
@@ -45,20 +45,20 @@ pub async fn run(host: Arc<Host>) {
         tokio::select! {
             changed = directory.changed() => if changed.is_err() { return },
             () = tokio::time::sleep(AGAIN) => {}
-            () = host.stopping.cancelled() => return,
+            () = context.stopping.cancelled() => return,
         }
     }
 }
 
 /// `None` while the node is not one of the cluster's.
-fn is_recorded(host: &Host, directory: &Directory, key: PublicKey) -> Option<bool> {
+fn is_recorded(context: &NodeContext, directory: &Directory, key: PublicKey) -> Option<bool> {
     directory
         .nodes
-        .contains_key(&host.node)
-        .then(|| directory.keys.iter().any(|known| known.node() == host.node && known.public() == key))
+        .contains_key(&context.node)
+        .then(|| directory.keys.iter().any(|known| known.node() == context.node && known.public() == key))
 }
 
-async fn record(host: &Host, key: PublicKey) -> Result<(), crate::system::ClusterError> {
-    let Some(system) = host.system.get().cloned() else { return Ok(()) };
-    submit(&system, &SystemCommand::RecordKey { node: host.node, key }, Instant::now() + PATIENCE).await
+async fn record(context: &NodeContext, key: PublicKey) -> Result<(), crate::system::ClusterError> {
+    let Some(system) = context.system.get().cloned() else { return Ok(()) };
+    submit(&system, &SystemCommand::RecordKey { node: context.node, key }, Instant::now() + PATIENCE).await
 }

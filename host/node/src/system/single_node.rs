@@ -9,10 +9,10 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::system::context::NodeContext;
 use crate::system::error::NodeError;
 use crate::system::failed_activations::Troubles;
 use crate::system::health::Vigil;
-use crate::system::host::Host;
 use crate::system::machines::{self, OPEN_AGAIN, open_system, system_logic};
 use crate::system::{health, prepare, reconciliation, reopening, signer, tasks};
 
@@ -22,44 +22,44 @@ const START_TIMEOUT: Duration = Duration::from_secs(30);
 pub const ALONE: &str = "alone";
 
 /// Starts a node that is its whole cluster.
-pub async fn open(host: &Arc<Host>, vigil: Vigil) -> Result<(), NodeError> {
-    if host.folder.identity().is_none() {
-        let myself = BTreeMap::from([(host.node, ALONE.to_owned())]);
-        host.folder.join(uuid::Uuid::new_v4().to_string(), true, myself)?;
+pub async fn open(context: &Arc<NodeContext>, vigil: Vigil) -> Result<(), NodeError> {
+    if context.folder.identity().is_none() {
+        let myself = BTreeMap::from([(context.node, ALONE.to_owned())]);
+        context.folder.join(uuid::Uuid::new_v4().to_string(), true, myself)?;
     }
-    if host.folder.identity().is_some_and(|identity| identity.peers.len() > 1) {
+    if context.folder.identity().is_some_and(|identity| identity.peers.len() > 1) {
         return Err(NodeError::HasPeers);
     }
-    host.clocks.on_round(0);
-    match open_system(host, system_logic(host)).await {
+    context.clocks.on_round(0);
+    match open_system(context, system_logic(context)).await {
         // The node runs, so that it can say what it waits for and an operator can tell it what to do.
         Err(error @ NodeError::Lost { .. }) => {
-            host.router.set_not_ready(vec![error.to_string()]);
-            tasks::run_once(host, "start", start_later(host.clone(), vigil));
+            context.router.set_not_ready(vec![error.to_string()]);
+            tasks::run_once(context, "start", start_later(context.clone(), vigil));
             Ok(())
         }
         opened => {
             opened?;
-            start(host, &mut Some(vigil)).await
+            start(context, &mut Some(vigil)).await
         }
     }
 }
 
 /// Opens `system` as soon as what it lost is back, or an operator has given it up.
-async fn start_later(host: Arc<Host>, vigil: Vigil) {
+async fn start_later(context: Arc<NodeContext>, vigil: Vigil) {
     let (mut vigil, mut reason) = (Some(vigil), None);
-    while !host.stopping.is_cancelled() {
-        let started = match open_system(&host, system_logic(&host)).await {
-            Ok(()) => start(&host, &mut vigil).await,
+    while !context.stopping.is_cancelled() {
+        let started = match open_system(&context, system_logic(&context)).await {
+            Ok(()) => start(&context, &mut vigil).await,
             failed => failed,
         };
         let Err(error) = started else { return };
         if reason.replace(error.to_string()) != Some(error.to_string()) {
             tracing::error!(%error, "the node does not serve");
         }
-        host.router.set_not_ready(vec![error.to_string()]);
+        context.router.set_not_ready(vec![error.to_string()]);
         tokio::select! {
-            () = host.stopping.cancelled() => {}
+            () = context.stopping.cancelled() => {}
             () = tokio::time::sleep(OPEN_AGAIN) => {}
         }
     }
@@ -67,38 +67,38 @@ async fn start_later(host: Arc<Host>, vigil: Vigil) {
 
 /// The rest of the start of a node that is its whole cluster, once `system` is open. It may be tried again. The tasks
 /// that it starts the first time keep running, and one of them takes `vigil`.
-async fn start(host: &Arc<Host>, vigil: &mut Option<Vigil>) -> Result<(), NodeError> {
-    if let Err(error) = machines::check_level(host).await {
-        if host.level.is_refused() {
-            reopening::halt(host).await;
+async fn start(context: &Arc<NodeContext>, vigil: &mut Option<Vigil>) -> Result<(), NodeError> {
+    if let Err(error) = machines::check_level(context).await {
+        if context.level.is_refused() {
+            reopening::halt(context).await;
         }
         return Err(error);
     }
     if let Some(vigil) = vigil.take().map(Arc::new) {
-        tasks::keep(host, "clock", move |host| health::watch_clock(host, vigil.clone()));
+        tasks::keep(context, "clock", move |context| health::watch_clock(context, vigil.clone()));
         // What could not be activated is still known if the task is started again.
         let troubles = Arc::new(Troubles::default());
-        tasks::keep(host, "steward", move |host| reconciliation::run(host, troubles.clone()));
-        tasks::keep(host, "prepare", prepare::run);
-        tasks::keep(host, "signer", signer::run);
+        tasks::keep(context, "steward", move |context| reconciliation::run(context, troubles.clone()));
+        tasks::keep(context, "prepare", prepare::run);
+        tasks::keep(context, "signer", signer::run);
     }
     let deadline = Instant::now() + START_TIMEOUT;
-    let directory = machines::wait_until_created(host, deadline).await?;
-    for spec in &host.specs {
+    let directory = machines::wait_until_created(context, deadline).await?;
+    for spec in &context.specs {
         let found = directory.machines[&spec.name].partitions;
         if spec.partitions != found {
             return Err(NodeError::Partitions { machine: spec.name.clone(), expected: spec.partitions, found });
         }
     }
-    match machines::open_machines(host, &directory).await {
+    match machines::open_machines(context, &directory).await {
         // The other partitions are served, and this one says what it waits for.
         Err(NodeError::Lost { .. }) => {}
         opened => {
             opened?;
-            machines::wait_until_served(host, deadline).await?;
+            machines::wait_until_served(context, deadline).await?;
         }
     }
-    tasks::keep(host, "level", reopening::halt_when_refused);
-    tasks::keep(host, "opening", machines::keep_open);
+    tasks::keep(context, "level", reopening::halt_when_refused);
+    tasks::keep(context, "opening", machines::keep_open);
     Ok(())
 }

@@ -32,7 +32,6 @@ use crate::peer::{Call, GroupName, ServiceError, Topic};
 use crate::snapshot;
 use crate::snapshot::canonical::{Days, Listed, parse_name};
 use crate::system::context::NodeContext;
-use crate::system::host::Host;
 use crate::system::messages::{decode, encode};
 
 /// Below the node's data. What is in it can be fetched again.
@@ -125,8 +124,8 @@ pub fn serve(
 }
 
 /// Runs until the node stops.
-pub async fn run(host: Arc<Host>) {
-    match tokio::fs::remove_dir_all(host.folder.path().join(SPOOL)).await {
+pub async fn run(context: Arc<NodeContext>) {
+    match tokio::fs::remove_dir_all(context.folder.path().join(SPOOL)).await {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
             tracing::warn!(
                 %error,
@@ -139,18 +138,18 @@ pub async fn run(host: Arc<Host>) {
     let mut looked: BTreeMap<GroupName, (Weak<Partition>, Instant)> = BTreeMap::new();
     loop {
         let mut has_taken = false;
-        let groups: Vec<GroupName> = host.replicas().into_iter().map(|(group, _)| group).collect();
+        let groups: Vec<GroupName> = context.replicas().into_iter().map(|(group, _)| group).collect();
         for group in groups {
             // The replica is not held while others are asked: it may have to be closed to install a snapshot.
-            let Some(replica) = host.find_replica(&group).map(|replica| Arc::downgrade(&replica)) else { continue };
+            let Some(replica) = context.find_replica(&group).map(|replica| Arc::downgrade(&replica)) else { continue };
             let is_due =
                 |(before, due): &(Weak<Partition>, Instant)| !Weak::ptr_eq(before, &replica) || *due <= Instant::now();
             if !looked.get(&group).is_none_or(is_due) {
                 continue;
             }
             let tended = tokio::select! {
-                tended = tend(&host, &group) => tended,
-                () = host.stopping.cancelled() => return,
+                tended = tend(&context, &group) => tended,
+                () = context.stopping.cancelled() => return,
             };
             let pause = match tended {
                 Tended::Took(file) => {
@@ -165,25 +164,25 @@ pub async fn run(host: Arc<Host>) {
             looked.insert(group, (replica, Instant::now() + pause));
         }
         tokio::select! {
-            () = host.stopping.cancelled() => return,
+            () = context.stopping.cancelled() => return,
             () = tokio::time::sleep(if has_taken { Duration::ZERO } else { ROUND }) => {}
         }
     }
 }
 
 /// Takes in the newest midnight that a replica here lacks and others have, if it lacks any.
-pub async fn tend(host: &Host, group: &GroupName) -> Tended {
-    let keep = host.opening.snapshot_keep.map_or(usize::MAX, |keep| keep as usize);
-    let Some(replica) = host.find_replica(group).filter(|replica| replica.is_running()) else {
+pub async fn tend(context: &NodeContext, group: &GroupName) -> Tended {
+    let keep = context.opening.snapshot_keep.map_or(usize::MAX, |keep| keep as usize);
+    let Some(replica) = context.find_replica(group).filter(|replica| replica.is_running()) else {
         return Tended::Unsettled;
     };
-    let others = host.others();
+    let others = context.others();
     if others.is_empty() || !may_lack(&replica, keep) {
         return Tended::Whole;
     }
     // A node that is down is not asked, so it holds up nobody.
     let heard: Vec<NodeId> = {
-        let answering = host.published.answering.borrow();
+        let answering = context.published.answering.borrow();
         others.iter().copied().filter(|node| answering.contains(node)).collect()
     };
     if heard.is_empty() {
@@ -192,7 +191,7 @@ pub async fn tend(host: &Host, group: &GroupName) -> Tended {
     let here = midnights(&replica).map(|listed| listed.facts.journal.index).collect();
     let applied = replica.progress().journal.index;
     drop(replica);
-    let offers = ask(host, group, &heard).await;
+    let offers = ask(context, group, &heard).await;
     let mut is_settled = offers.len() == others.len() && offers.values().all(|offered| offered.is_complete);
     let mut failures = 0;
     for missing in missing(&here, &offers, applied, keep) {
@@ -200,7 +199,7 @@ pub async fn tend(host: &Host, group: &GroupName) -> Tended {
             break;
         }
         let taken = match missing {
-            Missing::Alike { name, from } => take_from_any(host, group, &name, &from).await,
+            Missing::Alike { name, from } => take_from_any(context, group, &name, &from).await,
             Missing::Disputed { files } => {
                 for (file, nodes) in files {
                     tracing::warn!(
@@ -299,9 +298,9 @@ fn missing(
 }
 
 /// Takes a file from the first node that sends what it should.
-async fn take_from_any(host: &Host, group: &GroupName, name: &str, from: &[(NodeId, u64)]) -> Option<Listed> {
+async fn take_from_any(context: &NodeContext, group: &GroupName, name: &str, from: &[(NodeId, u64)]) -> Option<Listed> {
     for (node, bytes) in from {
-        match take(host, group, name, *node, *bytes).await {
+        match take(context, group, name, *node, *bytes).await {
             Ok(listed) => return Some(listed),
             Err(error) => {
                 tracing::warn!(
@@ -319,25 +318,25 @@ async fn take_from_any(host: &Host, group: &GroupName, name: &str, from: &[(Node
 
 /// Fetches a file and takes it in. In every case nothing is left in the spool.
 pub(super) async fn take(
-    host: &Host,
+    context: &NodeContext,
     group: &GroupName,
     name: &str,
     node: NodeId,
     bytes: u64,
 ) -> Result<Listed, MidnightError> {
     // Archiving may be fetching the same.
-    let _turn = host.fetching.lock().await;
-    let replica = || host.find_replica(group).ok_or(MidnightError::Closed);
+    let _turn = context.fetching.lock().await;
+    let replica = || context.find_replica(group).ok_or(MidnightError::Closed);
     if let Some(taken) = midnights(&*replica()?).find(|listed| listed.name == name) {
         return Ok(taken);
     }
-    let spool = host.folder.path().join(SPOOL);
+    let spool = context.folder.path().join(SPOOL);
     tokio::fs::DirBuilder::new().recursive(true).mode(PRIVATE_FOLDER).create(&spool).await?;
     let folder = tempfile::tempdir_in(&spool)?;
     // The name has no folder in it, because it was parsed as the name of a snapshot.
     let file = folder.path().join(name);
     let longest = PIECE_PATIENCE + Duration::from_secs(bytes / MIDNIGHT_BYTES_A_SECOND_MIN);
-    let fetching = tokio::time::timeout(longest, fetch(host, group, name, (node, bytes), &file));
+    let fetching = tokio::time::timeout(longest, fetch(context, group, name, (node, bytes), &file));
     fetching.await.map_err(|_| MidnightError::TooSlow)??;
     Ok(replica()?.take_in_canonical(&file, HeadProof::JournalOrWord).await?)
 }

@@ -16,7 +16,6 @@ use crate::router::Machine;
 use crate::snapshot::{IDS, Incoming, Manifest, STATE, ask_newest, receive};
 use crate::system::context::NodeContext;
 use crate::system::error::NodeError;
-use crate::system::host::Host;
 use crate::system::replica_states::Turn;
 
 /// The pause before the other nodes are asked again.
@@ -26,10 +25,15 @@ const AGAIN: Duration = Duration::from_secs(1);
 ///
 /// # Errors
 /// What each of them says, in words.
-pub async fn pull(host: &Host, group: &GroupName, folder: &Path, at_least: LogIndex) -> Result<Manifest, String> {
+pub async fn pull(
+    context: &NodeContext,
+    group: &GroupName,
+    folder: &Path,
+    at_least: LogIndex,
+) -> Result<Manifest, String> {
     let mut reasons = Vec::new();
-    for node in host.others() {
-        match pull_from(host, node, group, folder, at_least).await {
+    for node in context.others() {
+        match pull_from(context, node, group, folder, at_least).await {
             Ok(manifest) => return Ok(manifest),
             Err(reason) => reasons.push(format!("node {node}: {reason}")),
         }
@@ -70,7 +74,7 @@ async fn pull_from(
 /// # Errors
 /// The node stops, or the folder cannot be written.
 pub async fn refetch(
-    host: &Host,
+    context: &NodeContext,
     turn: &Turn,
     machine: &Machine,
     first: LogIndex,
@@ -82,11 +86,11 @@ pub async fn refetch(
         reason,
         "state or ids cannot be made again from the log; the other nodes are asked for a snapshot"
     );
-    let folder = host.folder.partition(&group.machine, group.partition);
-    while let Err(refusal) = pull(host, group, &folder, LogIndex(first.0.saturating_sub(1))).await {
+    let folder = context.folder.partition(&group.machine, group.partition);
+    while let Err(refusal) = pull(context, group, &folder, LogIndex(first.0.saturating_sub(1))).await {
         turn.say_not_served(machine, format!("{reason}; {refusal}"));
         tokio::select! {
-            () = host.stopping.cancelled() => return Err(NodeError::Stopping),
+            () = context.stopping.cancelled() => return Err(NodeError::Stopping),
             () = tokio::time::sleep(AGAIN) => {}
         }
     }

@@ -18,7 +18,7 @@ use crate::ids::JournalIndex;
 use crate::partition::{HeadProof, Partition, PartitionError};
 use crate::peer::GroupName;
 use crate::snapshot::canonical::{Listed, parse_name};
-use crate::system::host::Host;
+use crate::system::context::NodeContext;
 
 /// How often the folders are checked on a node without an archive.
 const ROUND: Duration = Duration::from_secs(1);
@@ -33,13 +33,13 @@ pub enum FetchError {
 }
 
 /// Runs until the node stops. On a node without an archive no deletion has to wait until a snapshot is archived.
-pub async fn run(host: Arc<Host>, keep: u32) {
+pub async fn run(context: Arc<NodeContext>, keep: u32) {
     loop {
-        for (group, partition) in host.replicas() {
+        for (group, partition) in context.replicas() {
             delete_surplus(&group, &partition, keep, |_| true);
         }
         tokio::select! {
-            () = host.stopping.cancelled() => return,
+            () = context.stopping.cancelled() => return,
             () = tokio::time::sleep(ROUND) => {}
         }
     }

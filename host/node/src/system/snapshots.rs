@@ -34,7 +34,7 @@ impl Cluster {
         let mut found = Vec::new();
         for replica in self.replicas_of(machine)? {
             let group = GroupName::new(machine, replica.id());
-            let archived = self.host().published.archived.borrow().snapshots.get(&group).cloned();
+            let archived = self.context().published.archived.borrow().snapshots.get(&group).cloned();
             let here = replica.canonical_snapshots();
             let is_here = |name: &String| here.iter().any(|listed| listed.name == *name);
             let elsewhere = archived.into_iter().flatten().filter(|name| !is_here(name));
@@ -69,10 +69,10 @@ impl Cluster {
 
     fn replicas_of(&self, machine: &str) -> Result<Vec<Arc<Partition>>, ClusterError> {
         if machine == SYSTEM {
-            return Ok(self.host().system_partition().into_iter().collect());
+            return Ok(self.context().system_partition().into_iter().collect());
         }
         let unknown = || ClusterError::UnknownMachine(machine.to_owned());
-        let found = self.host().router.find_machine(machine).ok_or_else(unknown)?;
+        let found = self.context().router.find_machine(machine).ok_or_else(unknown)?;
         let missing =
             |id: PartitionId| ClusterError::Invalid(format!("{machine}/{id} is not open on this node: ask again"));
         found.partition_ids().map(|id| found.find_partition(id).ok_or_else(|| missing(id))).collect()

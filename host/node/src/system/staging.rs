@@ -50,8 +50,8 @@ impl Brought {
 impl Cluster {
     /// The node is about to stop: it is no longer asked to lead, and no longer compiles what somebody uploads.
     pub fn leave(&self) {
-        leadership_handover::announce(self.host());
-        self.host().examining.cancel();
+        leadership_handover::announce(self.context());
+        self.context().examining.cancel();
     }
 
     /// Compiles what somebody has uploaded, until the deadline, and keeps nothing. `kind` is what the module should be.
@@ -62,7 +62,7 @@ impl Cluster {
         wasm: Bytes,
         wanting: &Wanting,
     ) -> Result<Brought, ClusterError> {
-        let (registry, stop) = (self.host().registry.clone(), self.host().examining.child_token());
+        let (registry, stop) = (self.context().registry.clone(), self.context().examining.child_token());
         // The compilation also stops if the client is gone.
         let _ended = stop.clone().drop_guard();
         let stop = StopSignal::when(move || stop.is_cancelled());
@@ -73,7 +73,7 @@ impl Cluster {
         let examined = examined.map_err(|_| ClusterError::Deadline)?.map_err(|_| ClusterError::Deadline)?;
         match examined {
             Ok(candidate) => Ok(Brought { machine: machine.to_owned(), size, candidate: Arc::new(candidate) }),
-            Err(RegistryError::Guest(GuestError::GivenUp { .. })) if !self.host().examining.is_cancelled() => {
+            Err(RegistryError::Guest(GuestError::GivenUp { .. })) if !self.context().examining.is_cancelled() => {
                 Err(ClusterError::Deadline)
             }
             Err(RegistryError::Guest(error)) if error.is_of_module() => {
@@ -94,7 +94,7 @@ impl Cluster {
         wanting: &Wanting,
         record: impl Future<Output = Result<(), ClusterError>>,
     ) -> Result<(), ClusterError> {
-        let (registry, id) = (self.host().registry.clone(), brought.logic().id());
+        let (registry, id) = (self.context().registry.clone(), brought.logic().id());
         if let Err(error) = checked {
             self.on_refused(&brought.machine, id, brought.size, wanting, &error).await;
             return Err(error);
@@ -111,9 +111,9 @@ impl Cluster {
         {
             // The module is forgotten first, because the caller may go away meanwhile. It stays if somebody else has
             // uploaded it, too.
-            let is_known = self.host().directory().names(id);
+            let is_known = self.context().directory().names(id);
             if brought.candidate.is_new() && !is_known {
-                let registry = self.host().registry.clone();
+                let registry = self.context().registry.clone();
                 let forgetting = tokio::task::spawn_blocking(move || registry.forget(id));
                 if let Ok(Err(error)) = forgetting.await {
                     tracing::warn!(module = %id, %error, "a module that was not recorded is still here: delete it");
@@ -137,13 +137,13 @@ impl Cluster {
             reason,
             "a module was refused; nothing of it is kept"
         );
-        let host = self.host();
-        let time = host.clock.now();
+        let context = self.context();
+        let time = context.clock.now();
         let refused = RefusedModule { machine: machine.to_owned(), module, size, time, by, reason };
-        if host.directory().has_refused(machine, module) {
+        if context.directory().has_refused(machine, module) {
             return;
         }
-        if host.opening.features.has(features::REFUSALS) && self.refused_here().may_record(time) {
+        if context.opening.features.has(features::REFUSALS) && self.refused_here().may_record(time) {
             match self.record_refused(&refused, wanting).await {
                 Ok(()) => return,
                 Err(error) => tracing::warn!(%module, %error, "that a module was refused could not be recorded"),
@@ -153,7 +153,7 @@ impl Cluster {
     }
 
     async fn record_refused(&self, refused: &RefusedModule, wanting: &Wanting) -> Result<(), ClusterError> {
-        let system = self.host().system.get().cloned().ok_or(ClusterError::Deadline)?;
+        let system = self.context().system.get().cloned().ok_or(ClusterError::Deadline)?;
         let reason: String = refused.reason.chars().take(REFUSED_REASON_CHARS_MAX).collect();
         let size = u32::try_from(refused.size).unwrap_or(u32::MAX);
         let (machine, module) = (refused.machine.clone(), refused.module);

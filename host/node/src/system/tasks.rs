@@ -12,27 +12,33 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::limits::{TASK_AGAIN, TASK_SETTLED};
-use crate::system::host::Host;
+use crate::system::context::NodeContext;
 
 /// Runs a task until the node stops, or until the task has nothing more to do.
-pub fn keep<F>(host: &Arc<Host>, name: &'static str, begin: impl Fn(Arc<Host>) -> F + Send + 'static) -> JoinHandle<()>
+pub fn keep<F>(
+    context: &Arc<NodeContext>,
+    name: &'static str,
+    begin: impl Fn(Arc<NodeContext>) -> F + Send + 'static,
+) -> JoinHandle<()>
 where
     F: Future<Output = ()> + Send + 'static,
 {
-    let (host, given) = (host.clone(), host.clone());
+    let (context, given) = (context.clone(), context.clone());
     tokio::spawn(async move {
-        let say = |trouble| host.router.set_trouble(name, trouble);
-        supervise(name, &host.stopping, say, move || begin(given.clone())).await;
+        let say = |trouble| context.router.set_trouble(name, trouble);
+        supervise(name, &context.stopping, say, move || begin(given.clone())).await;
     })
 }
 
 /// Runs a task that cannot begin twice: after a panic the node is no longer ready.
-pub fn run_once(host: &Arc<Host>, name: &'static str, work: impl Future<Output = ()> + Send + 'static) {
-    let host = host.clone();
+pub fn run_once(context: &Arc<NodeContext>, name: &'static str, work: impl Future<Output = ()> + Send + 'static) {
+    let context = context.clone();
     tokio::spawn(async move {
         if let Err(panic) = AssertUnwindSafe(work).catch_unwind().await {
             let text = report(name, &*panic);
-            host.router.set_trouble(name, Some(format!("its task `{name}` panicked ({text}): start the node again")));
+            context
+                .router
+                .set_trouble(name, Some(format!("its task `{name}` panicked ({text}): start the node again")));
         }
     });
 }

@@ -16,21 +16,21 @@ use crate::records::command::SystemCommand;
 use crate::system::clocks::Leap;
 use crate::system::cluster::Cluster;
 use crate::system::cluster_error::ClusterError;
-use crate::system::host::Host;
+use crate::system::context::NodeContext;
 use crate::system::submit::{Wanting, submit_by};
 
 /// How far each journal is ahead of the clock; zero if this node's clock is not fit for the comparison.
-fn journals_ahead(host: &Host) -> Vec<(GroupName, Duration)> {
-    let is_right = host.clocks.may_lead();
+fn journals_ahead(context: &NodeContext) -> Vec<(GroupName, Duration)> {
+    let is_right = context.clocks.may_lead();
     let ahead = |(group, partition): (GroupName, Arc<Partition>)| {
         (group, if is_right { partition.lead() } else { Duration::ZERO })
     };
-    host.replicas().into_iter().map(ahead).collect()
+    context.replicas().into_iter().map(ahead).collect()
 }
 
 /// Shows as metrics how far the journals are ahead, for the partitions that are here.
-pub fn show(host: &Host) {
-    for (group, ahead) in journals_ahead(host) {
+pub fn show(context: &NodeContext) {
+    for (group, ahead) in journals_ahead(context) {
         let labels = [("machine", group.machine.to_string()), ("partition", group.partition.to_string())];
         metrics::gauge!("statehouse_journal_ahead_seconds", &labels).set(ahead.as_secs_f64());
     }
@@ -63,14 +63,14 @@ fn leap_text(leap: Leap) -> String {
 impl Cluster {
     /// What is unusual about time on this node, in words. The node serves all the same.
     pub fn remarks(&self) -> Vec<String> {
-        let host = self.host();
-        let mut remarks: Vec<String> = host.clocks.leap().map(leap_text).into_iter().collect();
-        if !host.clocks.may_lead() && host.clocks.is_compared() {
+        let context = self.context();
+        let mut remarks: Vec<String> = context.clocks.leap().map(leap_text).into_iter().collect();
+        if !context.clocks.may_lead() && context.clocks.is_compared() {
             remarks.push(
                 "this node's clock differs from the other nodes' clocks, so it leads nothing: set its clock".to_owned(),
             );
         }
-        remarks.extend(ahead_text(&journals_ahead(host)));
+        remarks.extend(ahead_text(&journals_ahead(context)));
         remarks
     }
 
@@ -80,20 +80,20 @@ impl Cluster {
     /// # Errors
     /// The clock has not leapt, or the word could not be recorded in time.
     pub async fn accept_clock(&self, wanting: &Wanting) -> Result<(), ClusterError> {
-        let host = self.host();
-        let leap = host.clocks.leap().ok_or_else(|| {
+        let context = self.context();
+        let leap = context.clocks.leap().ok_or_else(|| {
             let bound = CLOCK_LEAP_MAX.as_secs();
             ClusterError::Invalid(format!(
                 "this node's clock has not jumped by more than {bound} s, so there is nothing to accept; ask a node \
                  whose clock has"
             ))
         })?;
-        if host.opening.features.has(features::TIMELINES) {
+        if context.opening.features.has(features::TIMELINES) {
             let (system, _) = self.directory_now(wanting.deadline).await?;
             submit_by(&system, &SystemCommand::AcceptClock { ahead: leap.ahead }, wanting).await?;
             self.directory_now(wanting.deadline).await?;
         } else {
-            host.clocks.on_accepted(leap.ahead);
+            context.clocks.on_accepted(leap.ahead);
         }
         let (by, seconds) = (&wanting.caller.name, leap.ahead.0 / 1_000_000);
         tracing::warn!(by, seconds, "a clock that has jumped was accepted");

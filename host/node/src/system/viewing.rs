@@ -17,9 +17,9 @@ use crate::records::rejection::RejectionCode;
 use crate::router::Machine;
 use crate::system::cluster::Cluster;
 use crate::system::cluster_error::ClusterError;
+use crate::system::context::NodeContext;
 use crate::system::directory::Directory;
 use crate::system::directory_requests::DirectoryFreshness;
-use crate::system::host::Host;
 use crate::system::machine_spec::MachineSpec;
 use crate::system::modules::find_module;
 use crate::system::submit::{Wanting, submit, submit_by};
@@ -51,24 +51,24 @@ impl ByDefault {
 }
 
 /// Runs until the node stops.
-pub async fn run(host: Arc<Host>) {
-    settle(&host).await;
-    let mut directory = host.watch_directory();
+pub async fn run(context: Arc<NodeContext>) {
+    settle(&context).await;
+    let mut directory = context.watch_directory();
     let (mut defaults, mut begun) = (None, None);
     loop {
         let before = directory.borrow().directory.clone();
-        let mut again = create_defaults(&host, &before, &mut defaults).await;
+        let mut again = create_defaults(&context, &before, &mut defaults).await;
         let known = directory.borrow_and_update().directory.clone();
         for name in known.machines.keys() {
-            if !tend(&host, name).await {
+            if !tend(&context, name).await {
                 again = Some(AGAIN);
             }
         }
-        if host.specs.iter().all(|spec| known.machines.contains_key(&spec.name)) {
+        if context.specs.iter().all(|spec| known.machines.contains_key(&spec.name)) {
             let begun = *begun.get_or_insert_with(Instant::now);
-            let is_created = again.is_none() || host.specs.iter().all(|spec| !lacks_defaults(spec, &known));
+            let is_created = again.is_none() || context.specs.iter().all(|spec| !lacks_defaults(spec, &known));
             if is_created || PATIENCE <= begun.elapsed() {
-                host.views.set_settled();
+                context.views.set_settled();
             }
         }
         let again = async {
@@ -80,7 +80,7 @@ pub async fn run(host: Arc<Host>) {
         tokio::select! {
             changed = directory.changed() => if changed.is_err() { return },
             () = again => {}
-            () = host.stopping.cancelled() => return,
+            () = context.stopping.cancelled() => return,
         }
     }
 }
@@ -94,34 +94,34 @@ fn lacks_defaults(spec: &MachineSpec, directory: &Directory) -> bool {
 
 /// Waits until what `system` says is known here. At first a node that was killed knows an older state than its views
 /// have, so it would delete or rebuild them.
-async fn settle(host: &Host) {
-    while !host.stopping.is_cancelled() {
-        if let Some(system) = host.system_partition() {
+async fn settle(context: &NodeContext) {
+    while !context.stopping.is_cancelled() {
+        if let Some(system) = context.system_partition() {
             let until = tokio::time::Instant::now() + CHANGE_PATIENCE;
             if system.read_linearizable(until).await.is_ok()
-                && host.directory_requests.read(system, DirectoryFreshness::Stale, until).await.is_ok()
+                && context.directory_requests.read(system, DirectoryFreshness::Stale, until).await.is_ok()
             {
                 return;
             }
         }
         tokio::select! {
             () = tokio::time::sleep(AGAIN) => {}
-            () = host.stopping.cancelled() => {}
+            () = context.stopping.cancelled() => {}
         }
     }
 }
 
 /// Runs a machine's views here as the directory says. Returns whether all of them run.
-async fn tend(host: &Arc<Host>, name: &str) -> bool {
-    let Some(machine) = host.router.find_machine(name) else { return false };
+async fn tend(context: &Arc<NodeContext>, name: &str) -> bool {
+    let Some(machine) = context.router.find_machine(name) else { return false };
     let rows_now = || {
-        let directory = host.directory();
+        let directory = context.directory();
         directory.views.get(name).map(|row| row.views.clone()).unwrap_or_default()
     };
     let rows = rows_now();
     let (mut wanted, mut is_complete) = (Vec::new(), true);
     for row in &rows {
-        match find_module(host, ModuleId(row.module)).await {
+        match find_module(context, ModuleId(row.module)).await {
             Ok(logic) => wanted.push(WantedView { name: row.name.clone(), logic, build: row.build }),
             Err(error) => {
                 tracing::warn!(view = row.name, %error, "the module of a view is not here");
@@ -129,12 +129,12 @@ async fn tend(host: &Arc<Host>, name: &str) -> bool {
             }
         }
     }
-    if host.stopping.is_cancelled() {
+    if context.stopping.is_cancelled() {
         return true;
     }
     let names: Vec<String> = rows.iter().map(|row| row.name.clone()).collect();
     // Fetching a module takes time, in which another one may have been asked for.
-    is_complete & host.views.keep_if(&source(&machine), &names, wanted, || rows_now() == rows)
+    is_complete & context.views.keep_if(&source(&machine), &names, wanted, || rows_now() == rows)
 }
 
 fn source(machine: &Arc<Machine>) -> Source {
@@ -146,25 +146,25 @@ fn source(machine: &Arc<Machine>) -> Source {
 
 /// Creates the views that the configuration names, if this node leads `system`. Returns when to look again.
 async fn create_defaults(
-    host: &Arc<Host>,
+    context: &Arc<NodeContext>,
     directory: &Directory,
     defaults: &mut Option<Vec<ByDefault>>,
 ) -> Option<Duration> {
-    if host.specs.iter().all(|spec| spec.views.is_empty()) {
+    if context.specs.iter().all(|spec| spec.views.is_empty()) {
         return None;
     }
-    let Some(system) = host.system.get().cloned() else { return Some(AGAIN) };
-    if !directory.is_founded() || !host.specs.iter().all(|spec| directory.machines.contains_key(&spec.name)) {
+    let Some(system) = context.system.get().cloned() else { return Some(AGAIN) };
+    if !directory.is_founded() || !context.specs.iter().all(|spec| directory.machines.contains_key(&spec.name)) {
         return Some(AGAIN);
     }
     if defaults.as_ref().is_some_and(|defaults| !defaults.iter().any(|default| default.is_missing(directory))) {
         return None;
     }
-    if !host.system_partition().is_some_and(|partition| partition.is_leader()) {
+    if !context.system_partition().is_some_and(|partition| partition.is_leader()) {
         return Some(OTHERS_TURN);
     }
     if defaults.is_none() {
-        let staging = host.clone();
+        let staging = context.clone();
         let staged = tokio::task::spawn_blocking(move || stage_defaults(&staging)).await;
         *defaults = Some(staged.unwrap_or_default());
     }
@@ -178,7 +178,7 @@ async fn create_defaults(
         }
     }
     // Wait until the directory shows them before the next look, so that no view is asked for twice.
-    let mut changed = host.watch_directory();
+    let mut changed = context.watch_directory();
     let is_there = |now: &Directory| defaults.iter().flatten().all(|default| !default.is_missing(now));
     is_complete &=
         tokio::time::timeout(CHANGE_PATIENCE, changed.wait_for(|now| is_there(&now.directory))).await.is_ok();
@@ -186,12 +186,12 @@ async fn create_defaults(
 }
 
 /// Stages the default views. A module that cannot be a view is left out, and logged once.
-fn stage_defaults(host: &Host) -> Vec<ByDefault> {
+fn stage_defaults(context: &NodeContext) -> Vec<ByDefault> {
     let mut defaults = Vec::new();
-    for spec in &host.specs {
+    for spec in &context.specs {
         for view in &spec.views {
             let staged = view.read().map_err(|error| error.to_string()).and_then(|(wasm, path)| {
-                let logic = host.registry.stage(&wasm).map_err(|error| format!("{}: {error}", path.display()))?;
+                let logic = context.registry.stage(&wasm).map_err(|error| format!("{}: {error}", path.display()))?;
                 check_source(logic.as_ref(), &spec.name).map_err(|error| format!("{}: {error}", path.display()))?;
                 Ok(logic)
             });
@@ -253,7 +253,7 @@ impl Cluster {
     /// Checks that no other view of the machine has one of its routes.
     fn check_routes(&self, machine: &str, logic: &dyn Logic) -> Result<(), ClusterError> {
         let describe = logic.describe();
-        for other in self.host().views.of(machine).iter().filter(|other| other.name() != describe.name) {
+        for other in self.context().views.of(machine).iter().filter(|other| other.name() != describe.name) {
             let taken = other.logic();
             let is_taken = |path: &str| taken.describe().queries.iter().any(|query| query.path == path);
             if let Some(query) = describe.queries.iter().find(|query| is_taken(&query.path)) {
@@ -308,7 +308,7 @@ impl Cluster {
             Err(error) => Err(error),
             Ok(()) => {
                 self.directory_now(wanting.deadline).await?;
-                tend(self.host(), machine).await;
+                tend(self.context(), machine).await;
                 Ok(())
             }
         }
@@ -316,27 +316,27 @@ impl Cluster {
 
     /// The views of a machine that run on this node.
     pub fn views(&self, machine: &str) -> Vec<Arc<View>> {
-        self.host().views.of(machine)
+        self.context().views.of(machine)
     }
 
     /// The views that a machine should have, each with its module, its build, and who asked for it.
     pub fn views_wanted(&self, machine: &str) -> BTreeMap<String, crate::system::view_row::ViewRow> {
-        let directory = self.host().directory();
+        let directory = self.context().directory();
         let rows = directory.views.get(machine).map(|row| row.views.clone()).unwrap_or_default();
         rows.into_iter().map(|row| (row.name.clone(), row)).collect()
     }
 
     /// The views that a machine should have and that do not run on this node, in words.
     pub fn views_missing(&self, machine: &str) -> Vec<String> {
-        let host = self.host();
-        let running = host.views.of(machine);
+        let context = self.context();
+        let running = context.views.of(machine);
         let mut missing: Vec<String> = self.views_wanted(machine).into_keys().collect();
         missing.retain(|name| running.iter().all(|view| view.name() != name));
         let mut missing: Vec<String> =
             missing.iter().map(|name| format!("the view {name} of {machine} is not started yet")).collect();
-        let directory = host.directory();
+        let directory = context.directory();
         let is_lacking = |spec: &MachineSpec| spec.name == machine && lacks_defaults(spec, &directory);
-        if !host.views.is_settled() && host.specs.iter().any(is_lacking) {
+        if !context.views.is_settled() && context.specs.iter().any(is_lacking) {
             missing.push(format!("the views of {machine} are not created yet"));
         }
         missing
@@ -345,18 +345,18 @@ impl Cluster {
     /// Why a node that has just started does not have the routes of all views yet. Empty once it has tried to start
     /// each view.
     pub fn views_pending(&self) -> Vec<String> {
-        let host = self.host();
-        if host.views.is_settled() {
+        let context = self.context();
+        if context.views.is_settled() {
             return Vec::new();
         }
-        let mut machines: Vec<String> = host.directory().views.keys().cloned().collect();
-        machines.extend(host.specs.iter().map(|spec| spec.name.clone()));
+        let mut machines: Vec<String> = context.directory().views.keys().cloned().collect();
+        machines.extend(context.specs.iter().map(|spec| spec.name.clone()));
         machines.sort();
         machines.dedup();
         machines.iter().flat_map(|machine| self.views_missing(machine)).collect()
     }
 
     pub fn node(&self) -> crate::ids::NodeId {
-        self.host().node
+        self.context().node
     }
 }

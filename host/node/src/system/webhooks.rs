@@ -66,7 +66,7 @@ impl Cluster {
         wanting: &Wanting,
     ) -> Result<Arc<WebhookRow>, ClusterError> {
         let system = self.system_with(machine, wanting.deadline).await?;
-        let secret = secrets::keep_on_majority(self.host(), &settings.secret, wanting.deadline).await?;
+        let secret = secrets::keep_on_majority(self.context(), &settings.secret, wanting.deadline).await?;
         let WebhookSettings { url, keys, kinds, batch, begin, .. } = settings;
         let (name, machine_name) = (webhook.to_owned(), machine.to_owned());
         let new = NewWebhook { machine: machine_name, webhook: name, url, keys, kinds, batch, secret, begin };
@@ -99,7 +99,7 @@ impl Cluster {
             WebhookStep::Rotate(secret) => {
                 // No secret is kept for a webhook that does not exist.
                 find(&self.webhooks_now(wanting.deadline).await?, machine, webhook)?;
-                let secret = secrets::keep_on_majority(self.host(), &secret, wanting.deadline).await?;
+                let secret = secrets::keep_on_majority(self.context(), &secret, wanting.deadline).await?;
                 ChangeStep::Rotate { secret }
             }
         };
@@ -123,14 +123,14 @@ impl Cluster {
         note: DeliveryNote,
         deadline: Instant,
     ) -> Result<(), ClusterError> {
-        let system = self.host().system.get().cloned().ok_or(ClusterError::NoCluster)?;
+        let system = self.context().system.get().cloned().ok_or(ClusterError::NoCluster)?;
         let report = WebhookReport { machine: machine.to_owned(), webhook: webhook.to_owned(), epoch, note };
         submit(&system, &SystemCommand::NoteWebhook(report), deadline).await
     }
 
     /// The webhooks, as this node has applied them.
     pub fn webhooks(&self) -> Webhooks {
-        self.host().directory().webhooks.clone()
+        self.context().directory().webhooks.clone()
     }
 
     /// The webhooks as of now.
@@ -156,12 +156,12 @@ impl Cluster {
     /// already.
     pub fn delivers_webhooks(&self) -> bool {
         let delivers = |system: Arc<Partition>| system.is_leader() && system.is_running() && system.group().is_heard();
-        self.host().system_partition().is_some_and(delivers)
+        self.context().system_partition().is_some_and(delivers)
     }
 
     /// How many entries of this node a webhook has not passed yet, as far as that is recorded.
     pub fn webhook_lag(&self, machine: &str, row: &WebhookRow) -> u64 {
-        let Some(machine) = self.host().router.find_machine(machine) else { return 0 };
+        let Some(machine) = self.context().router.find_machine(machine) else { return 0 };
         let behind = |lane: &LaneRow| {
             let replica = machine.find_partition(PartitionId(lane.at.partition))?;
             Some(lane.at.position().index.distance_to(replica.progress().journal.index))
@@ -171,34 +171,34 @@ impl Cluster {
 
     /// The secret with this fingerprint; `None` if no node that answers has it.
     pub async fn webhook_secret(&self, of: Fingerprint) -> Option<Vec<u8>> {
-        secrets::find_anywhere(self.host(), of).await
+        secrets::find_anywhere(self.context(), of).await
     }
 
     /// Fetches the secrets that webhooks name and this node lacks, and deletes those that no webhook has named for
     /// `patience`. `unnamed` is its memory.
     pub async fn tend_webhook_secrets(&self, unnamed: &mut Unnamed, patience: Duration) {
         let mut named = named_by(&self.webhooks());
-        if secrets::has_others(self.host(), named.clone()).await {
+        if secrets::has_others(self.context(), named.clone()).await {
             // What this node has applied may be long out of date, and is empty before others have answered, so it is no
             // reason to delete anything.
             match self.webhooks_now(Instant::now() + NAMED_PATIENCE).await {
                 Ok(webhooks) => {
                     named = named_by(&webhooks);
-                    secrets::forget(self.host(), named.clone(), unnamed, patience).await;
+                    secrets::forget(self.context(), named.clone(), unnamed, patience).await;
                 }
                 Err(_) => unnamed.clear(),
             }
         } else {
             unnamed.clear();
         }
-        for missing in secrets::missing(self.host(), named).await {
-            secrets::find_anywhere(self.host(), missing).await;
+        for missing in secrets::missing(self.context(), named).await {
+            secrets::find_anywhere(self.context(), missing).await;
         }
     }
 
     /// What this node's clock shows.
     pub fn now(&self) -> Micros {
-        self.host().clock.now()
+        self.context().clock.now()
     }
 
     async fn system_with(&self, machine: &str, deadline: Instant) -> Result<Arc<Machine>, ClusterError> {

@@ -27,12 +27,12 @@ impl Archivist {
             return Ok(false);
         }
         let heard = self.heard();
-        if heard.is_empty() && !self.host.others().is_empty() {
+        if heard.is_empty() && !self.context.others().is_empty() {
             return Err(Hindrance::Unheard);
         }
         for node in heard {
             let stand = (genesis.index, genesis.head);
-            let first = Incoming::open(&self.host, node, group, stand, genesis.index.next()).await;
+            let first = Incoming::open(&self.context, node, group, stand, genesis.index.next()).await;
             let first = match first {
                 Ok(mut incoming) => incoming.next().await,
                 Err(error) => Err(error),
@@ -111,7 +111,7 @@ impl Archivist {
         let mut said = Vec::new();
         for node in heard {
             let done = async {
-                let mut incoming = Incoming::open(&self.host, node, group, *stand, last).await?;
+                let mut incoming = Incoming::open(&self.context, node, group, *stand, last).await?;
                 while let Some(entry) = incoming.next().await? {
                     if !partition.is_running() {
                         return Err(Hindrance::Closed);
@@ -141,8 +141,8 @@ impl Archivist {
 
     /// The other nodes that answer.
     fn heard(&self) -> Vec<NodeId> {
-        let others = self.host.others();
-        let answering = self.host.published.answering.borrow();
+        let others = self.context.others();
+        let answering = self.context.published.answering.borrow();
         others.into_iter().filter(|node| answering.contains(node)).collect()
     }
 
@@ -160,11 +160,11 @@ impl Archivist {
             if id == ModuleId::ZERO || self.modules.contains(&id) {
                 continue;
             }
-            let logic = find_module(&self.host, id).await;
+            let logic = find_module(&self.context, id).await;
             let logic = logic.map_err(|error| Hindrance::Module(id, error.to_string()))?;
             // A module that is linked into the host has no bytes.
-            if !self.host.registry.is_native(logic.id()) {
-                let wasm = self.host.registry.read(id).map_err(|error| Hindrance::Module(id, error.to_string()))?;
+            if !self.context.registry.is_native(logic.id()) {
+                let wasm = self.context.registry.read(id).map_err(|error| Hindrance::Module(id, error.to_string()))?;
                 self.archive.keep_module(id, wasm).await?;
             }
             self.modules.insert(id);

@@ -58,8 +58,8 @@ async fn a_node_whose_clock_is_an_hour_ahead_does_not_lead_and_journal_time_neit
     cluster.leader(&right).await;
 
     cluster.members[&wrong].clock.leap_to(Duration::ZERO);
-    let host = &cluster.node(wrong).host;
-    eventually("the clock is believed again", || host.clocks.may_lead().then_some(())).await;
+    let context = &cluster.node(wrong).context;
+    eventually("the clock is believed again", || context.clocks.may_lead().then_some(())).await;
     cluster.check_time(&mut attempts).await;
     cluster.judge(&attempts).await;
 }
@@ -150,15 +150,15 @@ async fn an_hour_on_all_clocks_while_one_process_starts_or_all_is_in_no_entry_an
             cluster.check_time(&mut attempts).await;
         }
         for node in NODES {
-            let host = &cluster.node(node).host;
-            eventually("the leap is seen", || host.clocks.leap().map(drop)).await;
+            let context = &cluster.node(node).context;
+            eventually("the leap is seen", || context.clocks.leap().map(drop)).await;
         }
         cluster.leap(&NODES, Duration::ZERO);
         for _ in 0..10 {
             cluster.check_time(&mut attempts).await;
         }
         for node in NODES {
-            let clocks = &cluster.node(node).host.clocks;
+            let clocks = &cluster.node(node).context.clocks;
             let is_right = || (clocks.leap().is_none() && clocks.may_lead()).then_some(());
             eventually("the clock is believed", is_right).await;
         }
@@ -227,7 +227,7 @@ async fn a_cluster_with_nodes_of_both_levels_writes_and_says_no_times() {
     let mut attempts = Vec::new();
     let asked = |cluster: &Cluster, node: NodeId| {
         let call = Call { topic: Topic::Clock, group: None, body: Bytes::new() };
-        cluster.node(held_back).host.network.call(node, call, PATIENCE)
+        cluster.node(held_back).context.network.call(node, call, PATIENCE)
     };
     for _ in 0..10 {
         cluster.write(&mut attempts).await;
@@ -264,14 +264,14 @@ async fn an_operators_word_about_clocks_counts_on_all_nodes() {
     assert!(matches!(&refused, Err(ClusterError::Invalid(why)) if why.contains("nothing to accept")), "{refused:?}");
     cluster.leap(&NODES, HOUR);
     for node in NODES {
-        let host = &cluster.node(node).host;
-        eventually("the leap is seen", || host.clocks.leap().map(drop)).await;
+        let context = &cluster.node(node).context;
+        eventually("the leap is seen", || context.clocks.leap().map(drop)).await;
     }
     cluster.node(NODES[0]).cluster().accept_clock(&wanting()).await.expect("it is recorded");
     for node in NODES {
-        let host = &cluster.node(node).host;
-        eventually("the clock is believed", || host.clocks.leap().is_none().then_some(())).await;
-        assert_eq!((host.directory().clock.number, &*host.directory().clock.by), (1, "olga"));
+        let context = &cluster.node(node).context;
+        eventually("the clock is believed", || context.clocks.leap().is_none().then_some(())).await;
+        assert_eq!((context.directory().clock.number, &*context.directory().clock.by), (1, "olga"));
     }
     let before = SystemClock.now();
     let time = cluster.write(&mut attempts).await;

@@ -28,7 +28,7 @@ async fn causes_and_sees(node: &Node, number: u8) {
     submit(&system, &refusal, soon()).await.expect("it is recorded");
     let (_, directory) = cluster.directory_now(soon()).await.expect("`system` is open");
     assert!(directory.refused.iter().any(|refused| refused.is_of(MACHINE, module.0)), "asker {number} sees it");
-    let published = node.host.directory();
+    let published = node.context.directory();
     assert!(published.refused.iter().any(|refused| refused.is_of(MACHINE, module.0)), "and so do all others");
 }
 
@@ -38,13 +38,13 @@ async fn all_who_ask_at_once_see_what_they_have_caused_also_after_a_panic() {
     let node = open_alone(folder.path()).await;
     join_all((0..ASKERS).map(|number| causes_and_sees(&node, number))).await;
 
-    node.host.directory_requests.plant_panic().await;
+    node.context.directory_requests.plant_panic().await;
     let is_said = || node.router().not_ready().iter().any(|reason| reason.contains("`directory` panicked"));
     eventually("the node says that its task has failed", || is_said().then_some(())).await;
     // These requests wait in the queue until the owner is started again.
     join_all((ASKERS..2 * ASKERS).map(|number| causes_and_sees(&node, number))).await;
 
-    let requests = node.host.directory_requests.clone();
+    let requests = node.context.directory_requests.clone();
     node.close().await.expect("it stops");
     let asked = requests.reach(BTreeMap::new(), soon()).await;
     assert!(matches!(asked, Err(NodeError::Stopping | NodeError::Unanswered)), "nobody waits for it: {asked:?}");

@@ -73,9 +73,10 @@ impl Cluster {
 
     /// Waits until a partition no longer runs on a node, and the node says why.
     pub(super) async fn is_stopped(&self, node: NodeId, group: &GroupName) {
-        let host = &self.node(node).host;
-        let is_closed = || host.find_replica(group).is_none_or(|replica| !replica.is_running());
-        let says = || host.replica_states.refusal(group).filter(|said| said.contains("different histories")).map(drop);
+        let context = &self.node(node).context;
+        let is_closed = || context.find_replica(group).is_none_or(|replica| !replica.is_running());
+        let says =
+            || context.replica_states.refusal(group).filter(|said| said.contains("different histories")).map(drop);
         eventually(&format!("{group} is stopped on node {node}, which says so"), || says().filter(|()| is_closed()))
             .await;
     }
@@ -99,7 +100,7 @@ async fn two_nodes_that_were_set_back_together_are_found_out_by_the_third() {
     for group in &groups {
         cluster.is_stopped(whole, group).await;
     }
-    let record = |node: NodeId| &cluster.node(node).host.record;
+    let record = |node: NodeId| &cluster.node(node).context.record;
     assert!([one, other].into_iter().all(|node| groups.iter().all(|group| record(node).divided(group).is_none())));
     // A restart does not forget the claim, and heals nothing.
     cluster.crash(whole).await;
@@ -108,7 +109,7 @@ async fn two_nodes_that_were_set_back_together_are_found_out_by_the_third() {
         cluster.is_stopped(whole, group).await;
     }
     cluster.network.heal();
-    let record = |node: NodeId| &cluster.node(node).host.record;
+    let record = |node: NodeId| &cluster.node(node).context.record;
     for group in &groups {
         let led = |node: &NodeId| record(*node).divided(group).is_some();
         let led =

@@ -17,7 +17,7 @@ impl Cluster {
     /// The journals in a node's archive, once everything that the node has is there.
     fn archived_journals(&self, node: NodeId) -> Option<Journals> {
         let mut journals = Journals::new();
-        for (group, _) in self.node(node).host.replicas() {
+        for (group, _) in self.node(node).context.replicas() {
             let folder = self.archive(node).join(&*group.machine).join(group.partition.to_string());
             for file in std::fs::read_dir(folder).ok()? {
                 let path = file.ok()?.path();

@@ -257,7 +257,7 @@ async fn a_partition_without_a_majority_holds_up_nothing_but_its_own() {
     let shown = in_transit::sum(&machine, Micros(i64::MAX)).map(|sum| sum.to_string());
     assert_eq!(shown.as_deref(), Some("0.02 USD"));
     let group = GroupName::new(MACHINE, PartitionId(0));
-    let unknown = oldest_in_flight(&cluster.node(leader).host, &group).await;
+    let unknown = oldest_in_flight(&cluster.node(leader).context, &group).await;
     assert!(unknown.is_err(), "so no log is released: {unknown:?}");
 
     cluster.network.heal();
@@ -269,7 +269,7 @@ async fn a_partition_without_a_majority_holds_up_nothing_but_its_own() {
         attempts.push(attempt);
     }
     for node in NODES {
-        let oldest = oldest_in_flight(&cluster.node(node).host, &group).await;
+        let oldest = oldest_in_flight(&cluster.node(node).context, &group).await;
         assert!(matches!(oldest, Ok(None)), "node {node}: {oldest:?}");
     }
     cluster.judge(&attempts).await;

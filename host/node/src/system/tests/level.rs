@@ -9,7 +9,7 @@ use crate::system::ClusterError;
 
 impl Cluster {
     pub(super) fn level(&self, node: NodeId) -> FeatureLevel {
-        self.node(node).host.opening.features.level()
+        self.node(node).context.opening.features.level()
     }
 
     /// Crashes a node, and starts it again with this highest level.
@@ -70,7 +70,7 @@ async fn nothing_new_is_written_until_all_nodes_understand_it_and_whoever_does_n
     cluster.restart_at(held_back, features::BASE).await;
     let reached = format!("has reached feature level {}", features::HIGHEST);
     cluster.says(held_back, &[&reached, "understands no level above 1", "feature_level_max"]).await;
-    assert!(cluster.node(held_back).host.replicas().is_empty(), "it neither votes nor answers");
+    assert!(cluster.node(held_back).context.replicas().is_empty(), "it neither votes nor answers");
     let view = cluster.node(NODES[0]).cluster().view();
     assert_eq!(view.feature_level, features::HIGHEST, "the level never falls");
 
@@ -111,7 +111,7 @@ async fn a_node_that_is_alone_writes_what_it_understands_from_the_start_and_is_n
         lend_compiled(folder.path());
         Node::open(NodeOptions { feature_level_max, ..node_options(folder.path().to_owned(), NodeId(1)) })
     };
-    let level = |node: &Node| node.host.opening.features.level();
+    let level = |node: &Node| node.context.opening.features.level();
     let node = open(features::BASE).await.expect("a new folder");
     assert_eq!(level(&node), features::BASE);
     node.close().await.expect("it stops");

@@ -26,12 +26,12 @@ impl Cluster {
     /// Waits until all others have seen that this node holds something in every group, also in groups that it has led
     /// from the beginning.
     pub(super) async fn was_seen(&self, node: NodeId) {
-        let groups: Vec<GroupName> = self.node(node).host.replicas().into_iter().map(|(group, _)| group).collect();
-        let hosts: Vec<_> = others(node).map(|other| self.node(other).host.clone()).collect();
+        let groups: Vec<GroupName> = self.node(node).context.replicas().into_iter().map(|(group, _)| group).collect();
+        let hosts: Vec<_> = others(node).map(|other| self.node(other).context.clone()).collect();
         let is_seen = || {
             hosts
                 .iter()
-                .all(|host| groups.iter().all(|group| host.seen.of(node, group).is_ok_and(|seen| seen.is_some())))
+                .all(|context| groups.iter().all(|group| context.seen.of(node, group).is_ok_and(|seen| seen.is_some())))
         };
         eventually("the others have seen what a node holds", || is_seen().then_some(())).await;
     }
@@ -111,12 +111,12 @@ async fn a_node_without_its_folder_is_told_to_come_under_a_new_id_and_is_not_tak
     eventually("it says that it has lost everything", says).await;
     let asking = others(lost).next().expect("there are three");
     for _ in 0..rounds(4, 40) {
-        let clocks = || cluster.node(asking).host.clocks.samples().get(&lost).map(|sample| sample.at);
+        let clocks = || cluster.node(asking).context.clocks.samples().get(&lost).map(|sample| sample.at);
         let before = clocks();
         eventually("it is asked for the time", || (clocks() > before).then_some(())).await;
         let reasons = cluster.node(lost).router().is_ready().expect_err("it has nothing");
         assert!(reasons.iter().any(|reason| reason.contains("under a new id")), "{reasons:?}");
-        assert!(cluster.node(lost).host.folder.identity().is_none(), "it was taken in again");
+        assert!(cluster.node(lost).context.folder.identity().is_none(), "it was taken in again");
     }
     let added = cluster.node(asking).cluster().add(lost, address(lost), soon()).await;
     assert!(matches!(added, Err(ClusterError::NodeIdUsed(node)) if node == lost), "{added:?}");

@@ -36,7 +36,7 @@ impl Cluster {
     /// All replicas of a node, including that of `system`.
     pub(super) fn all_replicas(&self, node: NodeId) -> Vec<Arc<Partition>> {
         let mut found = self.replicas(node);
-        found.extend(self.node(node).host.system_partition());
+        found.extend(self.node(node).context.system_partition());
         found
     }
 
@@ -81,7 +81,7 @@ impl Cluster {
         }
         for node in self.running() {
             for replica in self.all_replicas(node) {
-                let system = self.node(node).host.system_partition().expect("it is open");
+                let system = self.node(node).context.system_partition().expect("it is open");
                 let machine = if Arc::ptr_eq(&replica, &system) { crate::system::logic::SYSTEM } else { MACHINE };
                 let data = self.folder.path().join(node.to_string());
                 let folder = crate::system::folder::partition_folder(&data, machine, replica.id()).join("canonical");

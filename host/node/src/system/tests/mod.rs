@@ -53,7 +53,6 @@ use tokio::time::Instant;
 
 use super::context::NodeContext;
 use super::folder::artefacts_of;
-use super::host::Host;
 use super::machines;
 use super::{ArchiveOptions, MachineSpec, ModuleSource, Node, NodeError, NodeOptions, PeerOptions, PeerWay};
 use crate::clock::{Clock, SystemClock};
@@ -180,7 +179,6 @@ struct Member {
 
 /// What a process holds while it runs.
 struct Remains {
-    host: Weak<Host>,
     /// It has the folder, which one process at a time may open.
     context: Weak<NodeContext>,
     replicas: Vec<Weak<Partition>>,
@@ -188,16 +186,13 @@ struct Remains {
 
 impl Remains {
     fn of(life: &Node) -> Self {
-        let replicas = life.host.replicas().iter().map(|(_, replica)| Arc::downgrade(replica)).collect();
-        let (host, context) = (Arc::downgrade(&life.host), Arc::downgrade(&life.host.context));
-        Self { host, context, replicas }
+        let replicas = life.context.replicas().iter().map(|(_, replica)| Arc::downgrade(replica)).collect();
+        Self { context: Arc::downgrade(&life.context), replicas }
     }
 
     async fn are_gone(&self) {
-        let is_gone = || {
-            let (host, context) = (self.host.strong_count(), self.context.strong_count());
-            host + context == 0 && self.replicas.iter().all(|replica| replica.strong_count() == 0)
-        };
+        let is_gone =
+            || self.context.strong_count() == 0 && self.replicas.iter().all(|replica| replica.strong_count() == 0);
         eventually("nothing holds a node whose process has ended", || is_gone().then_some(())).await;
     }
 }
@@ -407,7 +402,7 @@ impl Cluster {
     /// Waits until all running nodes serve everything.
     async fn served(&self) {
         for node in self.running() {
-            let served = machines::wait_until_served(&self.node(node).host, soon()).await;
+            let served = machines::wait_until_served(&self.node(node).context, soon()).await;
             served.unwrap_or_else(|error| panic!("node {node}: {error}"));
             eventually("nothing is in trouble", || self.node(node).router().is_ready().ok()).await;
         }

@@ -100,7 +100,7 @@ pub async fn check_all_refused(network: &dyn Network, to: NodeId, vote: Vote, wo
 /// The term, the vote and the leader of every group on a node.
 pub fn terms(node: &Node) -> BTreeMap<GroupName, (Term, Option<Vote>, Option<NodeId>)> {
     let of = |partition: &Partition| (partition.group().metrics().term, partition.log().vote(), partition.leader());
-    node.host.replicas().into_iter().map(|(group, partition)| (group, of(&partition))).collect()
+    node.context.replicas().into_iter().map(|(group, partition)| (group, of(&partition))).collect()
 }
 
 pub fn vote(term: u64, node: NodeId) -> Vote {
@@ -137,12 +137,12 @@ impl Cluster {
 
     fn running_replicas(&self, node: NodeId) -> Vec<Arc<Partition>> {
         let life = self.members[&node].life.as_ref();
-        life.map(|life| life.host.replicas().into_iter().map(|(_, replica)| replica).collect()).unwrap_or_default()
+        life.map(|life| life.context.replicas().into_iter().map(|(_, replica)| replica).collect()).unwrap_or_default()
     }
 
     /// Waits until a node has heard that another one was removed.
     async fn knows_removed(&self, node: NodeId, removed: NodeId) {
-        let knows = || self.node(node).host.directory().retired.contains(&removed).then_some(());
+        let knows = || self.node(node).context.directory().retired.contains(&removed).then_some(());
         eventually("a removal is known", knows).await;
     }
 }
@@ -233,7 +233,10 @@ async fn a_node_that_was_down_while_both_others_were_replaced_finds_the_new_ones
 
     cluster.start(down).await;
     cluster.served().await;
-    assert_eq!(cluster.node(down).host.directory().nodes.keys().copied().collect::<Vec<_>>(), [down, four, five, six]);
+    assert_eq!(
+        cluster.node(down).context.directory().nodes.keys().copied().collect::<Vec<_>>(),
+        [down, four, five, six]
+    );
     // The node counts for the majority: another one may go down.
     cluster.crash(five).await;
     let mut load = Load::start(cluster.doors.clone(), cluster.bank.accounts.clone(), cluster.seed + 1);
@@ -277,7 +280,7 @@ async fn of_two_removals_at_two_nodes_at_once_only_what_leaves_a_majority_passes
     let [error] = &refused[..] else { panic!("one passes: {refused:?}") };
     assert!(error.to_string().contains("no majority"), "{error}");
     // The remaining nodes still decide.
-    let left = cluster.node(four).host.directory().nodes.clone();
+    let left = cluster.node(four).context.directory().nodes.clone();
     let gone: Vec<NodeId> = [one, two].into_iter().filter(|node| !left.contains_key(node)).collect();
     assert_eq!((gone.len(), left.len()), (1, 4));
     cluster.crash(gone[0]).await;

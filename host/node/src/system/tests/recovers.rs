@@ -94,16 +94,17 @@ impl Cluster {
     }
 
     fn not_ready_at(&self, node: NodeId) -> Option<String> {
-        let host = &self.node(node).host;
+        let context = &self.node(node).context;
         let of_group = |group: GroupName| {
-            let Some(replica) = host.find_replica(&group) else { return Some(format!("{group} is not open")) };
-            let waits = host.replica_states.refusal(&group).map(|reason| format!("{group} waits: {reason}"));
+            let Some(replica) = context.find_replica(&group) else { return Some(format!("{group} is not open")) };
+            let waits = context.replica_states.refusal(&group).map(|reason| format!("{group} waits: {reason}"));
             let health = replica.log_health();
             let is_sound = health == LogHealth::Ok && !replica.log().is_damaged();
             waits.or_else(|| (!is_sound).then(|| format!("the log of {group}: {health:?}, or damaged")))
         };
-        let being_repaired = || host.replica_states.find_repairing().map(|group| format!("{group} is being repaired"));
-        let reasons = host.router.is_ready().err().map(|reasons| reasons.join(", "));
+        let being_repaired =
+            || context.replica_states.find_repairing().map(|group| format!("{group} is being repaired"));
+        let reasons = context.router.is_ready().err().map(|reasons| reasons.join(", "));
         let problem = reasons.or_else(being_repaired).or_else(|| groups().find_map(of_group));
         problem.map(|problem| format!("node {node}: {problem}"))
     }
@@ -127,7 +128,7 @@ impl Cluster {
     fn not_level(&self) -> Option<String> {
         groups().find_map(|group| {
             let place = |node: NodeId| {
-                let journal = self.node(node).host.find_replica(&group)?.progress().journal;
+                let journal = self.node(node).context.find_replica(&group)?.progress().journal;
                 Some((journal.index, journal.head))
             };
             let places: Vec<_> = self.running().into_iter().map(|node| (node, place(node))).collect();

@@ -35,7 +35,7 @@ impl Cluster {
 
     /// How many commands of `system` say that a module was refused.
     async fn recorded_count(&self, node: NodeId) -> usize {
-        let system = self.node(node).host.system.get().cloned().expect("it is served");
+        let system = self.node(node).context.system.get().cloned().expect("it is served");
         let partition = system.find_partition(PartitionId(0)).expect("it is here");
         let point = partition.read_linearizable(soon()).await.expect("it is led");
         let mut count = 0;
@@ -67,7 +67,7 @@ async fn what_was_refused_is_recorded_once_all_nodes_know_of_it() {
     cluster.served().await;
     cluster.is_refused(held_back, SECOND).await;
     assert_eq!(cluster.recorded_count(held_back).await, 1);
-    let named = |cluster: &Cluster, node| cluster.node(node).host.directory().refused.len();
+    let named = |cluster: &Cluster, node| cluster.node(node).context.directory().refused.len();
     for node in NODES {
         eventually("it is applied", || (named(&cluster, node) == 1).then_some(())).await;
         cluster.is_refused(node, SECOND).await;

@@ -260,7 +260,7 @@ async fn open_alone(folder: &Path, disk: &SimDisk) -> Node {
     let options = NodeOptions { disk: Arc::new(disk.clone()), ..node_options(folder.to_owned(), NodeId(1)) };
     let opening = Node::open(options);
     let node = opening.await.expect("what is sealed is not read");
-    machines::wait_until_served(&node.host, soon()).await.expect("it is served");
+    machines::wait_until_served(&node.context, soon()).await.expect("it is served");
     node
 }
 

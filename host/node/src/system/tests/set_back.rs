@@ -14,14 +14,14 @@ use crate::system::logic::SYSTEM;
 impl Cluster {
     /// Waits until a node's counter has risen by this much, for which the node must acknowledge commands.
     pub(super) async fn counts(&self, node: NodeId, more: u64) {
-        let pulse = || self.node(node).host.pulse.own();
+        let pulse = || self.node(node).context.pulse.own();
         let before = pulse();
         eventually("the counter rises", || (before + more <= pulse()).then_some(())).await;
     }
 
     /// Waits until each of these nodes has heard the current counters of the others, and has them on disk.
     pub(super) async fn have_heard(&self, nodes: &[NodeId]) {
-        let pulse = |node: NodeId| &self.node(node).host.pulse;
+        let pulse = |node: NodeId| &self.node(node).context.pulse;
         let has_heard = |by: NodeId, of: NodeId| by == of || pulse(of).own() == pulse(by).heard(of);
         let all = || nodes.iter().all(|by| nodes.iter().all(|of| 0 < pulse(*of).own() && has_heard(*by, *of)));
         let all_written = || nodes.iter().all(|node| pulse(*node).is_written());
@@ -161,7 +161,7 @@ async fn what_only_a_missing_disk_may_have_is_given_up_by_an_operator_alone() {
     }
     cluster.served().await;
     let recorded = || {
-        let losses = cluster.node(left).host.directory().losses.clone();
+        let losses = cluster.node(left).context.directory().losses.clone();
         losses.iter().any(|loss| loss.machine == MACHINE && loss.node == set_back.0 && loss.why == "fire").then_some(())
     };
     eventually("`system` has the word", recorded).await;
@@ -187,7 +187,7 @@ async fn nobody_counts_before_all_nodes_understand_it() {
     cluster.served().await;
     load.more(20).await;
     for node in NODES {
-        assert!(!cluster.node(node).host.pulse.is_used(), "node {held_back} does not understand it");
+        assert!(!cluster.node(node).context.pulse.is_used(), "node {held_back} does not understand it");
     }
     cluster.restart_at(held_back, features::HIGHEST).await;
     cluster.rises(&NODES).await;
@@ -202,9 +202,9 @@ async fn nobody_counts_before_all_nodes_understand_it() {
 /// Has an operator let a partition continue without what is missing, if the partition waits for that on this node.
 async fn give_up(cluster: &Cluster, node: NodeId, machine: &str, partition: PartitionId) {
     let of = crate::peer::GroupName::new(machine, partition);
-    let host = &cluster.node(node).host;
-    let is_open = || host.find_replica(&of).is_some();
-    let waits = || (is_open() || host.replica_states.refusal(&of).is_some()).then_some(());
+    let context = &cluster.node(node).context;
+    let is_open = || context.find_replica(&of).is_some();
+    let waits = || (is_open() || context.replica_states.refusal(&of).is_some()).then_some(());
     eventually("the partition is open, or waits", waits).await;
     if !is_open() {
         let (by, why) = ("an operator".to_owned(), "fire".to_owned());
@@ -220,7 +220,7 @@ impl Cluster {
         let [from, to] = self.two_accounts_in(place);
         let (mut attempts, mut looks) = (Vec::new(), tokio::time::interval(LOOK));
         let until = soon();
-        while self.node(node).host.pulse.own() < count {
+        while self.node(node).context.pulse.own() < count {
             assert!(Instant::now() < until, "the counter of node {node} stands still");
             let (from, to) = if attempts.len() % 2 == 0 { (from, to) } else { (to, from) };
             let mut attempt = self.new_attempt(from, to);
@@ -248,11 +248,11 @@ async fn a_counter_that_rises_again_to_what_a_peer_has_heard_vouches_for_nothing
     cluster.counts(set_back, 1).await;
     let mut attempts = load.stop().await;
     cluster.have_heard(&NODES).await;
-    let (before, on_disk) = (cluster.disk_of(set_back).copy(), cluster.node(set_back).host.pulse.own());
+    let (before, on_disk) = (cluster.disk_of(set_back).copy(), cluster.node(set_back).context.pulse.own());
     // This is more than a start and an election let the counter rise by.
     attempts.extend(cluster.count_to(other, whole, (set_back, on_disk + 12)).await);
     cluster.have_heard(&NODES).await;
-    let heard = cluster.node(away).host.pulse.heard(set_back);
+    let heard = cluster.node(away).context.pulse.heard(set_back);
     cluster.crash(away).await;
     attempts.extend(cluster.count_to(lost, whole, (set_back, heard + 3)).await);
     cluster.crash(set_back).await;
@@ -265,23 +265,23 @@ async fn a_counter_that_rises_again_to_what_a_peer_has_heard_vouches_for_nothing
     cluster.start(away).await;
     others(set_back).for_each(|node| cluster.network.delay(set_back, node, LOOK * 5..=LOOK * 5));
     cluster.start(set_back).await;
-    let host = cluster.node(set_back).host.clone();
-    let turn = host.replica_states.begin(&group).expect("nobody opens it before `system`");
+    let context = cluster.node(set_back).context.clone();
+    let turn = context.replica_states.begin(&group).expect("nobody opens it before `system`");
     for node in [away, set_back] {
         let is_open = || cluster.node(node).router().find_machine(MACHINE)?.find_partition(other).map(drop);
         eventually("the other partition is open", is_open).await;
     }
-    assert!(host.pulse.own() < heard, "{} < {heard}: it has not risen so far yet", host.pulse.own());
+    assert!(context.pulse.own() < heard, "{} < {heard}: it has not risen so far yet", context.pulse.own());
     cluster.crash(whole).await;
     cluster.network.heal();
     attempts.extend(cluster.count_to(other, away, (set_back, heard)).await);
     drop(turn);
-    let says = || host.replica_states.refusal(&group).filter(|said| said.contains("accept-loss"));
-    let is_open = || host.find_replica(&group).map(|_| "it is open".to_owned());
+    let says = || context.replica_states.refusal(&group).filter(|said| said.contains("accept-loss"));
+    let is_open = || context.find_replica(&group).map(|_| "it is open".to_owned());
     let said = eventually("it is open, or says what it waits for", || is_open().or_else(says)).await;
     let expected = format!("have heard this node's counter at {heard}, and on its disk it is {on_disk}");
     assert!(said.contains(&expected), "{said}");
-    drop(host);
+    drop(context);
 
     cluster.start(whole).await;
     cluster.judge(&attempts).await;

@@ -34,7 +34,7 @@ impl Cluster {
                 |listed: Listed| Some((listed.name.clone(), std::fs::read(partition.canonical_file(&listed)).ok()?));
             Some((group, midnights(&partition).into_iter().map(read).collect::<Option<_>>()?))
         };
-        self.node(node).host.replicas().into_iter().map(files).collect()
+        self.node(node).context.replicas().into_iter().map(files).collect()
     }
 
     /// Lets days begin, one after the other, with some commands on each.
@@ -152,8 +152,8 @@ async fn a_changed_file_is_not_taken_in_and_another_nodes_is() {
     let end = cluster.live_through(midnight() + HOUR - DAY, 1).await;
     cluster.check_days(end).await;
     let (node, other, third) = (NODES[0], NODES[1], NODES[2]);
-    let host = cluster.node(node).host.clone();
-    assert!(matches!(tend(&host, &group()).await, Tended::Whole), "no day is missing, so that nobody is asked");
+    let context = cluster.node(node).context.clone();
+    assert!(matches!(tend(&context, &group()).await, Tended::Whole), "no day is missing, so that nobody is asked");
     let (partition, listed) = cluster.without_newest(node);
     let files = [other, third].map(|id| cluster.replica(id).canonical_file(&listed));
     let whole = std::fs::read(&files[1]).expect("it can be read");
@@ -162,27 +162,27 @@ async fn a_changed_file_is_not_taken_in_and_another_nodes_is() {
     for file in &files {
         std::fs::write(file, &changed).expect("the folder is ours");
     }
-    let tended = tend(&host, &group()).await;
+    let tended = tend(&context, &group()).await;
     assert!(matches!(tended, Tended::Unsettled), "{tended:?}");
     assert!(!partition.canonical_file(&listed).exists() && !midnights(&partition).contains(&listed));
 
     // A name that a node asks for is never a path, and a node must not send more than it has announced.
     for body in ["../../log", "", "000000000001-2026-11-22-0123456789abcdef.snapshot"] {
         let call = Call { topic: Topic::Midnights, group: Some(group()), body: body.into() };
-        let refused = host.network.fetch(other, call, PATIENCE).await.err().map(|error| error.to_string());
+        let refused = context.network.fetch(other, call, PATIENCE).await.err().map(|error| error.to_string());
         assert!(refused.as_ref().is_some_and(|text| text.contains("is not here")), "{body}: {refused:?}");
     }
     std::fs::write(&files[1], &whole).expect("the folder is ours");
-    let long = take(&host, &group(), &listed.name, third, listed.bytes - 1).await;
+    let long = take(&context, &group(), &listed.name, third, listed.bytes - 1).await;
     assert!(matches!(long, Err(MidnightError::TooLong(_))), "{long:?}");
-    let tended = tend(&host, &group()).await;
+    let tended = tend(&context, &group()).await;
     assert!(matches!(&tended, Tended::Took(taken) if *taken == listed.name), "{tended:?}");
     assert!(std::fs::read(partition.canonical_file(&listed)).expect("it is here") == whole);
 
     // A node that is down holds up nobody.
     cluster.crash(other).await;
     let (partition, listed) = cluster.without_newest(node);
-    let tended = tend(&host, &group()).await;
+    let tended = tend(&context, &group()).await;
     assert!(matches!(&tended, Tended::Took(taken) if *taken == listed.name), "{tended:?}");
     assert!(midnights(&partition).contains(&listed));
 }
@@ -193,7 +193,7 @@ async fn of_a_midnight_that_nodes_dispute_nothing_is_taken_in() {
     let end = cluster.live_through(midnight() + HOUR - DAY, 1).await;
     cluster.check_days(end).await;
     let (node, wrong) = (NODES[0], cluster.replica(NODES[1]));
-    let host = cluster.node(node).host.clone();
+    let context = cluster.node(node).context.clone();
     let (partition, listed) = cluster.without_newest(node);
 
     // The rows differ, but the head is right: only a replay or the other nodes can tell.
@@ -205,7 +205,7 @@ async fn of_a_midnight_that_nodes_dispute_nothing_is_taken_in() {
     wrong.delete_canonical(&listed).expect("the folder is ours");
     let taken = wrong.take_in_canonical(&folder.path().join(&forged.name), HeadProof::Journal).await;
     assert_eq!(taken.map(|taken| taken.name).ok(), Some(forged.name.clone()));
-    let tended = tend(&host, &group()).await;
+    let tended = tend(&context, &group()).await;
     assert!(matches!(tended, Tended::Unsettled), "{tended:?}");
     assert!(midnights(&partition).iter().all(|here| here.facts.journal.index != listed.facts.journal.index));
 
@@ -219,6 +219,6 @@ async fn of_a_midnight_that_nodes_dispute_nothing_is_taken_in() {
     assert!(taken.as_ref().is_err_and(|error| error.to_string().contains("history than this one")), "{taken:?}");
 
     wrong.delete_canonical(&forged).expect("the folder is ours");
-    let tended = tend(&host, &group()).await;
+    let tended = tend(&context, &group()).await;
     assert!(matches!(&tended, Tended::Took(taken) if *taken == listed.name), "{tended:?}");
 }

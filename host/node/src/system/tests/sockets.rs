@@ -83,7 +83,7 @@ impl Sockets {
         let cluster = sockets.nodes[&NODES[0]].cluster();
         cluster.init(sockets.addresses.clone(), soon()).await.expect("all three are there");
         for node in sockets.nodes.values() {
-            machines::wait_until_served(&node.host, soon()).await.expect("it serves");
+            machines::wait_until_served(&node.context, soon()).await.expect("it serves");
         }
         sockets
     }
@@ -112,7 +112,7 @@ impl Sockets {
     }
 
     pub fn caller_with(&self, node: NodeId, files: Option<PeerTls>) -> Grpc {
-        let cluster = self.nodes[&NODES[0]].host.identity.cluster.get().copied();
+        let cluster = self.nodes[&NODES[0]].context.identity.cluster.get().copied();
         let cluster: ClusterId = cluster.expect("it was founded");
         let routes = Routes::default();
         for (node, address) in &self.addresses {
@@ -137,15 +137,15 @@ async fn check(authority: Option<Authority>) {
     let cluster = sockets.nodes[&one].cluster();
     cluster.remove(gone, soon()).await.expect("two of three are there");
     for node in [one, two] {
-        let host = &sockets.nodes[&node].host;
-        let knows = || host.directory().retired.contains(&gone).then_some(());
+        let context = &sockets.nodes[&node].context;
+        let knows = || context.directory().retired.contains(&gone).then_some(());
         eventually("a removal is known", knows).await;
     }
     let ended = tokio::time::timeout(PATIENCE, open.next()).await.expect("its open stream ends");
     assert!(!matches!(ended, Some(Ok(_))), "{ended:?}");
     // Its connections end as well.
-    let host = sockets.nodes[&one].host.clone();
-    eventually("its connections are closed", || (host.links.count_of(gone) == 0).then_some(())).await;
+    let context = sockets.nodes[&one].context.clone();
+    eventually("its connections are closed", || (context.links.count_of(gone) == 0).then_some(())).await;
     let before: Vec<_> = [one, two].map(|node| terms(&sockets.nodes[&node])).into();
     let stranger = NodeId(77);
     for (impostor, words) in [(gone, "node 3 was removed"), (stranger, "node 77 is not in this cluster")] {
@@ -155,14 +155,14 @@ async fn check(authority: Option<Authority>) {
         }
     }
     for (node, before) in [one, two].into_iter().zip(before) {
-        let host = &sockets.nodes[&node].host;
+        let context = &sockets.nodes[&node].context;
         for (group, (term, ..)) in terms(&sockets.nodes[&node]) {
             assert!(term.0 < before[&group].0.0 + 1000, "{group} on node {node} is in term {term}");
         }
-        let partition = host.find_replica(&system).expect("it runs");
+        let partition = context.find_replica(&system).expect("it runs");
         partition.read_linearizable(soon()).await.expect("it is led");
     }
-    drop(host);
+    drop(context);
     for (_, node) in sockets.nodes {
         node.close().await.expect("it stops");
     }

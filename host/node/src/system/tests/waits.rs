@@ -80,8 +80,8 @@ async fn a_quiet_partition_whose_log_has_failed_is_opened_again() {
     let attempts = cluster.load().stop().await;
     for group in [GroupName::new(SYSTEM, PartitionId(0)), GroupName::new(MACHINE, PartitionId(1))] {
         for node in NODES {
-            let host = cluster.node(node).host.clone();
-            let replica = host.find_replica(&group).expect("it is open");
+            let context = cluster.node(node).context.clone();
+            let replica = context.find_replica(&group).expect("it is open");
             let (before, log) = (Arc::downgrade(&replica), replica.log().clone());
             drop(replica);
             let vote = log.vote().expect("it has voted");
@@ -89,7 +89,7 @@ async fn a_quiet_partition_whose_log_has_failed_is_opened_again() {
             log.save_vote(vote).await.expect_err("the disk fails");
             cluster.disk(node).set_failing(None);
             drop(log);
-            let is_another = || (before.strong_count() == 0 && host.find_replica(&group).is_some()).then_some(());
+            let is_another = || (before.strong_count() == 0 && context.find_replica(&group).is_some()).then_some(());
             eventually("the partition is opened again", is_another).await;
             cluster.served().await;
         }
@@ -152,15 +152,15 @@ async fn nobody_is_asked_to_lead_who_is_about_to_stop() {
         let mut followers: Vec<NodeId> = others(leader).collect();
         let leaving = followers.pop().expect("there are three");
         let staying = followers.pop().expect("there are three");
-        leadership_handover::announce(&cluster.node(leaving).host);
-        let clocks = &cluster.node(leader).host.clocks;
+        leadership_handover::announce(&cluster.node(leaving).context);
+        let clocks = &cluster.node(leader).context.clocks;
         let has_heard = || clocks.samples().get(&leaving).is_some_and(|sample| sample.is_stopping).then_some(());
         eventually("the leader has heard that it is about to stop", has_heard).await;
         cluster.doors.lock().remove(&leader);
         let life = cluster.members.get_mut(&leader).and_then(|member| member.life.take()).expect("it runs");
-        let host = life.host.clone();
+        let context = life.context.clone();
         life.close().await.expect("it stops in order");
-        drop(host);
+        drop(context);
         assert_eq!(cluster.leader(&[leaving, staying]).await, staying, "the other one is about to stop");
         cluster.crash(leaving).await;
         cluster.start(leaving).await;

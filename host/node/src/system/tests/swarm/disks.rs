@@ -56,7 +56,7 @@ impl Swarm {
         match busy {
             Busy::Nothing | Busy::Start => {}
             Busy::Snapshot => {
-                for (_, replica) in life.host.replicas() {
+                for (_, replica) in life.context.replicas() {
                     // It does not matter whether the snapshot is taken, only whether somebody waits for it for ever.
                     self.begun.push(tokio::spawn(async move { drop(replica.take_snapshot().await) }));
                 }

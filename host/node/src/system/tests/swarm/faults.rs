@@ -337,7 +337,7 @@ impl Swarm {
         for _ in 0..10 {
             let sees = |node: &NodeId| {
                 let life = self.cluster.members[node].life.as_ref();
-                life.is_none_or(|life| life.host.clocks.leap().is_some() == (ahead != Duration::ZERO))
+                life.is_none_or(|life| life.context.clocks.leap().is_some() == (ahead != Duration::ZERO))
             };
             if nodes.iter().all(sees) {
                 break;
