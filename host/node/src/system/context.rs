@@ -28,7 +28,6 @@ use crate::system::directory_requests::DirectoryRequests;
 use crate::system::folder::DataFolder;
 use crate::system::logic::{MachineRow, SYSTEM};
 use crate::system::machine_spec::MachineSpec;
-use crate::system::peer_network::NodeRoutes;
 use crate::system::published::Published;
 use crate::system::pulse::Pulse;
 use crate::system::reached_level::Level;
@@ -68,7 +67,6 @@ pub struct NodeContext {
     pub router: Arc<Router>,
     pub views: Views,
     pub network: Arc<dyn Network>,
-    pub routes: NodeRoutes,
     /// Who this node is to its peers.
     pub identity: Identity,
     /// Connections that the others have open here.

@@ -25,11 +25,14 @@ use crate::system::directory_requests::{DirectoryFreshness, DirectoryRequest, Re
 use crate::system::error::NodeError;
 use crate::system::logic::SYSTEM;
 use crate::system::messages::ASK_AGAIN;
+use crate::system::peer_network::NodeRoutes;
 
 /// What this task alone writes. It stays if the task is started again.
 pub struct DirectoryOwner {
     now: watch::Sender<DirectoryNow>,
     nodes: watch::Sender<Vec<NodeId>>,
+    /// Where the other nodes are reached.
+    routes: NodeRoutes,
     words_heard: Mutex<WordsHeard>,
     /// Held by the task as long as it runs, and by nobody else: the requests are still there after a panic.
     mailbox: tokio::sync::Mutex<mpsc::Receiver<DirectoryRequest>>,
@@ -37,10 +40,11 @@ pub struct DirectoryOwner {
 
 impl DirectoryOwner {
     /// The owner of a node that knows no other.
-    pub fn new(node: NodeId, now: DirectoryNow, mailbox: mpsc::Receiver<DirectoryRequest>) -> Self {
+    pub fn new(node: NodeId, now: DirectoryNow, mailbox: mpsc::Receiver<DirectoryRequest>, routes: NodeRoutes) -> Self {
         Self {
             now: watch::Sender::new(now),
             nodes: watch::Sender::new(vec![node]),
+            routes,
             words_heard: Mutex::default(),
             mailbox: tokio::sync::Mutex::new(mailbox),
         }
@@ -64,17 +68,17 @@ impl DirectoryOwner {
                 }
             }
             DirectoryRequest::Join { peers, done } => {
-                context.routes.set(&peers);
+                self.routes.set(&peers);
                 self.set_nodes(peers.into_keys().collect());
-                drop(done.send(()));
+                _ = done.send(());
             }
             DirectoryRequest::Reach { nodes, done } => {
-                context.routes.set(&nodes);
-                drop(done.send(()));
+                self.routes.set(&nodes);
+                _ = done.send(());
             }
             DirectoryRequest::Named { from, nodes, done } => {
                 self.on_named(context, from, nodes);
-                drop(done.send(()));
+                _ = done.send(());
             }
             DirectoryRequest::Removed => self.on_removed(context),
             #[cfg(test)]
@@ -96,7 +100,7 @@ impl DirectoryOwner {
             if let Err(error) = context.folder.set_founded() {
                 tracing::error!(%error, "it could not be recorded that the cluster exists");
             }
-            context.routes.set(&directory.nodes);
+            self.routes.set(&directory.nodes);
             self.set_nodes(directory.nodes.keys().copied().collect());
         }
         self.now.send_if_modified(|now| {
@@ -126,7 +130,7 @@ impl DirectoryOwner {
         if self.now.send_if_modified(|now| now.on_named(from, names)) {
             let known = self.nodes.borrow();
             let unknown = nodes.into_iter().filter(|(node, _)| !known.contains(node));
-            context.routes.set(&unknown.collect());
+            self.routes.set(&unknown.collect());
         }
     }
 

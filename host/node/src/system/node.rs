@@ -129,7 +129,8 @@ impl Node {
         let archiving = archive.map(|(archive, options)| Archiving::new(archive, options.every));
         let known = if options.peer.is_none() { DirectoryNow::of_one_alone() } else { DirectoryNow::default() };
         let (directory_requests, mailbox) = DirectoryRequests::new();
-        let directory = DirectoryOwner::new(options.node, known, mailbox);
+        let (peers, answers) = PeerNetwork::make(options.node, options.peer)?;
+        let directory = DirectoryOwner::new(options.node, known, mailbox, peers.routes);
         let published = Published {
             directory: directory.now(),
             nodes: directory.nodes(),
@@ -138,7 +139,6 @@ impl Node {
             shadows: shadow_pages.subscribe(),
         };
         let clocks = Arc::new(Clocks::new(options.clock, skew_max, anchor));
-        let (peers, answers) = PeerNetwork::make(options.node, options.peer)?;
         let context = NodeContext {
             node: options.node,
             key: NodeKey::of_folder(&*options.disk, folder.path())?.public(),
@@ -149,7 +149,6 @@ impl Node {
             registry,
             router: Arc::new(Router::default()),
             network: peers.network,
-            routes: peers.routes,
             identity: peers.identity,
             links: peers.links,
             renewal: peers.renewal,
