@@ -23,6 +23,47 @@ pub fn table(headings: &[&str]) -> Table {
     table
 }
 
+/// Columns of a line of prose in a terminal.
+const PROSE_WIDTH: usize = 100;
+
+/// Prose as a paragraph for a terminal, whose lines after the first are indented.
+pub fn paragraph(text: &str) -> String {
+    wrap(text, PROSE_WIDTH, "", "  ") + "\n"
+}
+
+/// Breaks prose into lines of at most `width` columns, but never within a word or a piece of code. The first line
+/// begins with `first`, all others with `others`.
+pub fn wrap(text: &str, width: usize, first: &str, others: &str) -> String {
+    let (mut lines, mut line, mut is_empty) = (Vec::new(), first.to_owned(), true);
+    for word in unbreakable(text) {
+        let fits = line.chars().count() + 1 + word.chars().count() <= width;
+        if is_empty {
+            line += &word;
+        } else if fits {
+            line = line + " " + &word;
+        } else {
+            lines.push(std::mem::replace(&mut line, format!("{others}{word}")));
+        }
+        is_empty = false;
+    }
+    lines.push(line);
+    lines.join("\n")
+}
+
+/// Splits text into words; a piece of code is one word. A backtick that nothing closes begins no code: the text may be
+/// anybody's.
+fn unbreakable(text: &str) -> Vec<String> {
+    let mut rest: Vec<&str> = text.split_whitespace().rev().collect();
+    let mut words = Vec::new();
+    while let Some(word) = rest.pop() {
+        let toggles = |word: &&str| !word.matches('`').count().is_multiple_of(2);
+        let end = toggles(&word).then(|| rest.iter().rev().position(toggles)).flatten();
+        let code = rest.split_off(rest.len() - end.map_or(0, |end| end + 1));
+        words.push([word].into_iter().chain(code.into_iter().rev()).collect::<Vec<_>>().join(" "));
+    }
+    words
+}
+
 /// Prints to stdout. Text from a module, a history or a node cannot steer a terminal. If the reader has gone, as with
 /// `head`, that is not an error.
 pub fn print(text: &str) -> std::io::Result<()> {
@@ -80,4 +121,22 @@ pub fn bar(what: &'static str, counted: Arc<AtomicU64>) -> ProgressBar {
     bar.set_style(style.expect("the template is a constant").with_key("rate", rate));
     bar.enable_steady_tick(Duration::from_millis(100));
     bar
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn prose_is_broken_between_words_and_not_in_code() {
+        let check = |text: &str, expected: &str| assert_eq!(wrap(text, 12, "- ", "  "), expected);
+        check("", "- ");
+        check("one two", "- one two");
+        check("one two three four", "- one two\n  three four");
+        check("run `a b c d e f` now", "- run\n  `a b c d e f`\n  now");
+        check("run `a b`, `c` d", "- run `a b`,\n  `c` d");
+        check("an `odd tick here", "- an `odd\n  tick here");
+        check("a `b c` d `e f g", "- a `b c` d\n  `e f g");
+        check("averyverylongword x", "- averyverylongword\n  x");
+    }
 }

@@ -17,7 +17,7 @@ use statehouse_node::api::ClusterPage;
 use statehouse_node::config::is_host_and_port;
 
 use crate::client::Asked;
-use crate::output::{print, print_json};
+use crate::output::{paragraph, print, print_json};
 
 #[derive(Args)]
 pub struct ClusterArgs {
@@ -159,7 +159,8 @@ pub fn init_body(nodes: &[(u64, String)]) -> Value {
 /// Makes a change and shows the cluster afterwards. Only `status` checks whether all is well: nodes may still catch up.
 async fn change(asked: &Asked, method: Method, path: &str, body: Option<Value>) -> anyhow::Result<ExitCode> {
     let page = read(asked.client()?.send(method, path, body.as_ref()).await?)?;
-    print(&format!("done\n{}", status::render(&page)))?;
+    let not_running: String = status::troubles_of_replicas(&page).map(|trouble| paragraph(&trouble)).collect();
+    print(&format!("done\n{}{not_running}", status::render(&page)))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -170,8 +171,8 @@ async fn show_status(asked: &Asked, as_json: bool) -> anyhow::Result<ExitCode> {
     if as_json {
         print_json(&json)?;
     } else {
-        let lines: String = troubles.iter().map(|trouble| format!("not well: {trouble}\n")).collect();
-        print(&format!("{}{lines}", status::render(&page)))?;
+        let not_well: String = troubles.iter().map(|trouble| paragraph(&format!("not well: {trouble}"))).collect();
+        print(&format!("{}{not_well}", status::render(&page)))?;
     }
     Ok(if troubles.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

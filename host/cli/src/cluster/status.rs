@@ -7,12 +7,14 @@ use std::fmt::Write;
 use statehouse_kernel::ids::NodeId;
 use statehouse_node::api::{ClusterPage, LossPage, NodePage, ReplicaPage};
 
-use crate::output::table;
+use crate::output::{paragraph, table};
 
 /// How many digits of a key distinguish it from others.
 const KEY_DIGITS: usize = 16;
 /// Clocks that are kept by NTP differ by far less.
 const CLOCK_FAR_US: u64 = 1_000_000;
+/// The state of a partition that is well.
+const RUNNING: &str = "running";
 
 /// The cluster as text for people.
 pub fn render(page: &ClusterPage) -> String {
@@ -41,14 +43,15 @@ pub fn render(page: &ClusterPage) -> String {
             ids(&replica.learners),
             replica.position.clone(),
             replica.time.clone(),
-            replica.state.clone(),
+            state(replica).to_owned(),
         ]);
     }
     write!(text, "{nodes}\n{partitions}\n").expect("a text takes everything");
     for loss in &page.losses {
         let LossPage { machine, partition, node, by, why, time, refusal } = loss;
-        let line = format!("loss accepted on node {node} at {time} by {by} ({why}): {machine}/{partition}: {refusal}");
-        writeln!(text, "{line}").expect("a text takes everything");
+        text += &paragraph(&format!(
+            "loss accepted on node {node} at {time} by {by} ({why}): {machine}/{partition}: {refusal}"
+        ));
     }
     text
 }
@@ -82,9 +85,7 @@ pub fn troubles(page: &ClusterPage) -> Vec<String> {
             troubles
                 .push(format!("partition {name} has no leader; most of its voters {} must run", ids(&replica.voters)));
         }
-        if replica.state != "running" {
-            troubles.push(format!("partition {name} on node {}: {}; see its log", page.node, replica.state));
-        }
+        troubles.extend(trouble_of(page, &name, replica));
     }
     troubles.extend(page.remarks.iter().map(|remark| format!("node {}: {remark}", page.node)));
     let is_far = |node: &&NodePage| node.clock_ahead_us.is_some_and(|ahead| CLOCK_FAR_US < ahead.unsigned_abs());
@@ -100,6 +101,25 @@ pub fn troubles(page: &ClusterPage) -> Vec<String> {
         troubles.push(format!("node {} is not ready; its page /readyz says why", page.node));
     }
     troubles
+}
+
+/// Why partitions do not run on the node, a text each.
+pub fn troubles_of_replicas(page: &ClusterPage) -> impl Iterator<Item = String> {
+    replicas(page).filter_map(|(name, replica)| trouble_of(page, &name, replica))
+}
+
+fn trouble_of(page: &ClusterPage, name: &str, replica: &ReplicaPage) -> Option<String> {
+    let is_running = replica.state == RUNNING;
+    (!is_running).then(|| format!("partition {name} on node {}: {}; see its log", page.node, replica.state))
+}
+
+/// The state in one or two words. Its reason may be long, and follows the table.
+fn state(replica: &ReplicaPage) -> &str {
+    match replica.state.as_str() {
+        word @ (RUNNING | "closed") => word,
+        reason if reason.starts_with("halted: ") => "halted",
+        _ => "not open",
+    }
 }
 
 /// All partitions, as `machine/partition`.
@@ -235,6 +255,34 @@ mod tests {
         let page = super::tests::page(vec![node(1, Some(0))], vec![replica(0, None, "halted: disk full")], false);
         let rendered = render(&page);
         assert!(rendered.contains("not ready") && rendered.contains("none"), "{rendered}");
+    }
+
+    /// The reason made each line of the table as wide as itself.
+    #[test]
+    fn a_long_reason_is_not_in_the_table() {
+        let waits = "waits for another node to confirm what its log held: node 2 does not answer: connection refused \
+                     (os error 111); node 3 was away at the end: it last heard this node's counter at 41, and on \
+                     this node's disk it is 44; if the entries are gone for good, run `statehouse cluster \
+                     accept-loss wallet 1 --why REASON` here";
+        let partitions = [("running", 0), (waits, 1), ("halted: disk full", 2), ("closed", 3)];
+        let replicas = partitions.map(|(state, partition)| replica(partition, Some(2), state)).to_vec();
+        let page = page(vec![node(1, Some(0))], replicas, true);
+        let rendered = render(&page);
+        for (state, partition) in [("running", 0), ("not open", 1), ("halted", 2), ("closed", 3)] {
+            let line = rendered.lines().find(|line| line.contains(&format!("wallet/{partition} "))).expect("a row");
+            assert!(line.contains(&format!("Z   {state} ")), "{line}");
+        }
+        assert_eq!(rendered.lines().find(|line| 120 < line.chars().count()), None);
+        let below: String = troubles_of_replicas(&page).map(|trouble| paragraph(&trouble)).collect();
+        expect![[r#"
+            partition wallet/1 on node 1: waits for another node to confirm what its log held: node 2 does not
+              answer: connection refused (os error 111); node 3 was away at the end: it last heard this node's
+              counter at 41, and on this node's disk it is 44; if the entries are gone for good, run
+              `statehouse cluster accept-loss wallet 1 --why REASON` here; see its log
+            partition wallet/2 on node 1: halted: disk full; see its log
+            partition wallet/3 on node 1: closed; see its log
+        "#]]
+        .assert_eq(&below);
     }
 
     #[test]

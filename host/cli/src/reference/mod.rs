@@ -19,6 +19,8 @@ mod keys;
 
 use std::path::{Path, PathBuf};
 
+use crate::output;
+
 /// Columns of a line of prose.
 const WIDTH: usize = 98;
 
@@ -27,34 +29,7 @@ const MADE: &str = "<!-- This page is made from the code by a test: UPDATE_EXPEC
 
 /// Breaks prose into lines, but never within a piece of code.
 pub fn wrap(text: &str, first: &str, others: &str) -> String {
-    let (mut lines, mut line, mut is_empty) = (Vec::new(), first.to_owned(), true);
-    for word in unbreakable(text) {
-        let fits = line.chars().count() + 1 + word.chars().count() <= WIDTH;
-        if is_empty {
-            line += &word;
-        } else if fits {
-            line = line + " " + &word;
-        } else {
-            lines.push(std::mem::replace(&mut line, format!("{others}{word}")));
-        }
-        is_empty = false;
-    }
-    lines.push(line);
-    lines.join("\n")
-}
-
-/// Splits text into words; a piece of code is one word.
-fn unbreakable(text: &str) -> Vec<String> {
-    let mut words: Vec<String> = Vec::new();
-    let mut is_code = false;
-    for word in text.split_whitespace() {
-        match words.last_mut().filter(|_| is_code) {
-            Some(last) => *last = format!("{last} {word}"),
-            None => words.push(word.to_owned()),
-        }
-        is_code ^= !word.matches('`').count().is_multiple_of(2);
-    }
-    words
+    output::wrap(text, WIDTH, first, others)
 }
 
 /// A page that is written by hand.
