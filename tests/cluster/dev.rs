@@ -147,4 +147,18 @@ async fn a_cluster_in_one_process_stops_without_moving_its_leaders_about() {
     assert!(ended.status.success(), "{}", ended.output);
     let (_, stopping) = ended.output.split_once("finishing the requests in hand").expect("it says that it stops");
     assert!(!stopping.contains("leadership is transferred to balance"), "{stopping}");
+    assert!(!stopping.contains(" ERROR "), "{stopping}");
+}
+
+/// The views that were not compiled any more used to be logged as errors.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_that_is_stopped_as_soon_as_it_listens_logs_no_error() {
+    let _alone = alone().await;
+    let data = tempdir().expect("a temporary folder");
+    let mut command = Command::new(binary());
+    command.args(["dev", "--nodes", "3", "--http", "127.0.0.1:0", "--data", argument(data.path())]);
+    let mut dev = Process::start("dev", command).await.expect("dev starts");
+    dev.ask_to_end();
+    let ended = within(PATIENCE, "SIGTERM ends it", async || dev.find_refusal()).await;
+    assert!(ended.status.success() && !ended.output.contains(" ERROR "), "{}", ended.output);
 }

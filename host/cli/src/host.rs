@@ -21,7 +21,7 @@ use statehouse_node::config::{ViewsConfig, WebhooksConfig};
 use statehouse_node::limits::{STOP_LAST_WORD, STOP_MAX, STOP_THREADS_MAX};
 use statehouse_node::rehearsal::jobs::Replays;
 use statehouse_node::rehearsal::shadow;
-use statehouse_node::system::{CertificateRenewal, Cluster, Node, NodeOptions};
+use statehouse_node::system::{CertificateRenewal, Cluster, Node, NodeError, NodeOptions};
 use statehouse_text::printable;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -30,6 +30,11 @@ use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
 use crate::{descriptors, shipped};
+
+/// What is logged unless `RUST_LOG` says otherwise. The last module logs an error whenever a group that has stopped is
+/// asked, also if it was closed in order. The caller gets that error anyway, and a group that fails is logged as a
+/// halted partition.
+const LOGGED: &str = "warn,statehouse=info,openraft=error,openraft::raft::raft_inner=off";
 
 /// What a process has once, however many nodes it runs.
 pub struct Process {
@@ -42,8 +47,7 @@ pub struct Process {
 
 /// Runs `work` on a runtime of its own, with logs on stderr, metrics and signals.
 pub fn run<F: Future<Output = anyhow::Result<ExitCode>>>(work: impl FnOnce(Process) -> F) -> anyhow::Result<ExitCode> {
-    let filter =
-        EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn,statehouse=info,openraft=error"));
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(LOGGED));
     let with_colour = std::io::stderr().is_terminal();
     let subscriber = tracing_subscriber::fmt()
         .with_env_filter(filter)
@@ -66,7 +70,22 @@ pub fn run<F: Future<Output = anyhow::Result<ExitCode>>>(work: impl FnOnce(Proce
     });
     // A thread that still compiles or computes has no caller left, and must not keep the process alive.
     runtime.shutdown_timeout(STOP_THREADS_MAX);
-    ended
+    ended.or_else(end_of_start)
+}
+
+/// How a start that did not succeed ends the process. A node that was told to stop before it served has stopped in
+/// order.
+fn end_of_start(error: anyhow::Error) -> anyhow::Result<ExitCode> {
+    if !is_told_to_stop(&error) {
+        return Err(error);
+    }
+    tracing::info!("stopped before the start was complete");
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Whether a node did not start because the process is to stop.
+pub fn is_told_to_stop(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref::<NodeError>(), Some(NodeError::Stopping))
 }
 
 /// Stderr for the log: each event arrives as one piece and is written as one line, whatever it contains.
@@ -273,4 +292,21 @@ fn places(limits: &Arc<LiveLimits>, descriptors: &Arc<Descriptors>) -> Arc<Place
 fn write_address(path: &std::path::Path, address: SocketAddr) -> anyhow::Result<()> {
     let mut file = durable::create(path).with_context(|| format!("writing {}", path.display()))?;
     writeln!(file, "{address}").with_context(|| format!("writing {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// It used to be reported as an error, with exit code 2.
+    #[test]
+    fn a_start_that_was_stopped_is_in_order_and_others_are_not() {
+        let check = |error: NodeError, expected: bool| {
+            let ended = end_of_start(anyhow::Error::from(error).context("starting node 2"));
+            assert_eq!(ended.is_ok(), expected, "{ended:?}");
+        };
+        check(NodeError::Stopping, true);
+        check(NodeError::HasPeers, false);
+        assert!(end_of_start(anyhow::anyhow!("the port is taken")).is_err());
+    }
 }

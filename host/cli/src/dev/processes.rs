@@ -58,13 +58,16 @@ pub fn run(args: DevArgs) -> anyhow::Result<ExitCode> {
         drop(listens);
         folder.write(&nodes)?;
         let served = tokio::select! {
+            biased;
+            // A Ctrl-C in a terminal reaches the children as well, and may end them first.
+            () = process.stop.cancelled() => Ok(true),
             prepared = prepare(&nodes, &entrance, &folder, &mut listening) => prepared.map(|()| false),
             died = children.one_dies() => Err(died),
-            () = process.stop.cancelled() => Ok(true),
         };
         let watched = match served {
             Ok(true) => Ok(()),
             Ok(false) => tokio::select! {
+                biased;
                 () = process.stop.cancelled() => Ok(()),
                 died = children.all_die() => Err(died),
             },

@@ -8,11 +8,11 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::Context;
-use futures_util::future::try_join_all;
+use futures_util::future::join_all;
 use statehouse_journal::disk::RealDisk;
 use statehouse_kernel::ids::NodeId;
 use statehouse_node::api::{Acceptor, Callers, LiveLimits};
@@ -62,13 +62,15 @@ pub fn run(args: DevArgs) -> anyhow::Result<ExitCode> {
             start((&args, &entrance), (&folder, tls), &nodes, bound, &process)
         });
         // All at once, because none of them gets far before a majority is there.
-        let hosts = try_join_all(starts).await?;
+        let hosts = all_started(starts, &process).await?;
         for (host, node) in hosts.iter().zip(&nodes) {
             print_listening(&host.url(), &folder.node(node.id))?;
         }
         let prepared = tokio::select! {
-            prepared = prepare(&hosts, &nodes) => prepared,
+            biased;
+            // What fails at the same time fails because of it.
             () = process.stop.cancelled() => Ok(()),
+            prepared = prepare(&hosts, &nodes) => prepared,
         };
         if prepared.is_ok() && !process.stop.is_cancelled() {
             let addresses: Vec<SocketAddr> = hosts.iter().map(Host::address).collect();
@@ -80,6 +82,32 @@ pub fn run(args: DevArgs) -> anyhow::Result<ExitCode> {
         prepared.and(finished)?;
         Ok(ExitCode::SUCCESS)
     })
+}
+
+/// Waits for the starts of several nodes. If one of them fails, the others are told to stop, and those that have
+/// started are closed in order.
+async fn all_started(
+    starts: impl Iterator<Item = impl Future<Output = anyhow::Result<Host>>>,
+    process: &Process,
+) -> anyhow::Result<Vec<Host>> {
+    let failed_first = OnceLock::new();
+    let failed = &failed_first;
+    let starts = starts.map(|start| async move {
+        match start.await {
+            Ok(host) => Some(host),
+            Err(error) => {
+                process.stop.cancel();
+                // The others fail because of this one.
+                drop(failed.set(error));
+                None
+            }
+        }
+    });
+    let hosts: Vec<Host> = join_all(starts).await.into_iter().flatten().collect();
+    let Some(error) = failed_first.into_inner() else { return Ok(hosts) };
+    let finished = host::finish(hosts).await;
+    // A node that served and failed may be why this one was told to stop.
+    if host::is_told_to_stop(&error) { finished.and(Err(error)) } else { Err(error) }
 }
 
 async fn start(

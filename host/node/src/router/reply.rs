@@ -10,7 +10,7 @@ use statehouse_abi::outcome::GroupOutcome;
 use statehouse_abi::value::Value;
 
 use crate::ids::{Micros, ModuleId, PartitionId};
-use crate::machine::logic::Logic;
+use crate::machine::logic::{Fault, Logic};
 use crate::machine::rejection::read_rejection;
 use crate::router::answer::{Answer, Obstacle, Recorded, UnavailableReason};
 use crate::router::machine::{Machine, position_text, unavailable};
@@ -112,6 +112,11 @@ pub fn render_items(logic: &dyn Logic, items: &[RenderItem]) -> Vec<Value> {
                 found = values.len(),
                 "the module rendered another number of items"
             );
+            empty()
+        }
+        // This says nothing about the module: memory is short, or the process is about to end.
+        Err(fault @ Fault::Host { .. }) => {
+            tracing::warn!(%fault, "outcomes are not rendered");
             empty()
         }
         Err(fault) => {

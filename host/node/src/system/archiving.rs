@@ -105,6 +105,7 @@ pub async fn run(context: Arc<NodeContext>, archiving: Arc<Archiving>) {
     loop {
         let wait = match round(&context, &archiving, &mut archivist).await {
             Ok(()) => every,
+            Err(_) if context.stopping.is_cancelled() => return,
             Err(error) => {
                 let url = archiving.archive.url();
                 tracing::error!(url, %error, "the archive cannot be used; this will be tried again");
@@ -151,6 +152,10 @@ async fn round(
         };
         if done.is_ok() {
             archivist.tend_snapshots(&group, &partition).await;
+        }
+        if context.stopping.is_cancelled() {
+            // The partitions are being closed. The next start continues.
+            return Ok(());
         }
         if let Err(error) = done {
             tracing::error!(%group, %error, "a partition is not archived; this will be tried again");
@@ -341,6 +346,7 @@ impl Archivist {
                 tracing::info!(%group, file = fetched.name, "a canonical snapshot came from the archive")
             }
             Ok(None) => {}
+            Err(_) if self.context.stopping.is_cancelled() => {}
             Err(error) => {
                 tracing::error!(
                     %group,

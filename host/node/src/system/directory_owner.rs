@@ -157,6 +157,8 @@ pub async fn run(context: Arc<NodeContext>, owner: Arc<DirectoryOwner>) {
         let (progress, read) = system.unzip();
         if let Some(Err(error)) = read
             && !context.level.is_refused()
+            // Else the partition has been closed.
+            && !context.stopping.is_cancelled()
         {
             tracing::error!(%error, "the directory cannot be read");
         }

@@ -47,7 +47,10 @@ pub(super) async fn open_replica(
     if let Err(error) = &opened {
         let reason = error.to_string();
         // Opening is retried again and again, and the same reason is logged once.
-        if machine.set_replica(turn.group.partition, Err(reason.clone())).err() != Some(reason) {
+        let is_new = machine.set_replica(turn.group.partition, Err(reason.clone())).err() != Some(reason);
+        if context.stopping.is_cancelled() {
+            tracing::info!(%error, "a partition is not opened any more");
+        } else if is_new {
             tracing::error!(%error, "a partition is not served");
         }
     }

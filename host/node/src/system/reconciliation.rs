@@ -231,6 +231,8 @@ async fn activate(
     let activation = Activation { module, schema: logic.describe().schema, number };
     match partition.activate(activation, Instant::now() + CHANGE_PATIENCE).await {
         Ok(_) => troubles.on_activated(group),
+        // The module was stopped, not refused.
+        Err(_) if context.stopping.is_cancelled() => {}
         Err(PartitionError::NotActivated { reason, .. }) => {
             failed_activations::report(context, troubles, group, module, number, &reason).await;
         }

@@ -54,6 +54,9 @@ async fn start_later(context: Arc<NodeContext>, vigil: Vigil) {
             failed => failed,
         };
         let Err(error) = started else { return };
+        if context.stopping.is_cancelled() {
+            return;
+        }
         if reason.replace(error.to_string()) != Some(error.to_string()) {
             tracing::error!(%error, "the node does not serve");
         }

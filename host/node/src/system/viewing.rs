@@ -123,6 +123,7 @@ async fn tend(context: &Arc<NodeContext>, name: &str) -> bool {
     for row in &rows {
         match find_module(context, ModuleId(row.module)).await {
             Ok(logic) => wanted.push(WantedView { name: row.name.clone(), logic, build: row.build }),
+            Err(_) if context.stopping.is_cancelled() => return true,
             Err(error) => {
                 tracing::warn!(view = row.name, %error, "the module of a view is not here");
                 is_complete = false;
@@ -202,6 +203,8 @@ fn stage_defaults(context: &NodeContext) -> Vec<ByDefault> {
                     module: logic.id(),
                     version: logic.describe().version.clone(),
                 }),
+                // The engine compiles nothing more. The next start creates the view.
+                Err(_) if context.stopping.is_cancelled() => return defaults,
                 Err(error) => tracing::error!(machine = spec.name, error, "a view of the configuration is not created"),
             }
         }
