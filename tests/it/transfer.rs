@@ -56,6 +56,14 @@ async fn an_account_shows_its_status_versions_and_history() {
     let past = client.get(&format!("/v1/wallet/accounts/{account}?at={at}")).await.expect("the host answers");
     assert_eq!(past.json()["balances"], json!({"USD": "100.00"}), "a balance of the past is the one of then");
 
+    // It used to be answered like the past, with what is now.
+    let future = format!("/v1/wallet/accounts/{account}?at=2999-01-01T00:00:00Z");
+    for path in [format!("{future}&consistency=stale"), format!("{future}&at_least={at}"), future] {
+        let future = client.get(&path).await.expect("the host answers");
+        assert_eq!((future.status, future.problem().as_str()), (400, "bad_parameter"), "{future:?}");
+        assert!(future.text("detail").contains("lies in the future"), "{future:?}");
+    }
+
     wallet::change(&mut client, account, "freeze").await;
     assert_ne!(wallet::account(&mut client, account).await.json()["status"], before["status"]);
     wallet::change(&mut client, account, "unfreeze").await;

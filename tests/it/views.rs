@@ -128,6 +128,8 @@ async fn statements_trail_and_double_charges_are_answered_with_what_was_just_wri
         ("accounts/alice/statement?from=yesterday", 400, "malformed_time"),
         ("accounts/alice/statement?form=2026-01-01", 400, "unknown_parameter"),
         ("audit/double_charges?window=0", 400, "malformed_window"),
+        ("audit/trail?at=2999-01-01T00:00:00Z", 400, "bad_parameter"),
+        ("accounts/alice?at=2999-01-01T00:00:00Z", 400, "bad_parameter"),
         ("audit/trail?at_least=0.1.0~00000000", 410, "position_gone"),
         ("audit/trail?at_least=0.9999.0~00000000", 410, "position_gone"),
         ("audit/nothing", 404, "not_found"),

@@ -123,7 +123,11 @@ pub async fn get(
     };
     let at = match options.at {
         None => None,
-        Some(Moment::Time(time)) => Some(time),
+        Some(Moment::Time(time)) => {
+            let home = home_of(machine, declared, &options);
+            machine.wait_until_past(time, home, options.consistency, asked.deadline).await?;
+            Some(time)
+        }
         Some(Moment::Position(position)) => {
             let time = view.time_within(position, entity_of(declared, &options.params), asked.deadline).await;
             let time = time.ok_or_else(|| Problem::from(ViewQueryError::Gone(position)))?;
@@ -143,9 +147,14 @@ fn view_query(
     freshness: Freshness,
     deadline: Instant,
 ) -> ViewQuery {
-    let home = entity_of(declared, &options.params).map(|entity| machine.partition_id_of(entity.as_bytes()));
+    let home = home_of(machine, declared, &options);
     let query = declared.name.as_str().into();
     ViewQuery { query, params: options.params, roles: asked.caller.roles, at, home, freshness, deadline, only_by: None }
+}
+
+/// The partition that the query is about, if it is about one.
+fn home_of(machine: &Machine, declared: &QueryDecl, options: &Options) -> Option<PartitionId> {
+    entity_of(declared, &options.params).map(|entity| machine.partition_id_of(entity.as_bytes()))
 }
 
 fn entity_of<'o>(declared: &QueryDecl, params: &'o Value) -> Option<&'o str> {
@@ -205,7 +214,8 @@ pub async fn get_instead(
     let entity = entity_of(&declared, &options.params)?.to_owned();
     let home = machine.partition_id_of(entity.as_bytes());
     let deadline = asked.deadline.min(Instant::now() + PATIENCE);
-    // A position of another partition or of another history is left to the module, which has an error for it.
+    // A position of another partition or of another history, and a time in the future, are left to the module, which
+    // has errors for them.
     let time_of = async |position: Position| match position.partition == home {
         true => view.time_of(position, deadline).await,
         false => None,
@@ -226,7 +236,10 @@ pub async fn get_instead(
         }
         _ => {
             let at = match options.at? {
-                Moment::Time(time) => time,
+                Moment::Time(time) => {
+                    machine.wait_until_past(time, Some(home), options.consistency, deadline).await.ok()?;
+                    time
+                }
                 Moment::Position(position) if position.partition != home => return None,
                 Moment::Position(position) => view.time_within(position, Some(&*entity), deadline).await?.ok()?,
             };

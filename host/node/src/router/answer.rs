@@ -205,6 +205,8 @@ pub enum QueryError {
     Ambiguous(Ambiguity),
     /// The position belongs to another history, or lies ahead of this one: 410.
     Gone(Position),
+    /// The time lies ahead of the journal's, which is this one. Entries up to then are still to come: 400.
+    Future(Micros),
     /// The position lies before the journal that this node has kept; the text says where that begins: 410.
     Released(String),
     Unavailable(Unavailable),

@@ -118,7 +118,7 @@ impl Machine {
     }
 
     /// Asks the node that is believed to lead, by sending it no submissions.
-    async fn ask_journal_time(&self, partition: PartitionId, hint: Option<NodeId>, deadline: Instant) {
+    pub(super) async fn ask_journal_time(&self, partition: PartitionId, hint: Option<NodeId>, deadline: Instant) {
         let local: Option<Arc<Partition>> = self.find_partition(partition).filter(|local| local.is_running());
         let Some(leader) = self.believed_leader(local.as_ref(), hint) else { return };
         if self.is_answering(leader) {

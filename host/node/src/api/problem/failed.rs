@@ -10,6 +10,7 @@ use statehouse_abi::value::Value;
 
 use super::{Code, Problem};
 use crate::rehearsal::jobs::JobError;
+use crate::rfc3339::print_time;
 use crate::router::answer::{Ambiguity, QueryError};
 use crate::system::ClusterError;
 use crate::views::ViewQueryError;
@@ -23,6 +24,14 @@ impl From<QueryError> for Problem {
             QueryError::Gone(position) => {
                 let detail = format!("{position} is not a position of this history; begin without it");
                 Self::new(Code::PositionGone, detail).with("position", Value::Text(position.to_string()))
+            }
+            QueryError::Future(present) => {
+                let detail = format!(
+                    "`at` lies in the future: the time in the journal is {}; leave `at` out to read what is now, or \
+                     ask again once that time has passed",
+                    print_time(present)
+                );
+                Self::new(Code::BadParameter, detail).with("field", Value::text("at"))
             }
             QueryError::Released(text) => Self::new(Code::HistoryReleased, text),
             QueryError::Unavailable(unavailable) => unavailable.into(),

@@ -1,16 +1,62 @@
 //! Queries of a past moment that no view answers; they read rows that are replayed for them alone.
 //!
-//! In: a moment. Out: what the module of that moment answers. Only some run at once, because each has all rows of one
-//! partition, or of all partitions, in memory. It does not know how rows are replayed.
+//! In: a moment, which must not lie ahead. Out: what the module of that moment answers. Only some run at once, because
+//! each has all rows of one partition, or of all partitions, in memory. It does not know how rows are replayed.
+
+use std::time::Duration;
 
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, timeout_at};
 
 use super::*;
+use crate::ids::PartitionId;
 use crate::machine::replay::Replay;
 use crate::router::rewind::{RewindError, rewind};
 
+/// How far ahead of the journal's time a moment may lie: a client's clock may be ahead.
+const AHEAD_MAX: Duration = Duration::from_secs(1);
+
 impl Machine {
+    /// Waits until no entry up to `moment` can follow any more, in one partition or in all. A moment that lies further
+    /// ahead is refused, because what is known of it now may still change.
+    ///
+    /// # Errors
+    /// [`QueryError::Future`].
+    pub async fn wait_until_past(
+        &self,
+        moment: Micros,
+        home: Option<PartitionId>,
+        consistency: Consistency,
+        deadline: Instant,
+    ) -> Result<(), QueryError> {
+        for partition in self.partition_ids().filter(|id| home.is_none_or(|home| home == *id)) {
+            // What is applied here is past, and no leader need be asked.
+            let applied = || self.find_partition(partition).map(|local| local.progress().journal.time);
+            while applied().is_none_or(|applied| applied < moment) {
+                let present = self.present_of(partition, consistency, deadline).await;
+                let ahead = u64::try_from(moment.0.saturating_sub(present.0)).unwrap_or(0);
+                if ahead == 0 {
+                    break;
+                }
+                let ahead = Duration::from_micros(ahead);
+                if AHEAD_MAX < ahead || deadline.saturating_duration_since(Instant::now()) < ahead {
+                    return Err(QueryError::Future(present));
+                }
+                tokio::time::sleep(ahead).await;
+            }
+        }
+        Ok(())
+    }
+
+    /// The time in a partition's journal. A read that does without the leader takes it from this node's clock where
+    /// nobody has announced it.
+    async fn present_of(&self, partition: PartitionId, consistency: Consistency, deadline: Instant) -> Micros {
+        if self.journal_time(partition).is_none() && consistency == Consistency::Linearizable {
+            self.ask_journal_time(partition, None, deadline).await;
+        }
+        self.journal_time(partition).unwrap_or_else(|| self.clock.now())
+    }
+
     /// `further` are the other partitions, if they are asked as well.
     pub(super) async fn ask_past(
         &self,
@@ -20,6 +66,10 @@ impl Machine {
         request: &QueryRequest,
         others: Others,
     ) -> Result<QueryAnswer, Stop> {
+        if let Moment::Time(time) = moment {
+            let home = Some(partition.id()).filter(|_| others != Others::All);
+            self.wait_until_past(time, home, request.consistency, request.deadline).await?;
+        }
         let turn = self.turn_to_rewind(request.deadline).await?;
         let past = self.rewind(partition, request, moment, &turn).await?;
         let logic = past.logic.clone().unwrap_or_else(|| logic.clone());
