@@ -13,6 +13,7 @@ mod client;
 mod trust;
 mod authority;
 mod members;
+mod token;
 mod command;
 mod descriptors;
 mod audit;
@@ -50,6 +51,7 @@ enum Command {
     Serve(serve::ServeArgs),
     /// Create a cluster, show its state, and change its nodes and leaders, through the REST API of any node
     Cluster(cluster::ClusterArgs),
+    Token(token::TokenArgs),
     #[command(subcommand)]
     Command(command::CommandCommand),
     Module(module::ModuleArgs),
@@ -85,6 +87,7 @@ pub fn main() -> ExitCode {
         Command::Dev(args) => dev::run(args),
         Command::Serve(args) => serve::run(args),
         Command::Cluster(args) => cluster::run(args),
+        Command::Token(args) => token::run(&args),
         Command::Command(command) => command::run(&command),
         Command::Module(args) => module::run(args),
         Command::View(command) => view::run(&command),

@@ -235,9 +235,16 @@ pub struct TokenConfig {
     /// which it changes, is not among them. Only for `client`, `treasury` and `compliance`: the other roles see and
     /// control whole machines. Default: all entities.
     pub entities: Option<Vec<String>>,
-    /// The BLAKE3 hash of the token in hexadecimal, as `printf %s "$TOKEN" | b3sum --no-names` prints it. The token
-    /// itself is not stored anywhere.
+    /// The BLAKE3 hash of the token in hexadecimal, as `statehouse token` and `printf %s "$TOKEN" | b3sum --no-names`
+    /// print it. The token itself is not stored anywhere.
     pub blake3: String,
+}
+
+impl TokenConfig {
+    /// The hash of a token, by which the node knows it.
+    pub fn hash(token: &[u8]) -> blake3::Hash {
+        blake3::hash(token)
+    }
 }
 
 /// What a caller may be.

@@ -12,7 +12,10 @@ pub enum ApiError {
          add [[auth.tokens]] or listen on 127.0.0.1"
     )]
     OpenWithoutTokens(SocketAddr),
-    #[error("token `{name}`: `{found}` is not the blake3 of a token: expected 64 hexadecimal digits")]
+    #[error(
+        "token `{name}`: `{found}` is not the blake3 of a token: expected the 64 hexadecimal digits that `statehouse \
+         token` prints"
+    )]
     TokenHash { name: String, found: String },
     #[error("token `{0}` has no name or no role")]
     TokenEmpty(String),
