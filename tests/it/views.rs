@@ -3,7 +3,7 @@
 //!
 //! It knows the wallet's views and `statehouse view`. What the wallet itself and the journal say is right.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -368,18 +368,50 @@ async fn views_are_listed_dropped_and_created_again_and_that_survives_a_restart(
     assert!(staged.code == Some(2) && staged.stderr.contains("view create"), "{staged:?}");
 }
 
-/// Otherwise a view with the path of the machine's own read could say anything about the past, in the machine's name.
-#[tokio::test(flavor = "multi_thread")]
-async fn only_a_view_that_an_admin_names_answers_in_place_of_the_machine() {
-    let data = tempdir().expect("a temporary folder");
+/// A view `statements` that is not part of the program, and its hash.
+pub fn other_statements(folder: &Path) -> (PathBuf, blake3::Hash) {
     let released = concat!(env!("CARGO_MANIFEST_DIR"), "/../modules/releases/statements-1.0.0.wasm");
     let mut wasm = std::fs::read(released).expect("a release stays");
     let words = b"What was posted to an account";
     let place = wasm.windows(words.len()).position(|window| window == words).expect("the view says so of itself");
     wasm[place] = b'w';
-    let (file, id) = (data.path().join("mine.wasm"), blake3::hash(&wasm));
+    let (file, id) = (folder.join("mine.wasm"), blake3::hash(&wasm));
     std::fs::write(&file, wasm).expect("a new file");
+    (file, id)
+}
 
+/// The command used to start the view and yet to fail with 409, and the module was listed among the refused.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_view_that_waits_for_its_module_is_created_again_with_it() {
+    let data = tempdir().expect("a temporary folder");
+    let (file, id) = other_statements(data.path());
+    let host = Host::start(data.path()).await;
+    let created = command(&host, &["create", argument(&file)]);
+    assert_eq!(created.code, Some(0), "{created:?}");
+    live(&mut host.client(), "statements").await;
+    assert!(host.terminate().await.success());
+
+    // So is a node that was restored from an archive without the modules of views.
+    std::fs::remove_file(data.path().join(format!("modules/{id}.wasm"))).expect("it was kept");
+    let host = Host::start_unready(&Start::on(data.path())).await.expect("the host runs");
+    let mut client = host.client();
+    eventually("the view waits", async || (page(&mut client, "statements").await["state"] == "waiting").then_some(()))
+        .await;
+    let again = command(&host, &["create", argument(&file)]);
+    assert_eq!(again.code, Some(0), "{again:?}");
+    let page = live(&mut client, "statements").await;
+    assert_eq!(page["serving"]["module"], id.to_string(), "{page}");
+    let modules = good(&mut client, "/v1/machines/wallet/modules").await;
+    assert_eq!(modules["refused"], json!([]), "{modules}");
+    assert!(host.terminate().await.success());
+    check_audit(data.path());
+}
+
+/// Otherwise a view with the path of the machine's own read could say anything about the past, in the machine's name.
+#[tokio::test(flavor = "multi_thread")]
+async fn only_a_view_that_an_admin_names_answers_in_place_of_the_machine() {
+    let data = tempdir().expect("a temporary folder");
+    let (file, id) = other_statements(data.path());
     let mut host = Host::serve(data.path(), 1, "").await;
     let created = command(&host, &["create", argument(&file)]);
     assert_eq!(created.code, Some(0), "{created:?}");

@@ -228,7 +228,8 @@ fn check_source(logic: &dyn Logic, machine: &str) -> Result<(), ClusterError> {
 
 impl Cluster {
     /// Creates this view on every node, or replaces it by this version. Returns its name. Each node builds it for
-    /// itself.
+    /// itself. If the view is recorded with this very module and does not run here, it has waited for the module, as
+    /// after a restore. Then the module is kept, and nothing more is recorded.
     ///
     /// # Errors
     /// The bytes are no view of the machine, or one of its routes is that of another view.
@@ -248,9 +249,22 @@ impl Cluster {
             version: describe.version.clone(),
             is_default: false,
         };
-        let record = self.view_step(&system, machine, &name, &command, wanting);
+        let is_recorded = self.lacks_module_of(machine, &name, logic.id());
+        let record = async {
+            if !is_recorded {
+                return self.view_step(&system, machine, &name, &command, wanting).await;
+            }
+            tend(self.host(), machine).await;
+            Ok(())
+        };
         self.keep_recorded(brought, checked, wanting, record).await?;
         Ok(name)
+    }
+
+    /// Whether a view is recorded with this module and does not run on this node.
+    fn lacks_module_of(&self, machine: &str, view: &str, module: ModuleId) -> bool {
+        let is_recorded = self.views_wanted(machine).get(view).is_some_and(|row| row.module == module.0);
+        is_recorded && self.host().views.of(machine).iter().all(|running| running.name() != view)
     }
 
     /// Checks that no other view of the machine has one of its routes.
