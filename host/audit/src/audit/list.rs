@@ -17,7 +17,7 @@ use statehouse_abi::value::Value;
 use crate::audit::error::AuditError;
 use crate::audit::heads::Heads;
 use crate::audit::source::{PartitionSource, Read, Source};
-use crate::ids::{CommandId, Micros, NodeId, PartitionId};
+use crate::ids::{CommandId, Micros, ModuleId, NodeId, PartitionId};
 use crate::machine::entry::{Batch, Entry, EntryKind, Part};
 use crate::machine::journal::{Journal, Verdict};
 use crate::machine::replica::position_count;
@@ -36,8 +36,10 @@ pub struct Line {
 pub enum What {
     Tick,
     Activation {
-        module: String,
+        module: ModuleLabel,
         schema: u32,
+        /// The module that decided until then.
+        replaced: Option<ModuleLabel>,
     },
     /// What was heard of a call in another partition.
     Heard {
@@ -71,6 +73,19 @@ pub enum What {
         events: Vec<Value>,
         rejection: Option<Rejection>,
     },
+}
+
+/// A module, with its version if it can be loaded.
+#[derive(Clone, Debug)]
+pub struct ModuleLabel {
+    pub id: ModuleId,
+    pub version: Option<String>,
+}
+
+impl ModuleLabel {
+    fn of(source: &Source, id: ModuleId) -> Self {
+        Self { id, version: source.load(id).ok().map(|logic| logic.describe().version.clone()) }
+    }
 }
 
 /// The part of a command that a line is about.
@@ -131,18 +146,18 @@ pub fn list(
     mut each: impl FnMut(Line) -> ControlFlow<()>,
 ) -> Result<(), AuditError> {
     let mut walks: Vec<Walk<'_>> = partitions.iter().map(Walk::new).collect();
-    let mut next: BTreeMap<(Micros, PartitionId), (usize, Journal, Entry)> = BTreeMap::new();
+    let mut next: BTreeMap<(Micros, PartitionId), (usize, EffectiveEntry)> = BTreeMap::new();
     for (at, walk) in walks.iter_mut().enumerate() {
-        next.extend(walk.next_effective()?.map(|(journal, entry)| (walk.place(), (at, journal, entry))));
+        next.extend(walk.next_effective()?.map(|effective| (walk.place(), (at, effective))));
     }
-    while let Some((_, (at, journal, entry))) = next.pop_first() {
-        for line in lines(source, walks[at].partition, entity, &journal, &entry)? {
+    while let Some((_, (at, effective))) = next.pop_first() {
+        for line in lines(source, walks[at].partition, entity, &effective)? {
             if each(line).is_break() {
                 return Ok(());
             }
         }
         let walk = &mut walks[at];
-        next.extend(walk.next_effective()?.map(|(journal, entry)| (walk.place(), (at, journal, entry))));
+        next.extend(walk.next_effective()?.map(|effective| (walk.place(), (at, effective))));
     }
     Ok(())
 }
@@ -155,21 +170,29 @@ struct Walk<'p> {
     heads: Heads,
 }
 
+/// An effective entry.
+struct EffectiveEntry {
+    entry: Entry,
+    /// The journal after it.
+    journal: Journal,
+    /// The module that decided before it.
+    module_before: ModuleId,
+}
+
 impl<'p> Walk<'p> {
     fn new(partition: &'p PartitionSource) -> Self {
         let (journal, entries) = (partition.genesis, partition.entries());
         Self { partition, entries, journal, heads: Heads::new(&journal) }
     }
 
-    /// The next effective entry, with the journal after it.
-    fn next_effective(&mut self) -> Result<Option<(Journal, Entry)>, AuditError> {
+    fn next_effective(&mut self) -> Result<Option<EffectiveEntry>, AuditError> {
         for read in &mut self.entries {
             let entry = read?.entry;
             let judged = self.journal.judge(&entry).map_err(|error| self.partition.replay_failed(error.into()))?;
             self.heads.check(&entry, &judged).map_err(|stray| self.partition.stray(stray))?;
-            if let Verdict::Effective(after) = judged {
-                self.journal = after;
-                return Ok(Some((after, entry)));
+            if let Verdict::Effective(journal) = judged {
+                let before = std::mem::replace(&mut self.journal, journal);
+                return Ok(Some(EffectiveEntry { entry, journal, module_before: before.module }));
             }
         }
         self.heads.finish().map_err(|stray| self.partition.stray(stray))?;
@@ -186,8 +209,7 @@ fn lines(
     source: &Source,
     partition: &PartitionSource,
     entity: Option<&str>,
-    journal: &Journal,
-    entry: &Entry,
+    EffectiveEntry { entry, journal, module_before }: &EffectiveEntry,
 ) -> Result<Vec<Line>, AuditError> {
     let header = entry.header();
     let line = |n, what| {
@@ -199,7 +221,11 @@ fn lines(
     }
     let Some(batch) = entry.batch() else {
         let what = match entry.activation() {
-            Ok(activation) => What::Activation { module: activation.module.to_string(), schema: activation.schema },
+            Ok(activation) => What::Activation {
+                module: ModuleLabel::of(source, activation.module),
+                schema: activation.schema,
+                replaced: (*module_before != ModuleId::ZERO).then(|| ModuleLabel::of(source, *module_before)),
+            },
             Err(_) => What::Tick,
         };
         return Ok(vec![line(0, what)]);

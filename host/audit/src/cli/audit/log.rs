@@ -15,7 +15,7 @@ use statehouse_abi::value::Value;
 
 use super::{From, Reach, open};
 use crate::audit::export::{Exported, export};
-use crate::audit::list::{Line, LinePart, What, list};
+use crate::audit::list::{Line, LinePart, ModuleLabel, What, list};
 use crate::audit::{AuditError, Source};
 use crate::cli::output::{print, print_json, print_json_text, progress, table, to_json};
 use crate::ids::{NodeId, PartitionId};
@@ -162,7 +162,13 @@ fn line_text(line: &Line) -> String {
     let head = format!("{}  {}", line.position, print_time(line.time));
     match &line.what {
         What::Tick => format!("{head}  tick\n"),
-        What::Activation { module, schema } => format!("{head}  activate module {module} schema {schema}\n"),
+        What::Activation { module, schema, replaced } => {
+            let words = match replaced {
+                Some(replaced) => format!("{} replaces {}", label_text(module), label_text(replaced)),
+                None => format!("{} is the first", label_text(module)),
+            };
+            format!("{head}  activate module {} schema {schema}: {words}\n", module.id)
+        }
         What::Heard { id, step, outcome, position } => {
             let place = position.as_ref().map_or_else(String::new, |position| format!(" at {position}"));
             format!("{head}  {step} of {id}: {outcome}{place}\n")
@@ -189,6 +195,12 @@ fn line_text(line: &Line) -> String {
     }
 }
 
+/// The version and the first digits of the id: `audit replay` finds the module by either.
+fn label_text(ModuleLabel { id, version }: &ModuleLabel) -> String {
+    let id = id.short();
+    version.as_ref().map_or_else(|| format!("module {id}"), |version| format!("version {version} ({id})"))
+}
+
 /// Who asked, and which node has told the leader so.
 fn says(caller: &str, vouched: Option<NodeId>) -> String {
     vouched.map_or_else(|| caller.to_owned(), |node| format!("{caller} (says node {node})"))
@@ -208,7 +220,11 @@ fn part_json(part: &LinePart) -> serde_json::Value {
 fn line_json(line: &Line) -> anyhow::Result<String> {
     let what = match &line.what {
         What::Tick => json!({"kind": "tick"}),
-        What::Activation { module, schema } => json!({"kind": "activate", "module": module, "schema": schema}),
+        What::Activation { module, schema, replaced } => json!({
+            "kind": "activate", "module": module.id.to_string(), "schema": schema, "version": module.version,
+            "replaced": replaced.as_ref().map(|before| before.id.to_string()),
+            "replaced_version": replaced.as_ref().map(|before| &before.version),
+        }),
         What::Heard { id, step, outcome, position } => json!({
             "kind": "heard", "id": id.to_string(), "step": step, "outcome": outcome, "at": position,
         }),
