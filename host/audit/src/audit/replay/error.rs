@@ -17,8 +17,9 @@ pub enum ReplayFault {
     #[error("the candidate is a module of the machine `{found}`, and the history is of `{expected}`")]
     OtherMachine { expected: String, found: String },
     #[error(
-        "entry {index} of partition {partition} was decided under schema {schema}, which the candidate (schema \
-         {candidate}) does not accept: add {schema} to its ACCEPTS and read what that schema recorded"
+        "from entry {index} of partition {partition} on, the history has schema {schema}, which the candidate (schema \
+         {candidate}) does not accept: add {schema} to its ACCEPTS and read what that schema recorded, or end the \
+         replay before that with --to"
     )]
     Schema { partition: PartitionId, index: JournalIndex, schema: u32, candidate: u32 },
     #[error("module {} cannot be loaded: {reason}", id.short())]

@@ -134,12 +134,13 @@ impl<'a> Walk<'a> {
     fn on_activation(&mut self, entry: &Entry, schema_before: u32) -> Result<(), ReplayFault> {
         let id = self.journal.module;
         let recorder = self.history.load(id).map_err(|reason| ReplayFault::Module { id, reason })?;
-        let (schema, candidate) = (recorder.describe().schema, self.request.candidate.describe());
-        if schema != candidate.schema && !candidate.accepts.contains(&schema) {
-            let (partition, index) = (self.places.here, self.journal.index);
-            return Err(ReplayFault::Schema { partition, index, schema, candidate: candidate.schema });
+        let schema = recorder.describe().schema;
+        match self.request.check_schema(schema, self.places.here, self.journal.index) {
+            // The part may end here. Until then the candidate's rows are those before the migration.
+            Err(_) if self.request.to.is_some() => _ = self.own.get_or_insert_with(|| self.recorded.clone()),
+            checked => checked?,
         }
-        if schema == candidate.schema && schema_before != schema {
+        if schema == self.request.candidate.describe().schema && schema_before != schema {
             // From here on the candidate would have been given the recorded rows as well.
             self.own = None;
         }
@@ -188,6 +189,7 @@ impl<'a> Walk<'a> {
 
     fn on_batch(&mut self, entry: &Entry) -> Result<(), ReplayFault> {
         let recorder = self.recorder()?;
+        self.request.check_schema(recorder.describe().schema, self.places.here, self.journal.index)?;
         let candidate = self.request.candidate.clone();
         let batch = entry.batch().expect("its kind says so");
         let is_decided = self.request.from.is_none_or(|from| from <= entry.header().time);

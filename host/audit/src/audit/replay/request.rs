@@ -5,7 +5,8 @@
 
 use std::sync::Arc;
 
-use crate::ids::{CommandId, Micros, PartitionId};
+use crate::audit::replay::error::ReplayFault;
+use crate::ids::{CommandId, JournalIndex, Micros, PartitionId};
 use crate::machine::logic::Logic;
 
 /// How the candidate's decisions are carried forward.
@@ -41,6 +42,20 @@ pub struct Request {
     pub filter: Filter,
     /// How many partitions are replayed at once.
     pub jobs: usize,
+}
+
+impl Request {
+    /// Checks that the candidate can read what is recorded under a schema, from this entry on.
+    ///
+    /// # Errors
+    /// [`ReplayFault::Schema`].
+    pub fn check_schema(&self, schema: u32, partition: PartitionId, index: JournalIndex) -> Result<(), ReplayFault> {
+        let describe = self.candidate.describe();
+        if schema == describe.schema || describe.accepts.contains(&schema) {
+            return Ok(());
+        }
+        Err(ReplayFault::Schema { partition, index, schema, candidate: describe.schema })
+    }
 }
 
 /// Which differences are reported. It does not affect what is decided.

@@ -269,6 +269,26 @@ fn history_that_migrates_replays_on_either_side_of_the_migration() {
     assert!(matches!(fault, Err(ReplayFault::Schema { schema: 2, candidate: 1, .. })), "{fault:?}");
 }
 
+/// It used to be inconclusive, although nothing was decided under the schema that the candidate cannot read.
+#[test]
+fn a_part_that_ends_with_an_activation_is_conclusive_for_those_that_came_before() {
+    let mut maker = maker();
+    let purses = names(&maker, 0, 2);
+    maker.batch(0, &[put(1, &purses[0], 100), pay(2, &purses[0], &purses[1], 60, None)]);
+    maker.activate(purse::<{ variant::SCHEMA }>());
+    let activated = maker.time();
+    for mode in [Mode::Isolated, Mode::Cumulative] {
+        let part = Request { to: Some(activated), ..request(purse::<{ variant::LIMIT }>(), mode) };
+        let report = replay_as(&maker, &part).unwrap_or_else(|fault| panic!("inconclusive: {fault}"));
+        assert_eq!((report.difference_count(), report.count_of(Class::AcceptedToRejected)), (1, 1), "{mode:?}");
+        assert_eq!((report.counts.activations, report.current.version.as_str()), (6, "2.0.0"), "{mode:?}");
+    }
+    maker.batch(0, &[put(3, &purses[0], 100)]);
+    let part = Request { to: Some(maker.time()), ..request(purse::<{ variant::LIMIT }>(), Mode::Isolated) };
+    let fault = replay_as(&maker, &part);
+    assert!(matches!(fault, Err(ReplayFault::Schema { schema: 2, candidate: 1, .. })), "{fault:?}");
+}
+
 #[test]
 fn what_cannot_be_read_is_inconclusive() {
     let (maker, _) = batch_of(&[1]);
