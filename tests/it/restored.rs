@@ -22,6 +22,7 @@ use statehouse_tests::workload::{Told, Workload};
 use tempfile::tempdir;
 
 use crate::archived::until_archived;
+use crate::views::{live, other_statements};
 
 const ACCOUNTS: usize = 8;
 const OPENING: i128 = 100_000;
@@ -247,6 +248,34 @@ async fn a_partition_of_which_nothing_was_archived_begins_anew() {
     })
     .await;
     assert!(0 < kept && kept < ledger.accounts.len(), "{kept} accounts were in the other partitions");
+    assert!(node.terminate().await.success());
+    check_audit(&restored);
+}
+
+/// An archive used to have only the modules that decided, so a view that came from a file waited after a restore.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_view_that_was_created_from_a_file_is_restored_with_the_archive() {
+    let folder = tempdir().expect("a temporary folder");
+    let [data, archive, restored] = ["data", "archive", "restored"].map(|name| folder.path().join(name));
+    let arguments =
+        ["--partitions", "3", "--archive", argument(&archive), "--archive-every", "1"].map(str::to_owned).to_vec();
+    let host = Host::start_with(&Start { arguments, ..Start::on(&data) }).await.expect("the host starts");
+    let (file, id) = other_statements(folder.path());
+    let created = cli(["view", "create", argument(&file), "--url", &format!("http://{}", host.address())]);
+    assert_eq!(created.code, Some(0), "{created:?}");
+    wallet::open(&mut host.client(), "alice").await;
+    until_archived(&host, PARTITIONS).await;
+    eventually("the module of the view is archived", async || {
+        archive.join(format!("modules/{id}.wasm")).is_file().then_some(())
+    })
+    .await;
+    assert!(host.terminate().await.success());
+
+    let told = restore(&archive, &restored, "7", None);
+    assert_eq!(told.code, Some(0), "{told:?}");
+    let node = serve(folder.path(), 7, &restored, None).await;
+    let page = live(&mut Client::to(node.address()), "statements").await;
+    assert_eq!(page["serving"]["module"], id.to_string(), "{page}");
     assert!(node.terminate().await.success());
     check_audit(&restored);
 }

@@ -336,8 +336,8 @@ fn run_restore(args: &RestoreArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Puts the views that are part of this program into a restored folder: an archive has no modules of views, and no
-/// other node is there yet that could be asked for them.
+/// Puts the views that are part of this program into a restored folder: an export has no modules of views, nor has an
+/// archive by an older version, and no other node is there yet that could be asked for them.
 fn keep_views(data: &Path) -> anyhow::Result<()> {
     for view in shipped::all() {
         let wasm = shipped::read(&view)?;

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! every round, each partition led here: tail ─▶ journal segments ─▶ archive (`upload.rs`);
-//!                                       the modules that decided them before, snapshots after
+//!                                       the modules that decided them before, snapshots after;
+//!                                       the modules of all views, for a node that is restored from it
 //!              each partition followed: what does the archive list? (retention asks how far it reaches)
 //!              each of them: canonical snapshots that are missing here, or too many (`snapshot_retention.rs`)
 //! ```
@@ -163,10 +164,11 @@ async fn round(
             failed = Some(error);
         }
     }
+    let views = archivist.keep_views().await;
     match failed {
         // Another history never becomes this one, so that error must not fail the round.
         Some(Hindrance::Archive(error)) if !matches!(error, ArchiveError::OtherHistory { .. }) => Err(error),
-        _ => Ok(()),
+        _ => views,
     }
 }
 
@@ -327,6 +329,24 @@ impl Archivist {
 
     fn publish_snapshots(&self, group: &GroupName, names: BTreeSet<String>) {
         self.archiving.archived.send_modify(|archived| _ = archived.snapshots.insert(group.clone(), names));
+    }
+
+    /// Archives the modules of views. No entry needs them, but only the nodes of this cluster have them.
+    async fn keep_views(&mut self) -> Result<(), ArchiveError> {
+        let is_leader = self.context.system_partition().is_some_and(|partition| partition.is_leader());
+        if !is_leader && self.archive.folder().is_none() {
+            return Ok(());
+        }
+        let rows: Vec<_> = self.context.directory().views.values().cloned().collect();
+        let views = rows.iter().flat_map(|row| &row.views).map(|view| ModuleId(view.module));
+        let missing: BTreeSet<ModuleId> = views.filter(|id| !self.modules.contains(id)).collect();
+        for id in missing {
+            // One that is still on its way to this node is archived in a later round.
+            let Ok(wasm) = self.context.registry.read(id) else { continue };
+            self.archive.keep_module(id, wasm).await?;
+            self.modules.insert(id);
+        }
+        Ok(())
     }
 
     /// Fetches one canonical snapshot that this node lacks, and deletes those that it need not keep.

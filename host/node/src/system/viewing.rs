@@ -254,7 +254,7 @@ impl Cluster {
             if !is_recorded {
                 return self.view_step(&system, machine, &name, &command, wanting).await;
             }
-            tend(self.host(), machine).await;
+            tend(self.context(), machine).await;
             Ok(())
         };
         self.keep_recorded(brought, checked, wanting, record).await?;
@@ -264,7 +264,7 @@ impl Cluster {
     /// Whether a view is recorded with this module and does not run on this node.
     fn lacks_module_of(&self, machine: &str, view: &str, module: ModuleId) -> bool {
         let is_recorded = self.views_wanted(machine).get(view).is_some_and(|row| row.module == module.0);
-        is_recorded && self.host().views.of(machine).iter().all(|running| running.name() != view)
+        is_recorded && self.context().views.of(machine).iter().all(|running| running.name() != view)
     }
 
     /// Checks that no other view of the machine has one of its routes.
