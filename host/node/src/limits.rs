@@ -71,6 +71,9 @@ pub const SPECULATION_TRICKLE_MAX: usize = 2;
 pub const BATCH_COMMANDS_WORTH_A_WAIT: usize = 512;
 /// How often a leader whose queue does not move checks whether a majority still answers it.
 pub const QUEUE_LOOK: Duration = Duration::from_millis(250);
+/// How often a partition that has too much to write looks whether that is written: much more often than a writer
+/// needs for it.
+pub const ROOM_LOOK: Duration = Duration::from_millis(10);
 /// Outcomes of calls that one entry records. The end of a command has all its events and phases, about a kilobyte.
 pub const PROGRESS_PER_ENTRY_MAX: usize = 2_048;
 /// Orders about commands in flight that wait in a partition. An operator's program gives one after the other.

@@ -98,7 +98,7 @@ impl Executor {
             }
         };
         fail::fail_point!("partition::applied", |_| std::process::abort());
-        let Self { base, role } = self;
+        let Self { base, role, .. } = self;
         base.at.advance(id, after);
         if !applied.change().rows.is_empty() {
             base.table.on_applied(applied.change());
@@ -123,7 +123,7 @@ impl Executor {
     }
 
     fn answer(&mut self, recorded: &Arc<Recorded>, submissions: Vec<Submission>, out: &mut Actions) {
-        let Self { base, role } = self;
+        let Self { base, role, .. } = self;
         base.answer_activated(recorded, out);
         count(&recorded.entry);
         match (recorded.entry.batch(), recorded.entry.header().kind) {

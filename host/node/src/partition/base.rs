@@ -21,7 +21,7 @@ use crate::partition::requests::ActivationRequest;
 use crate::partition::saga_table::SagaTable;
 use crate::partition::timeline::Timeline;
 use crate::partition::waiters::Waiters;
-use crate::store::{IdIndex, Store};
+use crate::store::{IdIndex, Store, StoreError};
 
 pub(super) struct Base {
     pub partition: PartitionId,
@@ -51,6 +51,14 @@ impl Base {
     /// Looks the world up, at this moment.
     pub fn now(&self) -> Now {
         self.environment.now()
+    }
+
+    /// Whether so much waits to be written that nothing more should begin.
+    ///
+    /// # Errors
+    /// It is so, and the writer of the rows or of the ids has no space, or has stopped.
+    pub fn is_behind(&self) -> Result<bool, StoreError> {
+        Ok(self.store.is_behind()? || self.ids.is_behind()?)
     }
 
     /// The present time of the journal as far as it is applied.

@@ -7,6 +7,7 @@
 //! In: the order to close, or a reason to halt. Out: answers for all who wait, and files that may be opened again. This
 //! file does not know who opens them.
 
+use std::collections::VecDeque;
 use std::sync::Weak;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Receiver;
@@ -123,8 +124,13 @@ impl Driver {
         self.executor.end(refusal, &mut self.actions);
         let lost = self.carry_out();
         assert!(lost.is_none(), "nothing is proposed at the end");
-        while let Ok(message) = if is_halted { mailbox.recv().map_err(drop) } else { mailbox.try_recv().map_err(drop) }
-        {
+        let mut held = std::mem::take(&mut self.held);
+        let next = |held: &mut VecDeque<Message>| match held.pop_front() {
+            Some(message) => Some(message),
+            None if is_halted => mailbox.recv().ok(),
+            None => mailbox.try_recv().ok(),
+        };
+        while let Some(message) = next(&mut held) {
             match message {
                 Message::Input(Input::Submit(submissions)) => {
                     for submission in submissions {

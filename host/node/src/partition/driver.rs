@@ -9,6 +9,7 @@
 //! In: messages. Out: what a step has said is to be done. Actions of a step are carried out before the next step, so an
 //! entry is proposed before the next one is decided. This file decides nothing, and does not know why an action is due.
 
+use std::collections::VecDeque;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -38,6 +39,8 @@ pub struct Driver {
     pub runtime: tokio::runtime::Handle,
     /// The executor's own mailbox, for the results of what is carried out.
     pub mailbox: Sender<Message>,
+    /// Messages that wait until a hold ends, in order. The bounds of what may be in the mailbox hold for both together.
+    pub held: VecDeque<Message>,
 }
 
 /// Why the driver woke up.
@@ -64,7 +67,7 @@ impl Driver {
     fn serve(&mut self, mailbox: &Receiver<Message>) -> Result<(), HaltReason> {
         let mut next = NextStep::Message;
         loop {
-            next = match wait(mailbox, next) {
+            next = match self.next_message(mailbox, next) {
                 Wake::Message(Message::Stop) | Wake::Closed => return Ok(()),
                 // Takes all messages that are already there, so that a batch includes everybody who waits.
                 Wake::Message(message) => {
@@ -80,13 +83,32 @@ impl Driver {
         }
     }
 
+    /// While the executor holds, sets all messages aside that must wait.
+    fn next_message(&mut self, mailbox: &Receiver<Message>, mut next: NextStep) -> Wake {
+        while self.executor.is_holding() {
+            match wait(mailbox, next) {
+                Wake::Message(message) if !message.passes_hold() => self.held.push_back(message),
+                wake => return wake,
+            }
+            // However many messages arrive, it is looked whether the hold has ended.
+            next = NextStep::Again;
+        }
+        self.held.pop_front().map_or_else(|| wait(mailbox, next), Wake::Message)
+    }
+
     fn on_message(&mut self, message: Message) -> Result<(), HaltReason> {
         match message {
             Message::Input(input) => self.step(input)?,
             Message::Committed(entries, permit) => {
-                entries.into_iter().try_for_each(|entry| self.step(Input::Committed(entry)))?;
-                self.executor.wait_while_restoring()?;
-                drop(permit);
+                let mut entries = entries.into_iter();
+                while let Some(entry) = entries.next() {
+                    self.step(Input::Committed(entry))?;
+                    if self.executor.is_holding() {
+                        // The group hands over no more than it may, until the hold ends.
+                        self.held.push_front(Message::Committed(entries.collect(), permit));
+                        return Ok(());
+                    }
+                }
             }
             Message::Started(group) => self.executor.base.environment.group = Some(group),
             Message::Stop => unreachable!("the loop handles it"),

@@ -57,3 +57,21 @@ pub enum Input {
     /// No message is left, or a moment has come that the last step named: decide at most one entry.
     Quiet,
 }
+
+impl Message {
+    /// Whether the driver takes it while the executor holds. Others wait, in their order.
+    pub fn passes_hold(&self) -> bool {
+        match self {
+            Self::Started(_) | Self::Stop => true,
+            Self::Input(input) => input.passes_hold(),
+            Self::Committed(..) => false,
+        }
+    }
+}
+
+impl Input {
+    /// Whether an executor that holds takes it.
+    pub fn passes_hold(&self) -> bool {
+        matches!(self, Self::Halt(_) | Self::Quiet)
+    }
+}

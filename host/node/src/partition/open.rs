@@ -4,6 +4,7 @@
 //! In: a data folder. Out: a running [`Partition`]. State and ids are derived from the journal: the entries that they
 //! lack are fed to them again. This file does not know which partition of which machine is placed on which node.
 
+use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -178,12 +179,13 @@ impl Files {
     ) -> Driver {
         let role = ReplicaRole::new(options.leading);
         Driver {
-            executor: Executor { base: self.base(options, logic), role },
+            executor: Executor { base: self.base(options, logic), role, hold: None },
             actions: Actions::default(),
             board: self.board.clone(),
             participants: options.participants.clone(),
             runtime: tokio::runtime::Handle::current(),
             mailbox,
+            held: VecDeque::new(),
         }
     }
 
@@ -365,6 +367,7 @@ fn backfill_ids(partition: PartitionId, log: &Log, ids: &IdIndex, recovered: &Re
     for index in missing.into_iter().rev() {
         let recorded = journal_lookup::read_recorded(log, index)?;
         let ids_found = journal_lookup::ids_of(&recorded.entry, partition);
+        ids.wait_while_behind()?;
         ids.record(recorded.entry.header().index, index, &ids_found)?;
     }
     Ok(())

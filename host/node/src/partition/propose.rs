@@ -29,8 +29,18 @@ use crate::sequencer::queue::Forbidden;
 use crate::sequencer::submission::{NotNow, Refusal, Submission};
 use crate::store::StoreError;
 
+/// What is left once the next entry is proposed, if there was one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Proposing {
+    /// There may be another one at once.
+    More,
+    Nothing,
+    /// Nothing begins until more is written.
+    NoRoom,
+}
+
 impl LeaderState {
-    /// Proposes the next entry, if one more may be under way. Returns whether there may be another one at once.
+    /// Proposes the next entry, if one more may be under way.
     ///
     /// The moment is looked up anew whenever something has taken time: a module that was loaded or asked, or a disk.
     pub(super) fn propose_next(
@@ -38,32 +48,46 @@ impl LeaderState {
         base: &mut Base,
         now: &mut Now,
         out: &mut Actions,
-    ) -> Result<bool, HaltReason> {
+    ) -> Result<Proposing, HaltReason> {
+        let mut proposing = Proposing::Nothing;
         if self.speculation.len() < limits::SPECULATION_ENTRIES_MAX {
-            let is_turn_of_batch = std::mem::take(&mut self.is_turn_of_batch);
-            if !is_turn_of_batch {
-                if base.activation.is_some() {
-                    let is_alone = self.propose_activation(base, out)?;
-                    *now = base.now();
-                    if is_alone {
-                        return Ok(false);
-                    }
+            proposing = match base.is_behind() {
+                Ok(false) => self.propose_one(base, now, out)?,
+                Ok(true) if now.takes_entries() => Proposing::NoRoom,
+                // If the log has no space, nothing becomes durable, so nothing is written either.
+                Ok(true) | Err(StoreError::NoSpace { .. }) => {
+                    base.waiters.refuse_queued(self.queue.take_waiting(), Refusal::StorageFull, out);
+                    Proposing::NoRoom
                 }
-                if self.is_trickle() {
-                    self.propose_tick_if_wanted(base, now, out);
-                    return Ok(false);
-                }
-                if self.propose_progress(base, now, out)? || self.propose_forbidden(base, now, out)? {
-                    self.is_turn_of_batch = true;
-                    return Ok(true);
+                Err(error) => return Err(store_failed(error)),
+            };
+        }
+        if proposing != Proposing::More {
+            self.propose_tick_if_wanted(base, now, out);
+        }
+        Ok(proposing)
+    }
+
+    fn propose_one(&mut self, base: &mut Base, now: &mut Now, out: &mut Actions) -> Result<Proposing, HaltReason> {
+        let is_turn_of_batch = std::mem::take(&mut self.is_turn_of_batch);
+        if !is_turn_of_batch {
+            if base.activation.is_some() {
+                let is_alone = self.propose_activation(base, out)?;
+                *now = base.now();
+                if is_alone {
+                    return Ok(Proposing::Nothing);
                 }
             }
-            if self.propose_batch(base, now, out)? || is_turn_of_batch {
-                return Ok(true);
+            if self.is_trickle() {
+                return Ok(Proposing::Nothing);
+            }
+            if self.propose_progress(base, now, out)? || self.propose_forbidden(base, now, out)? {
+                self.is_turn_of_batch = true;
+                return Ok(Proposing::More);
             }
         }
-        self.propose_tick_if_wanted(base, now, out);
-        Ok(false)
+        let may_be_more = self.propose_batch(base, now, out)? || is_turn_of_batch;
+        Ok(if may_be_more { Proposing::More } else { Proposing::Nothing })
     }
 
     /// Whether so little is queued that it is worth waiting for more while other entries are under way.
@@ -73,21 +97,11 @@ impl LeaderState {
     }
 
     /// The stages *execute* and *propose* for one batch. Returns `false` if there was nothing to do.
-    fn propose_batch(&mut self, base: &mut Base, now: &mut Now, out: &mut Actions) -> Result<bool, HaltReason> {
+    fn propose_batch(&mut self, base: &mut Base, now: &Now, out: &mut Actions) -> Result<bool, HaltReason> {
         let Some(logic) = base.at.logic().cloned() else { return Ok(false) };
         if !now.takes_entries() {
             base.waiters.refuse_queued(self.queue.take_waiting(), Refusal::StorageFull, out);
             return Ok(false);
-        }
-        if base.store.is_behind() {
-            match base.store.wait_while_behind() {
-                Ok(()) => *now = base.now(),
-                Err(StoreError::NoSpace { .. }) => {
-                    base.waiters.refuse_queued(self.queue.take_waiting(), Refusal::StorageFull, out);
-                    return Ok(false);
-                }
-                Err(error) => return Err(store_failed(error)),
-            }
         }
         let journal = self.journal_speculative(base);
         let mut header = base.header(EntryKind::Batch, &journal, logic.as_ref(), now);

@@ -9,12 +9,14 @@
 //! who sends the inputs, nor how an action is carried out.
 
 use crate::consensus::{Leadership, StopReason};
+use crate::limits;
 use crate::log::EntryId;
 use crate::partition::actions::{Actions, NextStep, OneshotReply};
 use crate::partition::base::Base;
 use crate::partition::error::{HaltReason, store_failed};
 use crate::partition::leader::ReplicaRole;
 use crate::partition::message::Input;
+use crate::partition::propose::Proposing;
 use crate::partition::release::checkpoint;
 use crate::partition::requests::NotOrdered;
 use crate::sequencer::submission::{NotNow, Refusal, Reply};
@@ -23,16 +25,29 @@ use crate::sequencer::submission::{NotNow, Refusal, Reply};
 pub struct Executor {
     pub(super) base: Base,
     pub(super) role: ReplicaRole,
+    pub(super) hold: Option<Hold>,
+}
+
+/// Why an executor takes nothing but what ends the hold, and its own end.
+pub(super) enum Hold {
+    /// Too much of what others have proposed waits to be written. A leader never holds for that: it proposes nothing
+    /// meanwhile, and what it has proposed is little.
+    Room,
 }
 
 impl Executor {
     /// Takes one input. What is to be done is in `out`, in order, also if the partition halts.
     pub fn step(&mut self, input: Input, out: &mut Actions) -> Result<(), HaltReason> {
-        let Self { base, role } = self;
+        assert!(self.hold.is_none() || input.passes_hold(), "other inputs wait until the hold ends");
+        let Self { base, role, hold } = self;
         match input {
+            Input::Quiet if hold.is_some() => return self.look_for_room(out),
             Input::Quiet => return self.on_quiet(out),
             Input::Submit(submissions) => role.admit(base, submissions, out)?,
-            Input::Committed(entry) => return self.on_committed(entry, out),
+            Input::Committed(entry) => {
+                self.on_committed(entry, out)?;
+                return self.hold_while_behind();
+            }
             Input::Leadership(leadership) => return self.on_leadership(leadership, out),
             Input::Activate(wanted) => base.activation = Some(wanted),
             Input::Drain(is_draining) => base.is_draining = is_draining,
@@ -75,7 +90,7 @@ impl Executor {
     /// No message is left, or a time has come: a leader calls, and decides at most one entry. Says when the next such
     /// step is due.
     fn on_quiet(&mut self, out: &mut Actions) -> Result<(), HaltReason> {
-        let Self { base, role } = self;
+        let Self { base, role, .. } = self;
         base.read_wanted(out);
         let mut now = base.now();
         // Every replica notices that its journal is ahead of the clock: the journal's time passes from then on.
@@ -89,7 +104,8 @@ impl Executor {
             out.next = NextStep::Again;
             return Ok(());
         }
-        if leader.propose_next(base, &mut now, out)? || role.admit_unheld(base, out)? {
+        let proposing = leader.propose_next(base, &mut now, out)?;
+        if proposing == Proposing::More || role.admit_unheld(base, out)? {
             out.next = NextStep::Again;
             return Ok(());
         }
@@ -98,22 +114,38 @@ impl Executor {
         if !leader.queue.is_empty() && !base.environment.is_heard() {
             leader.refuse_queue(base, Refusal::NotNow(NotNow::NoMajority), out);
         }
-        out.next = NextStep::Within(leader.patience(base, &now));
+        let patience = leader.patience(base, &now);
+        let is_looking = proposing == Proposing::NoRoom;
+        out.next = NextStep::Within(if is_looking { patience.min(limits::ROOM_LOOK) } else { patience });
         Ok(())
     }
 
-    /// Waits until the rows of what was applied are written, as far as they must be. In normal operation a leader
-    /// applies this backpressure before it proposes; a restore never proposes.
-    pub fn wait_while_restoring(&self) -> Result<(), HaltReason> {
-        if !matches!(self.role, ReplicaRole::Restoring) {
-            return Ok(());
+    /// Whether only what ends the hold may be taken, and what halts or stops.
+    pub fn is_holding(&self) -> bool {
+        self.hold.is_some()
+    }
+
+    /// Ends a hold once the writers have caught up.
+    fn look_for_room(&mut self, out: &mut Actions) -> Result<(), HaltReason> {
+        self.hold = None;
+        self.hold_while_behind()?;
+        out.next = if self.hold.is_some() { NextStep::Within(limits::ROOM_LOOK) } else { NextStep::Again };
+        Ok(())
+    }
+
+    /// What others propose is applied no faster than it is written. A replica that has no space halts, so that it does
+    /// not lead; it is opened again until it has.
+    fn hold_while_behind(&mut self) -> Result<(), HaltReason> {
+        let is_leading = matches!(self.role, ReplicaRole::Leading(_));
+        if !is_leading && self.base.is_behind().map_err(store_failed)? {
+            self.hold = Some(Hold::Room);
         }
-        self.base.store.wait_while_behind().map_err(store_failed)
+        Ok(())
     }
 
     /// Answers all who wait, when the executor ends. Their proposals may or may not be committed.
     pub fn end(&mut self, refusal: Refusal, out: &mut Actions) {
-        let Self { base, role } = self;
+        let Self { base, role, .. } = self;
         role.step_down(base, refusal, out);
         base.waiters.answer_orphans(&Reply::Unknown, out);
         base.waiters.answer_ends(&Reply::Unknown, out);
@@ -130,7 +162,7 @@ impl Executor {
     /// A change of term drops all speculation. A leader admits once it has applied the blank entry of its own term;
     /// consensus announces it at that point.
     fn on_leadership(&mut self, leadership: Leadership, out: &mut Actions) -> Result<(), HaltReason> {
-        let Self { base, role } = self;
+        let Self { base, role, .. } = self;
         match leadership {
             Leadership::Leader { term } => role.on_elected(term, base, out),
             Leadership::Follower { .. } => role.step_down(base, Refusal::NotNow(NotNow::NotLeading), out),
@@ -147,7 +179,7 @@ impl Executor {
     /// The blank entry of a newer leader is applied: what was proposed in an earlier term stands before it in the log,
     /// or will never be in the log.
     pub(super) fn on_blank(&mut self, blank: EntryId, out: &mut Actions) {
-        let Self { base, role } = self;
+        let Self { base, role, .. } = self;
         if role.leader().is_some_and(|leader| leader.term < blank.term) {
             role.step_down(base, Refusal::NotNow(NotNow::NotLeading), out);
         }

@@ -45,6 +45,7 @@ mod jars;
 mod leader;
 mod timelines;
 mod orders;
+mod pressure;
 mod released;
 mod steps;
 

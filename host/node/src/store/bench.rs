@@ -65,6 +65,7 @@ fn id_figures(dir: &Path, kind: IdKind, count: u64) -> Result<IdFigures, StoreEr
         let (ids, entry) = id_batch(kind, batch);
         let started = Instant::now();
         index.lookup_batch(&ids, &mut found)?;
+        index.wait_while_behind()?;
         index.record(JournalIndex(batch + 1), LogIndex(batch + 1), &entry)?;
         let took = started.elapsed();
         assert!(found.iter().all(Option::is_none), "no id was used before");

@@ -1,8 +1,8 @@
 //! Deliberate errors before each call of RocksDB. RocksDB's files are on the real file system, which the simulated disk
 //! does not cover, so this is how tests make any operation of a store fail.
 //!
-//! The number of the call that must fail, counted from now, and the kind of error go in. That error comes out, once.
-//! Without such a request this only checks an empty option.
+//! The number of the call that must fail, counted from now, and the kind of error go in, and that error comes out, once;
+//! or all calls fail for a while. Without such a request this only checks an empty option.
 
 use std::io::ErrorKind;
 use std::path::Path;
@@ -20,6 +20,7 @@ pub struct StoreFaults(Option<Arc<Mutex<Calls>>>);
 struct Calls {
     count: u64,
     failing: Option<(u64, ErrorKind)>,
+    all_failing: Option<ErrorKind>,
 }
 
 impl StoreFaults {
@@ -39,6 +40,11 @@ impl StoreFaults {
         state.failing = Some((state.count + calls, kind));
     }
 
+    /// All calls fail from now on, until this says `None`.
+    pub fn fail_all(&self, kind: Option<ErrorKind>) {
+        self.0.as_ref().expect("it is armed").lock().all_failing = kind;
+    }
+
     /// Must be asked before each call.
     pub(super) fn check(&self, path: &Path, action: &'static str) -> Result<(), StoreError> {
         let Some(calls) = &self.0 else { return Ok(()) };
@@ -46,7 +52,7 @@ impl StoreFaults {
         calls.count += 1;
         match calls.failing {
             Some((failing, kind)) if failing + 1 == calls.count => Err(StoreError::io(path, action)(kind.into())),
-            _ => Ok(()),
+            _ => calls.all_failing.map_or(Ok(()), |kind| Err(StoreError::io(path, action)(kind.into()))),
         }
     }
 }

@@ -319,12 +319,21 @@ impl Store {
         self.shared.progress.notify_all();
     }
 
-    /// Whether more is dirty than allowed. The executor must then call [`Self::wait_while_behind`] before it continues.
-    pub fn is_behind(&self) -> bool {
-        self.shared.dirty_bytes_max < self.shared.pending.lock().dirty_bytes()
+    /// Whether more is dirty than allowed. The executor should then apply only what it has begun, until the writer has
+    /// caught up. This never waits.
+    ///
+    /// # Errors
+    /// Too much is dirty, and the disk is full or the writer has stopped.
+    pub fn is_behind(&self) -> Result<bool, StoreError> {
+        let pending = self.shared.pending.lock();
+        if pending.dirty_bytes() <= self.shared.dirty_bytes_max {
+            return Ok(false);
+        }
+        self.shared.check(&pending).map(|()| true)
     }
 
-    /// Waits until the writer has caught up. The thread that calls `allow_write_up_to` must not call this.
+    /// Waits until the writer has caught up. This is for benchmarks; the thread that calls `allow_write_up_to` must not
+    /// call it.
     ///
     /// # Errors
     /// The writer has stopped, the disk is full, or [`Self::end_waits`] was called. Waiting here would not help it

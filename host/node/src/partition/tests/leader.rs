@@ -41,7 +41,7 @@ impl Waits {
         let replies = Replies::new(11);
         let board = stepped.driver.board.clone();
         let (executor, out) = (&mut stepped.driver.executor, &mut stepped.driver.actions);
-        let Executor { base, role } = executor;
+        let Executor { base, role, .. } = executor;
         let leader = role.leader().expect("it leads");
         let new = |slot: usize, number: u8| {
             let new = submission(number, Micros(i64::MAX), None, replies.ticket(slot));
@@ -174,7 +174,7 @@ async fn an_entry_that_halts_the_executor_leaves_nobody_without_an_answer() {
     let mut stepped = Stepped::open(&options(folder.path()));
     stepped.elect(1);
     let replies = Replies::new(1);
-    let Executor { base, role } = &mut stepped.driver.executor;
+    let Executor { base, role, .. } = &mut stepped.driver.executor;
     let journal = base.at.journal();
     let module = ModuleId::of(b"nobody has it");
     let entry =

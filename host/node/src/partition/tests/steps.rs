@@ -23,6 +23,7 @@ use crate::partition::leader::{LeaderState, ReplicaRole};
 use crate::partition::message::{Input, Message};
 use crate::partition::now::Now;
 use crate::partition::open::Files;
+use crate::partition::propose::Proposing;
 use crate::partition::requests::ActivationRequest;
 use crate::partition::run::Executor;
 use crate::partition::status::RunState;
@@ -43,7 +44,7 @@ impl Stepped {
         Self::open_with(options, Some(Arc::new(Native::<System>::new())))
     }
 
-    fn open_with(options: &PartitionOptions, logic: Option<Arc<dyn Logic>>) -> Self {
+    pub fn open_with(options: &PartitionOptions, logic: Option<Arc<dyn Logic>>) -> Self {
         let files = Files::open(options).expect("it opens");
         let (mailbox, messages) = channel();
         let driver = files.driver(options, logic, mailbox);
@@ -82,25 +83,37 @@ impl Stepped {
         self.step(self.committed(term, payload));
     }
 
-    fn leader(&mut self) -> &mut LeaderState {
+    pub fn leader(&mut self) -> &mut LeaderState {
         self.driver.executor.role.leader().expect("it leads")
     }
 
     /// Puts a submission into the queue, as if a majority were heard.
-    fn queue(&mut self, submission: Submission) {
+    pub fn queue(&mut self, submission: Submission) {
         let admitted = self.driver.executor.base.waiters.in_flight.admit(submission, None);
         let Admitted::First(submission) = admitted else { panic!("nothing else has its id") };
         self.leader().queue.push(submission);
     }
 
+    /// Checks why nothing is proposed although a command waits. The command is taken back: a leader without a group is
+    /// not heard, so a whole step would refuse it.
+    pub fn check_nothing_begins(&mut self, submission: Submission, why: Proposing) {
+        self.queue(submission);
+        let Executor { base, role, .. } = &mut self.driver.executor;
+        let (leader, mut now, mut out) = (role.leader().expect("it leads"), base.now(), Actions::default());
+        let proposing = leader.propose_next(base, &mut now, &mut out).expect("it does not halt");
+        assert_eq!((proposing, out.is_empty()), (why, true));
+        let submission = leader.queue.pop().expect("it still waits");
+        base.waiters.refuse(submission, Refusal::Overloaded, &mut out);
+    }
+
     /// The commit of the oldest entry that was proposed.
-    fn oldest_committed(&mut self) -> Input {
+    pub fn oldest_committed(&mut self) -> Input {
         let (_, payload) = self.proposed.remove(0);
         self.committed(1, payload)
     }
 
     /// Compares what a step says is to be done. Nothing of it is carried out.
-    fn check(&mut self, input: Input, expected: Expect) {
+    pub fn check(&mut self, input: Input, expected: Expect) {
         let mut out = Actions::default();
         let result = self.driver.executor.step(input, &mut out);
         let mut said = String::new();
@@ -151,7 +164,11 @@ fn words_of(action: &Action) -> String {
 
 /// A leader of a journal with one entry, which has made the module active.
 fn leading(folder: &Path, clock: Arc<dyn Clock>) -> Stepped {
-    let mut stepped = Stepped::open_with(&PartitionOptions { clock, ..options(folder) }, None);
+    leading_with(&PartitionOptions { clock, ..options(folder) })
+}
+
+pub fn leading_with(options: &PartitionOptions) -> Stepped {
+    let mut stepped = Stepped::open_with(options, None);
     stepped.elect(1);
     let logic = Native::<System>::new();
     let activation = Activation { module: logic.id(), schema: logic.describe().schema, number: 0 };
@@ -175,7 +192,7 @@ fn leading(folder: &Path, clock: Arc<dyn Clock>) -> Stepped {
     stepped
 }
 
-fn command(number: u8, replies: &Arc<Replies>) -> Submission {
+pub fn command(number: u8, replies: &Arc<Replies>) -> Submission {
     submission(number, Micros(i64::MAX), None, replies.ticket(usize::from(number)))
 }
 
@@ -353,7 +370,7 @@ async fn a_leader_that_no_majority_hears_takes_nothing_in() {
 async fn the_next_step_is_due_when_a_timer_is() {
     let folder = tempfile::tempdir().expect("a folder");
     let mut stepped = leading(folder.path(), clock_at(NOW));
-    let Executor { base, role } = &mut stepped.driver.executor;
+    let Executor { base, role, .. } = &mut stepped.driver.executor;
     let (leader, now) = (role.leader().expect("it leads"), base.now());
     let idle = leader.patience(base, &now);
     leader.call_again_later(&now, vec![id_of(1)]);

@@ -36,8 +36,8 @@ use crate::data_folder::RunList;
 use crate::disk::Disk;
 use crate::ids::{CommandId, Fingerprint, JournalIndex, LogIndex};
 
-/// Tables that wait to be written. Beyond this number `record` waits for the writer.
-const FROZEN_MAX: usize = 12;
+/// With this many tables that wait to be written, the index says that its writer lags.
+const FROZEN_MAX: u64 = 12;
 
 pub struct IdOptions {
     /// Ids kept in one table in memory before they become a run. After a crash the caller must record these again.
@@ -87,6 +87,12 @@ struct Progress {
     /// Why nobody waits for the writer any more.
     ended: Option<String>,
     stopped: Option<String>,
+}
+
+impl Progress {
+    fn is_behind(&self) -> bool {
+        FROZEN_MAX <= self.tables_frozen - self.tables_written
+    }
 }
 
 /// Figures for metrics.
@@ -171,9 +177,10 @@ impl IdIndex {
     /// is recorded too. If an entry has an id twice, or one that is known, the caller must leave out the second: this
     /// is an index, not a guard.
     ///
+    /// This never waits. A caller that records much asks [`Self::is_behind`] in between.
+    ///
     /// # Errors
-    /// [`StoreError::IdsGap`] if earlier entries are missing; the writer's error if it prevents the writer from keeping
-    /// up. Nothing is recorded then.
+    /// [`StoreError::IdsGap`] if earlier entries are missing. Nothing is recorded then.
     pub fn record(
         &self,
         journal: JournalIndex,
@@ -187,13 +194,37 @@ impl IdIndex {
         if journal != applied.next() {
             return Err(StoreError::IdsGap { expected: applied.next(), found: journal });
         }
-        self.wait_for_room()?;
         let mut levels = self.shared.levels.write();
         let records = ids.iter().map(|(id, fingerprint, n)| Record::new(id, fingerprint, journal, *n));
         levels.recent.extend(&self.shared.hasher, records, journal, log);
         levels.applied = journal;
         if self.shared.recent_max <= levels.recent.count() {
             self.freeze(&mut levels);
+        }
+        Ok(())
+    }
+
+    /// Whether as many tables wait to be written as may. The executor should then record only what it has begun, until
+    /// the writer has caught up. This never waits.
+    ///
+    /// # Errors
+    /// It is so, and the disk is full or the writer has stopped.
+    pub fn is_behind(&self) -> Result<bool, StoreError> {
+        let progress = self.shared.progress.lock();
+        if !progress.is_behind() {
+            return Ok(false);
+        }
+        self.shared.check(&progress).map(|()| true)
+    }
+
+    /// Waits until the writer has caught up. This is for those who record much before anything else runs.
+    ///
+    /// # Errors
+    /// The disk is full or cannot be written, or [`Self::end_waits`] was called.
+    pub fn wait_while_behind(&self) -> Result<(), StoreError> {
+        let mut progress = self.shared.progress.lock();
+        while progress.is_behind() {
+            self.shared.wait(&mut progress)?;
         }
         Ok(())
     }
@@ -258,8 +289,7 @@ impl IdIndex {
     fn wait_until_written(&self, wanted: u64) -> Result<(), StoreError> {
         let mut progress = self.shared.progress.lock();
         while progress.tables_written < wanted {
-            self.shared.check(&progress)?;
-            self.shared.changed.wait(&mut progress);
+            self.shared.wait(&mut progress)?;
         }
         Ok(())
     }
@@ -333,15 +363,6 @@ impl IdIndex {
         self.shared.progress.lock().tables_frozen += 1;
         self.shared.changed.notify_all();
     }
-
-    fn wait_for_room(&self) -> Result<(), StoreError> {
-        let mut progress = self.shared.progress.lock();
-        while FROZEN_MAX as u64 <= progress.tables_frozen - progress.tables_written {
-            self.shared.check(&progress)?;
-            self.shared.changed.wait(&mut progress);
-        }
-        Ok(())
-    }
 }
 
 impl Drop for IdIndex {
@@ -364,10 +385,17 @@ impl IdIndexCore {
         match &progress.stopped {
             Some(reason) => Err(StoreError::WriterStopped { reason: reason.clone() }),
             None if progress.no_space => Err(StoreError::NoSpace { path: self.dir.clone() }),
-            None => match &progress.ended {
-                Some(reason) => Err(StoreError::Ended { reason: reason.clone() }),
-                None => Ok(()),
-            },
+            None => Ok(()),
         }
+    }
+
+    /// Waits until a thread has advanced, unless it is known that none will.
+    fn wait(&self, progress: &mut MutexGuard<'_, Progress>) -> Result<(), StoreError> {
+        self.check(progress)?;
+        if let Some(reason) = &progress.ended {
+            return Err(StoreError::Ended { reason: reason.clone() });
+        }
+        self.changed.wait(progress);
+        Ok(())
     }
 }
