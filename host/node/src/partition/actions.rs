@@ -18,11 +18,11 @@ use crate::machine::journal::Journal;
 use crate::machine::logic::Logic;
 use crate::partition::error::PartitionError;
 use crate::partition::participants::DueCall;
-use crate::partition::requests::{CheckpointRequest, NotOrdered, SnapshotRequest};
+use crate::partition::requests::{NotOrdered, SnapshotRequest};
 use crate::partition::status::Progress;
 use crate::sequencer::submission::{Recorded, Refusal, Reply, Ticket};
 use crate::snapshot::canonical::Listed;
-use crate::store::{Meta, StoreError, View};
+use crate::store::View;
 
 /// How many actions the list keeps room for, however many one step has needed.
 const ROOM_KEPT_MAX: usize = 1024;
@@ -66,7 +66,6 @@ pub enum OneshotReply {
     Drained(oneshot::Sender<bool>, bool),
     Activated(oneshot::Sender<Result<Journal, String>>, Result<Journal, String>),
     Ordered(oneshot::Sender<Result<JournalIndex, NotOrdered>>, Result<JournalIndex, NotOrdered>),
-    Checkpoint(CheckpointRequest, Result<Option<Meta>, StoreError>),
     Snapshot(SnapshotRequest, Result<Listed, PartitionError>),
 }
 
@@ -77,7 +76,6 @@ impl OneshotReply {
             Self::Drained(reply, is_drained) => drop(reply.send(is_drained)),
             Self::Activated(reply, activated) => drop(reply.send(activated)),
             Self::Ordered(reply, ordered) => drop(reply.send(ordered)),
-            Self::Checkpoint(request, made) => drop(request.reply.send(made)),
             Self::Snapshot(mut request, made) => request.tell(made),
         }
     }

@@ -80,6 +80,9 @@ impl Partition {
                 let joined = thread.join();
                 assert!(joined.is_ok(), "the executor catches its own panics");
                 let written = store.flush().and_then(|()| ids.flush_durable());
+                // Nothing more is written. Those who wait for a checkpoint hold the store open, and are told.
+                store.end_waits("the partition is closed");
+                ids.end_waits("the partition is closed");
                 // Close the log even if the others failed: nobody may reopen a log that is not closed.
                 let closed = log.close();
                 written?;

@@ -1,8 +1,8 @@
 //! Snapshots of a running partition, and the release of the log that they make dispensable.
 //!
 //! ```text
-//! enough log since the last one? ─▶ flush ─▶ executor: checkpoint of state and ids ─▶ hash, sync ─▶ adopt ─▶ purge
-//!                                                                                        ─▶ delete segments
+//! enough log since the last one? ─▶ executor: names the entry ─▶ writers: copy state and ids as of it
+//!                                 ─▶ hash, sync ─▶ adopt ─▶ purge ─▶ delete segments
 //! ```
 //! In: how much of the log is to be kept. Out: a log that is not much longer. A crash may follow each step, and each
 //! step looks only at what is on disk. This file does not know how often it is called, nor which other node may need
@@ -13,8 +13,9 @@ use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
-use crate::ids::{LogIndex, Micros};
+use crate::ids::{JournalIndex, LogIndex, Micros};
 use crate::log::{EntryId, Log, LogHealth};
+use crate::partition::base::Base;
 use crate::partition::error::PartitionError;
 use crate::partition::handle::Partition;
 use crate::partition::journal_lookup::find_last_before;
@@ -33,13 +34,26 @@ pub struct Needed {
     pub followed: Option<(Micros, u64)>,
 }
 
-/// Puts state and ids into a folder, both as of the last applied entry. Only the executor may do this, between two
-/// entries.
+/// Puts state and ids into a folder, both as of the last applied entry. It waits, so nothing else may run yet.
 pub fn checkpoint(store: &Store, ids: &IdIndex, folder: &Path) -> Result<Option<Meta>, StoreError> {
     let Some(meta) = store.checkpoint(&folder.join(STATE))? else { return Ok(None) };
     let recorded = ids.checkpoint(&folder.join(IDS))?;
-    assert!(meta.journal <= recorded, "whoever installs this has no journal to read ids from");
+    check_level(&meta, recorded);
     Ok(Some(meta))
+}
+
+fn check_level(meta: &Meta, recorded: JournalIndex) {
+    assert!(meta.journal <= recorded, "a node that installs this has no journal to read ids from");
+}
+
+impl Base {
+    /// Has the writers of rows and ids put both into a folder, as of the last applied entry, and reply. Nothing waits.
+    pub(super) fn begin_checkpoint(&self, request: CheckpointRequest) {
+        let CheckpointRequest { folder, state, ids } = request;
+        // The receiver may have stopped waiting.
+        self.store.begin_checkpoint(folder.join(STATE), Box::new(move |made| drop(state.send(made))));
+        self.ids.begin_checkpoint(folder.join(IDS), Box::new(move |made| drop(ids.send(made))));
+    }
 }
 
 /// Makes a snapshot of what [`checkpoint`] has put there.
@@ -86,13 +100,14 @@ impl Partition {
     }
 
     async fn take_snapshot_alone(&self) -> Result<(), PartitionError> {
-        let (store, ids) = (self.parts.store.clone(), self.parts.ids.clone());
-        // Most pending writes are made now, so that the executor has to wait only for the rest.
-        blocking(move || Ok(store.flush().and_then(|()| ids.flush())?)).await?;
         let snapshots = self.parts.snapshots.clone();
-        let (reply, done) = oneshot::channel();
-        self.send(Input::Checkpoint(CheckpointRequest { folder: snapshots.begin()?, reply }))?;
-        let Some(meta) = done.await.map_err(|_| self.not_running())?? else { return Ok(()) };
+        let ((state, state_made), (ids, ids_made)) = (oneshot::channel(), oneshot::channel());
+        self.send(Input::Checkpoint(CheckpointRequest { folder: snapshots.begin()?, state, ids }))?;
+        // Both are waited for, also if one fails: the folder is removed before the next attempt.
+        let (state, ids) = (state_made.await, ids_made.await);
+        let (state, ids) = (state.map_err(|_| self.not_running())?, ids.map_err(|_| self.not_running())?);
+        let Some(meta) = state? else { return Ok(()) };
+        check_level(&meta, ids?);
         let log = self.parts.log.clone();
         blocking(move || Ok(finish(&snapshots, &log, &meta)?)).await?;
         Ok(self.parts.group.adopt_snapshot().await?)

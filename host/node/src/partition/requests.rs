@@ -23,10 +23,11 @@ pub struct ActivationRequest {
     pub reply: oneshot::Sender<Result<Journal, String>>,
 }
 
-/// A request for state and ids in this folder, as they are between two entries.
+/// A request for state and ids in this folder, as they are between two entries. Both writers reply.
 pub struct CheckpointRequest {
     pub folder: PathBuf,
-    pub reply: oneshot::Sender<Result<Option<Meta>, StoreError>>,
+    pub state: oneshot::Sender<Result<Option<Meta>, StoreError>>,
+    pub ids: oneshot::Sender<Result<JournalIndex, StoreError>>,
 }
 
 /// A request for a canonical snapshot.

@@ -17,7 +17,6 @@ use crate::partition::error::{HaltReason, store_failed};
 use crate::partition::leader::ReplicaRole;
 use crate::partition::message::Input;
 use crate::partition::propose::Proposing;
-use crate::partition::release::checkpoint;
 use crate::partition::requests::NotOrdered;
 use crate::sequencer::submission::{NotNow, Refusal, Reply};
 
@@ -56,10 +55,7 @@ impl Executor {
                 out.tell(OneshotReply::Drained(reply, self.is_drained()));
             }
             Input::Recalled(recalled) => base.on_recalled(role, recalled, out)?,
-            Input::Checkpoint(request) => {
-                let made = checkpoint(&base.store, &base.ids, &request.folder);
-                out.tell(OneshotReply::Checkpoint(request, made));
-            }
+            Input::Checkpoint(request) => base.begin_checkpoint(request),
             Input::Snapshot(asked) => base.on_snapshot_asked(asked, out),
             Input::Halt(reason) => return Err(reason),
             Input::Order(ordered) => match role {

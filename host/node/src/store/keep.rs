@@ -1,13 +1,13 @@
-//! Keeping a state: a copy of exactly what is applied at one moment, in a folder of its own, without anybody waiting
-//! for it.
+//! Keeping a state: a copy of exactly what is applied at one moment, in a folder of its own, without the executor
+//! waiting for it.
 //!
 //! ```text
 //! executor: keep ─▶ applies continue
-//! writer:   writes up to that state ─▶ checkpoint ─▶ synced, renamed ─▶ writes later deltas
+//! writer:   writes up to that state ─▶ copy ─▶ synced, renamed ─▶ writes later deltas
 //! ```
-//! Nothing after that moment is written before the folder has its name and is durable. So a restart finds the folder,
-//! or a state that has not passed the moment: replaying the journal reaches the same moment again. This file does not
-//! know what a state is kept for.
+//! A state that is *kept* is never passed: nothing later is written before the folder has its name and is durable, so a
+//! restart finds the folder, or replays the journal up to the same moment. A *checkpoint* is given up if anything fails.
+//! This file does not know what a state is kept for.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -15,18 +15,32 @@ use std::sync::Arc;
 
 use super::StoreError;
 use super::disk::{Disk, DiskSnapshot, StoreShared};
+use super::meta::Meta;
 use super::state::{Pending, Store};
 use super::view::View;
 
 const BUILDING: &str = "building";
 
-/// A state to be kept.
+/// A state that is to be copied into a folder.
 pub(super) struct Keep {
     /// The last apply in it.
     pub seq: u64,
     pub folder: PathBuf,
-    pub on_kept: Box<dyn FnOnce() + Send>,
+    pub kind: CopyKind,
+    /// `None` once a checkpoint is given up.
+    pub on_copied: Option<OnCopied>,
 }
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum CopyKind {
+    /// Nothing later is written before the copy is made, however many attempts that takes.
+    Kept,
+    /// If anything fails, there is no copy.
+    Checkpoint,
+}
+
+/// Is told where the copied state stands, or why there is no copy.
+pub type OnCopied = Box<dyn FnOnce(Result<Option<Meta>, StoreError>) + Send>;
 
 /// The state to keep.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,19 +56,59 @@ impl Store {
     /// exists is left as it is. The writer then calls `on_kept`, or never if the process or the writer ends first. Only
     /// the executor calls this, and it never waits for a disk.
     pub fn keep(&self, what: KeepWhat, folder: PathBuf, on_kept: Box<dyn FnOnce() + Send>) {
-        let shared = self.shared();
-        let mut pending = shared.pending.lock();
+        let mut pending = self.shared().pending.lock();
         let seq = match what {
             KeepWhat::Applied => pending.seq_applied,
             KeepWhat::Next => pending.seq_applied + 1,
         };
-        assert!(
-            pending.kept.back().is_none_or(|before| before.seq <= seq),
-            "states are kept in the order of their applies"
-        );
-        pending.kept.push_back(Keep { seq, folder, on_kept });
-        pending.seq_wanted = pending.seq_wanted.max(seq);
-        shared.work.notify_one();
+        pending.keep(Keep { seq, folder, kind: CopyKind::Kept, on_copied: Some(Box::new(move |_| on_kept())) });
+        self.shared().work.notify_one();
+    }
+
+    /// Arranges that the applied state is copied into a new folder on the same file system, which can be opened as a
+    /// store. The writer then calls `on_copied`, with `None` if nothing was ever applied, or with an error: the disk is
+    /// full, the writer has stopped, [`Self::end_waits`] was called, or the folder cannot be made. It is never called
+    /// if the process ends first, or the store is dropped. Only the executor calls this, and it never waits for a disk.
+    pub fn begin_checkpoint(&self, folder: PathBuf, on_copied: OnCopied) {
+        let shared = self.shared();
+        let mut pending = shared.pending.lock();
+        let refused = match shared.check_waits(&pending) {
+            Err(error) => Err(error),
+            Ok(()) if pending.meta_applied.is_none() => Ok(None),
+            Ok(()) => {
+                let seq = pending.seq_applied;
+                pending.keep(Keep { seq, folder, kind: CopyKind::Checkpoint, on_copied: Some(on_copied) });
+                shared.work.notify_one();
+                return;
+            }
+        };
+        drop(pending);
+        on_copied(refused);
+    }
+
+    /// Like [`Self::begin_checkpoint`], but waits until the checkpoint is made. Not for the executor.
+    ///
+    /// # Errors
+    /// The same as there.
+    pub fn checkpoint(&self, folder: &Path) -> Result<Option<Meta>, StoreError> {
+        let (made, wait) = std::sync::mpsc::channel();
+        self.begin_checkpoint(folder.to_owned(), Box::new(move |result| drop(made.send(result))));
+        wait.recv().unwrap_or_else(|_| Err(StoreError::Ended { reason: "the writer has ended".to_owned() }))
+    }
+}
+
+impl Pending {
+    fn keep(&mut self, keep: Keep) {
+        let is_ordered = self.kept.back().is_none_or(|before| before.seq <= keep.seq);
+        assert!(is_ordered, "states are kept in the order of their applies");
+        self.seq_wanted = self.seq_wanted.max(keep.seq);
+        self.kept.push_back(keep);
+    }
+
+    /// Those who wait for checkpoints, which are given up. Their places stay until the writer passes them.
+    pub fn give_up_checkpoints(&mut self) -> Vec<OnCopied> {
+        let checkpoints = self.kept.iter_mut().filter(|keep| keep.kind == CopyKind::Checkpoint);
+        checkpoints.filter_map(|keep| keep.on_copied.take()).collect()
     }
 }
 

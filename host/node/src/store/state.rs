@@ -75,11 +75,11 @@ pub(super) struct Pending {
     pub meta_written: Option<Meta>,
     /// The log is locally durable up to this index.
     pub durable: LogIndex,
-    /// Why `durable` will not grow any more. The executor then waits for nothing.
+    /// Why `durable` will not grow any more. Nobody then waits for anything.
     pub ended: Option<String>,
     /// A caller waits until this apply is written.
     pub seq_wanted: u64,
-    /// States to be kept, in the order of their applies. Each is kept when exactly that state is written.
+    /// States to be copied, in the order of their applies. Each is copied when exactly that state is written.
     pub kept: VecDeque<Keep>,
     pub state: WriterState,
     /// How often in a row the writer got an error about descriptors although there was one.
@@ -312,10 +312,13 @@ impl Store {
         }
     }
 
-    /// The log will not become durable any further, or the partition is closed. This ends all waits of the executor,
-    /// now and from now on. What the log has already made durable is still written.
+    /// The log will not become durable any further, or the partition is closed. This ends all waits and gives up all
+    /// checkpoints, now and from now on. What the log has already made durable is still written.
     pub fn end_waits(&self, reason: &str) {
-        self.shared.pending.lock().ended.get_or_insert_with(|| reason.to_owned());
+        let mut pending = self.shared.pending.lock();
+        pending.ended.get_or_insert_with(|| reason.to_owned());
+        self.shared.give_up_checkpoints(&mut pending);
+        drop(pending);
         self.shared.progress.notify_all();
     }
 
@@ -371,26 +374,6 @@ impl Store {
         Ok(())
     }
 
-    /// Copies exactly the applied state into a new folder on the same file system, which can be opened as a store.
-    /// Returns the position of that state; `None` if nothing was ever applied. This waits until the log is durable that
-    /// far, because nothing else is written. Only the executor calls this, between two applies.
-    ///
-    /// # Errors
-    /// The writer has stopped, the disk is full, [`Self::end_waits`] was called, or the folder cannot be made.
-    pub fn checkpoint(&self, dir: &Path) -> Result<Option<Meta>, StoreError> {
-        let mut pending = self.shared.pending.lock();
-        let (seq, meta) = (pending.seq_applied, pending.meta_applied.clone());
-        pending.seq_wanted = pending.seq_wanted.max(seq);
-        while pending.seq_written < seq {
-            self.shared.wait_for_writer(&mut pending)?;
-        }
-        assert_eq!(pending.seq_applied, seq, "only the executor applies, and it waits here");
-        assert_eq!(pending.meta_written, meta, "what is written is what is applied");
-        drop(pending);
-        self.shared.disk.checkpoint(dir)?;
-        Ok(meta)
-    }
-
     /// Flushes and closes. Dropping a store instead writes nothing more, as in a crash.
     ///
     /// # Errors
@@ -433,16 +416,31 @@ impl Drop for Store {
 }
 
 impl StoreCore {
-    /// Makes the executor wait until the writer or the log has advanced.
+    /// Waits until the writer or the log has advanced.
     pub fn wait_for_writer(&self, pending: &mut MutexGuard<'_, Pending>) -> Result<(), StoreError> {
-        self.check(pending)?;
-        if let Some(reason) = &pending.ended {
-            return Err(StoreError::Ended { reason: reason.clone() });
-        }
+        self.check_waits(pending)?;
         self.work.notify_one();
         // If the writer stops without having had work, it does not wake this thread.
         self.progress.wait_for(pending, writer::TICK);
         Ok(())
+    }
+
+    /// Tells those who wait for checkpoints that there will be none, and why.
+    pub fn give_up_checkpoints(&self, pending: &mut MutexGuard<'_, Pending>) {
+        for on_copied in pending.give_up_checkpoints() {
+            let why = self.check_waits(pending).map(|()| None);
+            assert!(why.is_err(), "a checkpoint is given up for a reason");
+            MutexGuard::unlocked(pending, || on_copied(why));
+        }
+    }
+
+    /// Whether waiting for the writer may help.
+    pub fn check_waits(&self, pending: &Pending) -> Result<(), StoreError> {
+        self.check(pending)?;
+        match &pending.ended {
+            Some(reason) => Err(StoreError::Ended { reason: reason.clone() }),
+            None => Ok(()),
+        }
     }
 
     pub fn check(&self, pending: &Pending) -> Result<(), StoreError> {

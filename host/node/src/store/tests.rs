@@ -222,6 +222,23 @@ fn a_checkpoint_is_what_was_applied_and_stays_so() {
 }
 
 #[test]
+fn a_checkpoint_is_begun_at_once_and_has_nothing_that_was_applied_later() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let (live, copy) = (dir.path().join("live"), dir.path().join("copy"));
+    let store = open(&live);
+    apply(&store, &vec![(b"a".to_vec(), Some(b"1".to_vec()))], 1);
+    let (made, wait) = std::sync::mpsc::channel();
+    store.begin_checkpoint(copy.clone(), Box::new(move |result| made.send(result).expect("the test waits")));
+    apply(&store, &vec![(b"a".to_vec(), Some(b"2".to_vec()))], 2);
+    assert!(wait.try_recv().is_err(), "the log could lose the first");
+    store.allow_write_up_to(LogIndex(2));
+    assert_eq!(wait.recv().expect("the writer says so").expect("nothing fails"), Some(meta(1)));
+    store.close().expect("the disk has space");
+    assert_eq!(all_rows(&open(&live).read()), Rows::from([(b"a".to_vec(), b"2".to_vec())]));
+    assert_eq!(all_rows(&open(&copy).read()), Rows::from([(b"a".to_vec(), b"1".to_vec())]));
+}
+
+#[test]
 fn nothing_is_written_that_the_log_could_lose() {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let store = open(dir.path());

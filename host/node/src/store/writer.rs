@@ -12,7 +12,7 @@ use parking_lot::MutexGuard;
 
 use super::StoreError;
 use super::delta::Delta;
-use super::keep;
+use super::keep::{self, CopyKind};
 use super::state::{Pending, StoreCore, WriterState};
 use super::tiers::neighbours_to_merge;
 
@@ -76,9 +76,14 @@ fn work(shared: &StoreCore) {
                 }
             }
             WriterStep::Keep => {
-                let folder = pending.kept.front().expect("one is due").folder.clone();
-                let result = MutexGuard::unlocked(&mut pending, || keep::put(&shared.disk, &folder));
-                on_kept(shared, &mut pending, result);
+                let keep = pending.kept.front().expect("one is due");
+                let (folder, kind, is_wanted) = (keep.folder.clone(), keep.kind, keep.on_copied.is_some());
+                let result = MutexGuard::unlocked(&mut pending, || match kind {
+                    CopyKind::Kept => keep::put(&shared.disk, &folder),
+                    CopyKind::Checkpoint if is_wanted => shared.disk.checkpoint(&folder),
+                    CopyKind::Checkpoint => Ok(()),
+                });
+                on_copied(shared, &mut pending, kind, result);
                 if pending.state == WriterState::NoSpace {
                     shared.work.wait_for(&mut pending, TICK);
                 }
@@ -121,7 +126,7 @@ fn write(shared: &StoreCore, deltas: &[Arc<Delta>]) -> (Arc<Delta>, Result<(), S
 
 fn on_written(
     shared: &StoreCore,
-    pending: &mut Pending,
+    pending: &mut MutexGuard<'_, Pending>,
     count: usize,
     delta: &Arc<Delta>,
     result: Result<(), StoreError>,
@@ -144,20 +149,30 @@ fn on_written(
     shared.progress.notify_all();
 }
 
-fn on_kept(shared: &StoreCore, pending: &mut MutexGuard<'_, Pending>, result: Result<(), StoreError>) {
-    match result {
-        Ok(()) => {
+fn on_copied(
+    shared: &StoreCore,
+    pending: &mut MutexGuard<'_, Pending>,
+    kind: CopyKind,
+    result: Result<(), StoreError>,
+) {
+    match (kind, result) {
+        (CopyKind::Kept, Err(error)) => on_failed(shared, pending, &error),
+        (_, result) => {
             let keep = pending.kept.pop_front().expect("only this thread takes one away");
             assert_eq!(keep.seq, pending.seq_written, "nothing was written meanwhile");
-            pending.state = WriterState::Running;
-            MutexGuard::unlocked(pending, keep.on_kept);
+            if kind == CopyKind::Kept {
+                pending.state = WriterState::Running;
+            }
+            let copied = result.map(|()| pending.meta_written.clone());
+            if let Some(on_copied) = keep.on_copied {
+                MutexGuard::unlocked(pending, || on_copied(copied));
+            }
         }
-        Err(error) => on_failed(shared, pending, &error),
     }
     shared.progress.notify_all();
 }
 
-fn on_failed(shared: &StoreCore, pending: &mut Pending, error: &StoreError) {
+fn on_failed(shared: &StoreCore, pending: &mut MutexGuard<'_, Pending>, error: &StoreError) {
     let reason = error.reason();
     // RocksDB remembers some errors until it is opened again, long after descriptors are available. Then only reopening
     // helps.
@@ -168,6 +183,7 @@ fn on_failed(shared: &StoreCore, pending: &mut Pending, error: &StoreError) {
             tracing::error!(dir = %shared.dir.display(), reason, "state store: will write when there is room again");
         }
         pending.state = WriterState::NoSpace;
+        shared.give_up_checkpoints(pending);
     } else {
         stop(shared, pending, reason);
     }
@@ -178,8 +194,9 @@ fn has_descriptor() -> bool {
     std::fs::File::open("/dev/null").is_ok()
 }
 
-fn stop(shared: &StoreCore, pending: &mut Pending, reason: String) {
+fn stop(shared: &StoreCore, pending: &mut MutexGuard<'_, Pending>, reason: String) {
     tracing::error!(dir = %shared.dir.display(), reason, "state store: the writer has stopped");
     pending.state = WriterState::Stopped { reason };
+    shared.give_up_checkpoints(pending);
     shared.progress.notify_all();
 }

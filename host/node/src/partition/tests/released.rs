@@ -1,6 +1,9 @@
 //! A log of which little is kept: what is released, what must not be, and what a partition still knows without it.
 
+use std::io::ErrorKind;
+
 use super::*;
+use crate::store::StoreFaults;
 
 /// Checks what the partition still knows of a log that is not kept, and how it answers about the rest.
 async fn check_released(partition: &Arc<Partition>, ids: &[CommandId], expected: &Content) {
@@ -130,4 +133,30 @@ async fn without_the_beginning_of_the_log_nothing_is_made_again() {
     let refused = refusal(try_open(folder.path()).await.err());
     assert!(refused.contains("state must be made again") && refused.contains("begins with"), "{refused}");
     assert!(!folder.path().join("state.damaged").exists(), "nothing was moved");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_snapshot_that_fails_halts_nothing_and_the_next_one_is_made() {
+    let (folder, faults) = (tempfile::tempdir().expect("a temporary folder"), StoreFaults::armed());
+    let store = StoreOptions::new(StoreShared::new(1 << 20).with_faults(faults.clone()));
+    let partition = open_with(PartitionOptions { store, ..options(folder.path()) }).await.expect("it opens");
+    let mut ids = create(&partition, 0..5).await;
+    let rows = &partition.parts.store;
+    let written = async {
+        while rows.meta_written() != rows.meta_applied() {
+            rows.flush().expect("nothing fails");
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout_at(soon(), written).await.expect("all of it is durable in the log");
+    faults.fail_after(0, ErrorKind::Other);
+    let failed = partition.take_snapshot().await.expect_err("the state cannot be copied");
+    assert!(matches!(failed, PartitionError::Store(_)), "{failed}");
+    ids.extend(create(&partition, 5..10).await);
+    partition.take_snapshot().await.expect("nothing fails any more");
+    let made = partition.snapshots().newest().expect("it was made");
+    let content = content(&partition, &ids).await;
+    assert_eq!(made.manifest.journal, content.journal.0);
+    assert!(content.ids.values().all(Option::is_some));
+    partition.close().await.expect("closes");
 }

@@ -151,7 +151,6 @@ fn words_of(action: &Action) -> String {
             OneshotReply::Activated(_, result) => format!("activated: {}", result.is_ok()),
             OneshotReply::Drained(_, is_drained) => format!("drained: {is_drained}"),
             OneshotReply::Ordered(_, result) => format!("ordered: {result:?}"),
-            OneshotReply::Checkpoint(_, result) => format!("checkpoint: {}", result.is_ok()),
             OneshotReply::Snapshot(_, result) => format!("snapshot: {}", result.is_ok()),
         },
         Action::KeepWords(id, _) => format!("keep words about {id}"),

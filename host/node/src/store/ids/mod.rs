@@ -20,6 +20,7 @@ mod run;
 mod tests;
 mod work;
 
+use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
@@ -87,7 +88,20 @@ struct Progress {
     /// Why nobody waits for the writer any more.
     ended: Option<String>,
     stopped: Option<String>,
+    /// In the order in which they were asked for.
+    copies: VecDeque<CopyWanted>,
 }
+
+/// A checkpoint that is to be made.
+struct CopyWanted {
+    /// It is made when exactly so many tables are written.
+    tables: u64,
+    dir: PathBuf,
+    on_copied: OnIdsCopied,
+}
+
+/// Is told the last entry whose ids a checkpoint has, or why there is no checkpoint.
+pub type OnIdsCopied = Box<dyn FnOnce(Result<JournalIndex, StoreError>) + Send>;
 
 impl Progress {
     fn is_behind(&self) -> bool {
@@ -151,9 +165,10 @@ impl IdIndex {
         self.shared.changed.notify_all();
     }
 
-    /// Nobody waits for the writer any more, now and from now on.
+    /// Nobody waits for the writer any more, now and from now on, and all checkpoints are given up.
     pub fn end_waits(&self, reason: &str) {
         self.shared.progress.lock().ended.get_or_insert_with(|| reason.to_owned());
+        self.shared.give_up_copies();
         self.shared.changed.notify_all();
     }
 
@@ -294,24 +309,36 @@ impl IdIndex {
         Ok(())
     }
 
-    /// Writes everything recorded so far and puts it into a new folder, which can be opened as an index. Runs are hard
-    /// links, so the folder must be on the same file system. Returns the last entry whose ids it has. It is durable on
-    /// return.
+    /// Arranges that everything recorded so far, and nothing later, is put into a new folder, which can be opened as an
+    /// index. Runs are hard links, so the folder must be on the same file system. Once that is durable, the writer calls
+    /// `on_copied` with the last entry whose ids the folder has, or with an error: the disk is full or cannot be
+    /// written, [`Self::end_waits`] was called, or the folder already holds an index. It is never called if the process
+    /// ends first, or the index is dropped. This never waits for a disk.
+    pub fn begin_checkpoint(&self, dir: PathBuf, on_copied: OnIdsCopied) {
+        let mut levels = self.shared.levels.write();
+        let refused = self.shared.check_waits(&self.shared.progress.lock());
+        if let Err(error) = refused {
+            drop(levels);
+            return on_copied(Err(error));
+        }
+        if levels.recent.after() < levels.recent.last() {
+            self.freeze(&mut levels);
+        }
+        let mut progress = self.shared.progress.lock();
+        let tables = progress.tables_frozen;
+        progress.copies.push_back(CopyWanted { tables, dir, on_copied });
+        drop(progress);
+        self.shared.changed.notify_all();
+    }
+
+    /// Like [`Self::begin_checkpoint`], but waits until the checkpoint is made. Not for the executor.
     ///
     /// # Errors
-    /// The disk is full or cannot be written, or the folder already holds an index.
+    /// The same as there.
     pub fn checkpoint(&self, dir: &Path) -> Result<JournalIndex, StoreError> {
-        self.flush()?;
-        let disk = &self.shared.disk;
-        disk.create_dir_all(dir).map_err(StoreError::io(dir, "created"))?;
-        // A run is removed only after a manifest without it has replaced this one.
-        let manifest = self.shared.manifest.lock();
-        for span in &manifest.spans {
-            let to = span.path(dir);
-            disk.link(&span.path(&self.shared.dir), &to).map_err(StoreError::io(&to, "linked"))?;
-        }
-        manifest::write(&manifest, disk, dir)?;
-        Ok(manifest.applied)
+        let (made, wait) = std::sync::mpsc::channel();
+        self.begin_checkpoint(dir.to_owned(), Box::new(move |result| drop(made.send(result))));
+        wait.recv().unwrap_or_else(|_| Err(StoreError::Ended { reason: "the writer has ended".to_owned() }))
     }
 
     /// Writes what the log allows and closes. Dropping an index instead writes nothing more, as in a crash.
@@ -389,12 +416,18 @@ impl IdIndexCore {
         }
     }
 
-    /// Waits until a thread has advanced, unless it is known that none will.
-    fn wait(&self, progress: &mut MutexGuard<'_, Progress>) -> Result<(), StoreError> {
+    /// Whether waiting for a thread may help.
+    fn check_waits(&self, progress: &Progress) -> Result<(), StoreError> {
         self.check(progress)?;
-        if let Some(reason) = &progress.ended {
-            return Err(StoreError::Ended { reason: reason.clone() });
+        match &progress.ended {
+            Some(reason) => Err(StoreError::Ended { reason: reason.clone() }),
+            None => Ok(()),
         }
+    }
+
+    /// Waits until a thread has advanced.
+    fn wait(&self, progress: &mut MutexGuard<'_, Progress>) -> Result<(), StoreError> {
+        self.check_waits(progress)?;
         self.changed.wait(progress);
         Ok(())
     }

@@ -16,7 +16,8 @@ use super::super::StoreError;
 use super::super::tiers::neighbours_to_merge;
 use super::manifest;
 use super::run::Run;
-use super::{IdIndexCore, Progress, merge};
+use super::{CopyWanted, IdIndexCore, Progress, merge};
+use crate::ids::JournalIndex;
 
 /// The pause between attempts while there is no room.
 pub const RETRY: Duration = Duration::from_millis(250);
@@ -29,7 +30,12 @@ pub fn run(shared: &IdIndexCore, work: fn(&IdIndexCore)) {
 }
 
 pub fn write_tables(shared: &IdIndexCore) {
-    while shared.wait_until(|| shared.levels.read().frozen.first().is_some_and(|table| shared.allows(table))) {
+    while shared.wait_until(|| shared.is_copy_due() || shared.has_writable()) {
+        // A checkpoint has nothing that was recorded later, so it is made before the next table is written.
+        if let Some(copy) = shared.take_due_copy() {
+            (copy.on_copied)(shared.copy_into(&copy.dir));
+            continue;
+        }
         let table = shared.levels.read().frozen.first().map(Arc::clone).expect("only this thread removes tables");
         let written = shared.new_number().and_then(|number| {
             let run = merge::write_table(&shared.disk, &shared.dir, number, &shared.hasher, &table)?;
@@ -53,6 +59,46 @@ pub fn merge_runs(shared: &IdIndexCore) {
 }
 
 impl IdIndexCore {
+    /// Whether a table may be written.
+    fn has_writable(&self) -> bool {
+        self.levels.read().frozen.first().is_some_and(|table| self.allows(table))
+    }
+
+    fn is_copy_due(&self) -> bool {
+        let progress = self.progress.lock();
+        progress.copies.front().is_some_and(|copy| copy.tables == progress.tables_written)
+    }
+
+    fn take_due_copy(&self) -> Option<CopyWanted> {
+        let mut progress = self.progress.lock();
+        let written = progress.tables_written;
+        assert!(progress.copies.front().is_none_or(|copy| written <= copy.tables), "none is passed");
+        progress.copies.pop_front_if(|copy| copy.tables == written)
+    }
+
+    /// Puts everything that is written into a folder. It is durable on return.
+    fn copy_into(&self, dir: &Path) -> Result<JournalIndex, StoreError> {
+        self.disk.create_dir_all(dir).map_err(StoreError::io(dir, "created"))?;
+        // A run is removed only after a manifest without it has replaced this one.
+        let manifest = self.manifest.lock();
+        for span in &manifest.spans {
+            let to = span.path(dir);
+            self.disk.link(&span.path(&self.dir), &to).map_err(StoreError::io(&to, "linked"))?;
+        }
+        manifest::write(&manifest, &self.disk, dir)?;
+        Ok(manifest.applied)
+    }
+
+    /// Tells those who wait for checkpoints that there will be none, and why; unless there may be some again.
+    pub(super) fn give_up_copies(&self) {
+        let mut progress = self.progress.lock();
+        while let Err(why) = self.check_waits(&progress)
+            && let Some(copy) = progress.copies.pop_front()
+        {
+            MutexGuard::unlocked(&mut progress, || (copy.on_copied)(Err(why)));
+        }
+    }
+
     /// The runs that the merger would merge now.
     pub(super) fn next_merge(&self) -> Option<Range<usize>> {
         let sizes: Vec<u64> = self.levels.read().runs.iter().map(|run| run.count()).collect();
@@ -128,6 +174,7 @@ impl IdIndexCore {
                     let reason = error.reason();
                     tracing::error!(dir = %self.dir.display(), reason, "id index: will write when there is room again");
                 }
+                self.give_up_copies();
             }
             Err(error) => {
                 self.stop(error.reason());
@@ -139,6 +186,7 @@ impl IdIndexCore {
     fn stop(&self, reason: String) {
         tracing::error!(dir = %self.dir.display(), reason, "id index: it cannot be written any more");
         self.progress.lock().stopped = Some(reason);
+        self.give_up_copies();
         self.changed.notify_all();
     }
 

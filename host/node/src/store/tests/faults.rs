@@ -199,3 +199,33 @@ fn a_state_that_is_kept_already_is_made_durable_before_anything_behind_it_is_wri
     let store = open_with(dir.path(), &StoreFaults::default()).expect("nothing fails");
     assert_eq!(store.meta_written(), Some(meta(1)));
 }
+
+/// A checkpoint that failed used to be the executor's error.
+#[test]
+fn a_checkpoint_that_fails_is_given_up_and_the_writer_continues() {
+    let (dir, faults) = (tempfile::tempdir().expect("a temporary folder"), StoreFaults::armed());
+    let store = open_with(dir.path(), &faults).expect("nothing fails");
+    let copy = |number: u64| dir.path().join(format!("copy-{number}"));
+    apply(&store, &writes(1), 1);
+    store.allow_write_up_to(LogIndex(1));
+    store.flush().expect("nothing fails");
+    faults.fail_after(0, ErrorKind::Other);
+    store.checkpoint(&copy(0)).expect_err("the copy fails");
+    store.check_writer().expect("it is only the copy that failed");
+    apply(&store, &writes(2), 2);
+    store.allow_write_up_to(LogIndex(2));
+    assert_eq!(store.checkpoint(&copy(2)).expect("nothing fails"), Some(meta(2)));
+
+    faults.fail_all(Some(ErrorKind::StorageFull));
+    apply(&store, &writes(3), 3);
+    store.allow_write_up_to(LogIndex(3));
+    let refused = store.checkpoint(&copy(3)).expect_err("the rows before it cannot be written");
+    assert!(matches!(refused, StoreError::NoSpace { .. }), "{refused}");
+    faults.fail_all(None);
+    assert_eq!(patiently(|| store.checkpoint(&copy(4))).expect("there is space"), Some(meta(3)));
+    drop(store);
+    for (number, index) in [(2, 2), (4, 3)] {
+        let view = open_kept(&copy(number), &shared(&StoreFaults::default())).expect("a checkpoint is whole");
+        assert_eq!(all_rows(&view), rows_at(index), "copy {number}");
+    }
+}

@@ -2,7 +2,7 @@
 //! recorded again.
 
 use super::*;
-use crate::disk::SimDisk;
+use crate::disk::{SimDisk, SimOp};
 
 const DIR: &str = "/ids";
 const COPY: &str = "/copy";
@@ -108,4 +108,25 @@ fn an_operation_that_fails_is_reported_and_loses_nothing_that_was_written() {
     }
     // A replaced run that cannot be removed is not reported as an error.
     assert!(50 < reported && accesses <= reported + 20, "{reported} of {accesses}");
+}
+
+#[test]
+fn a_checkpoint_that_cannot_be_synced_is_given_up_and_the_writer_continues() {
+    let disk = SimDisk::new();
+    let index = open_on(&disk, DIR).expect("nothing fails");
+    feed(&index, 10);
+    index.flush().expect("nothing fails");
+    disk.set_failing(Some(SimOp::Sync));
+    index.checkpoint(Path::new(COPY)).expect_err("its manifest is not durable");
+    disk.set_failing(None);
+    let (made, wait) = std::sync::mpsc::channel();
+    feed(&index, 20);
+    let on_copied = Box::new(move |result| made.send(result).expect("the test waits"));
+    index.begin_checkpoint(Path::new("/second").to_owned(), on_copied);
+    feed(&index, LAST);
+    assert_eq!(wait.recv().expect("the writer says so").expect("nothing fails"), JournalIndex(20));
+    index.close().expect("nothing fails");
+    let copy = open_on(&disk.crash(1), "/second").expect("a checkpoint is durable");
+    assert_eq!(copy.applied(), JournalIndex(20), "it has nothing that was recorded later");
+    check(&copy, 20);
 }
