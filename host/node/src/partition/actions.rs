@@ -12,17 +12,18 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
-use crate::ids::{CommandId, Head, JournalIndex, LogIndex, Micros, PartitionId, Term};
+use crate::ids::{CommandId, Head, JournalIndex, LogIndex, Micros, ModuleId, PartitionId, Term};
 use crate::machine::decide::Diagnostic;
 use crate::machine::journal::Journal;
 use crate::machine::logic::Logic;
 use crate::partition::error::PartitionError;
+use crate::partition::migrate::MigrationJob;
 use crate::partition::participants::DueCall;
 use crate::partition::requests::{NotOrdered, SnapshotRequest};
 use crate::partition::status::Progress;
 use crate::sequencer::submission::{Recorded, Refusal, Reply, Ticket};
 use crate::snapshot::canonical::Listed;
-use crate::store::View;
+use crate::store::{Meta, View, WrittenRows};
 
 /// How many actions the list keeps room for, however many one step has needed.
 const ROOM_KEPT_MAX: usize = 1024;
@@ -53,6 +54,10 @@ pub enum Action {
         applied: Option<LogIndex>,
         journal: Journal,
     },
+    Load(ModuleId),
+    Migrate(Box<MigrationJob>),
+    /// Put these rows in place, and the meta row of their entry with them.
+    Replace(Box<(WrittenRows, Meta)>),
     /// Show what these rows have in transit. They are those of the moment `at`.
     ShowInTransit {
         at: Micros,
@@ -184,11 +189,14 @@ impl Actions {
         self.queue_bytes += bytes(size);
     }
 
-    /// Keeps what is said to somebody, and drops what begins something: a proposal, calls, a reading.
+    /// Keeps what is said to somebody, and drops what begins something.
     pub fn keep_answers(&mut self) {
-        let is_work =
-            |action: &Action| matches!(action, Action::Propose { .. } | Action::Call { .. } | Action::Recall { .. });
-        self.list.retain(|action| !is_work(action));
+        self.list.retain(|action| match action {
+            Action::Propose { .. } | Action::Call { .. } | Action::Recall { .. } => false,
+            Action::Load(_) | Action::Migrate(_) | Action::Replace(_) => false,
+            Action::Publish(_) | Action::Reply(..) | Action::Answer(_) | Action::Tell(_) => true,
+            Action::KeepWords(..) | Action::ShowInTransit { .. } => true,
+        });
     }
 
     pub fn take_queue_bytes(&mut self) -> i64 {

@@ -1,196 +1,158 @@
 //! Activation: from a certain entry on another module decides, and the same entry migrates the rows to its schema.
 //!
 //! ```text
-//! leader: rows ─▶ migrate, entity by entity ─▶ file beside the state, digest ─▶ entry ─▶ committed ─▶ file in place
-//! others: entry ─▶ migrate ─▶ the same file ─▶ its digest equals the entry's? ─▶ file in place
+//! leader: load ─▶ nothing under way ─▶ migrate ─▶ file beside the state, digest ─▶ entry ─▶ committed ─▶ file in place
+//! others: entry ─▶ load ─▶ migrate ─▶ the same file ─▶ its digest equals the entry's? ─▶ file in place
 //! ```
-//! In: the activation that `system` has decided, once nothing is under way. Out: an entry with the digest of the rows
-//! that change. Memory never holds more of these rows than those of one entity. No reader sees half of them: the rows
-//! and the place in the log are put in place together. A crash finds both or neither; if neither, the entry is applied
-//! again. An activation whose rows cannot be migrated is not proposed.
+//! In: the activation that `system` has decided, once nothing is under way; modules and rows that are ready. Out: an
+//! entry with the digest of the rows that change. No reader sees half of them: the rows and the place in the log are
+//! put in place together. A crash finds both or neither; if neither, the entry is applied again. An activation whose rows
+//! cannot be migrated is not proposed. This file has the leader's half.
 
-use std::ops::ControlFlow;
+use std::sync::Arc;
 
 use crate::guest::check_successor;
-use crate::ids::{Digest, Head};
+use crate::ids::{Digest, ModuleId};
 use crate::machine::entry::{Activation, Entry, EntryKind, Header};
+use crate::machine::journal::Journal;
 use crate::machine::logic::Logic;
-use crate::machine::migration::{MigratedDigest, Migration, MigrationError};
-use crate::machine::replica::{Applied, ApplyError};
-use crate::partition::actions::{Actions, OneshotReply};
+use crate::machine::migration::{Migration, MigrationError};
+use crate::partition::actions::{Action, Actions, OneshotReply};
 use crate::partition::base::Base;
 use crate::partition::error::{HaltReason, store_failed};
-use crate::partition::leader::LeaderState;
-use crate::store::{Meta, RowsFile, StoreError, WrittenRows};
-
-/// Rows that are migrated, but not yet put in place.
-pub struct Migrated {
-    activation: Activation,
-    /// The head of the journal on which they were computed.
-    parent: Head,
-    digest: Digest,
-    /// `None` if no row changes.
-    rows: Option<WrittenRows>,
-}
-
-/// Why the rows were not migrated.
-enum Hindrance {
-    /// The module failed.
-    Module(MigrationError),
-    Store(StoreError),
-}
-
-/// Whether the module is also asked to check its invariants.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Invariants {
-    Checked,
-    /// The leader has checked them.
-    Trusted,
-}
-
-impl From<StoreError> for Hindrance {
-    fn from(error: StoreError) -> Self {
-        Self::Store(error)
-    }
-}
-
-impl From<MigrationError> for Hindrance {
-    fn from(error: MigrationError) -> Self {
-        Self::Module(error)
-    }
-}
+use crate::partition::leader::{LeaderState, NextModule};
+use crate::partition::migrate::{Hindrance, Invariants, Migrated, MigrationJob, MigrationKey};
+use crate::partition::now::Now;
 
 impl LeaderState {
-    /// Proposes the activation that was asked for, if there is one and nothing else is under way. Returns `true` if
-    /// nothing else may be decided before the activation is applied.
-    pub(super) fn propose_activation(&mut self, base: &mut Base, out: &mut Actions) -> Result<bool, HaltReason> {
-        let Some(wanted) = &base.activation else { return Ok(false) };
+    /// Proposes the activation that was asked for, if there is one, it is prepared and nothing else is under way.
+    /// Returns `true` if nothing else may be decided before the activation is applied.
+    pub(super) fn propose_activation(&mut self, base: &mut Base, now: &Now, out: &mut Actions) -> bool {
+        let Some(wanted) = &base.activation else { return false };
         let activation = wanted.activation;
-        let is_done = base.at.logic().is_some() && activation.number <= base.at.journal().activation;
-        if !is_done && base.must_wait(activation) {
-            // What is under way continues first; the activation is proposed afterwards.
-            return Ok(false);
+        if base.at.logic().is_some() && activation.number <= base.at.journal().activation {
+            base.answer_activation(Ok(base.at.journal()), out);
+            return false;
         }
-        if !is_done && !self.speculation.is_empty() {
-            return Ok(true);
+        // While it is loaded, and as long as it must wait, what is under way continues.
+        let Some(logic) = self.find_next(base, activation.module, out) else { return false };
+        if base.must_wait(logic.as_ref()) {
+            return false;
         }
-        let refused = if is_done {
-            Ok(base.at.journal())
-        } else {
-            // The next file is written at the same path, so drop the old one first.
-            base.migrated = None;
-            match base.prepare_activation(activation)? {
-                Ok(migrated) => {
-                    // Loading and migrating may have taken minutes.
-                    let now = base.now();
-                    let header = base.header_without_module(EntryKind::Activate, &base.at.journal(), &now);
-                    let header = Header { digest: migrated.digest, ..header };
-                    base.migrated = Some(migrated);
-                    self.propose(base, Entry::activate(header, activation), Vec::new(), Vec::new(), out);
-                    return Ok(true);
+        if !self.speculation.is_empty() || base.is_migrating {
+            return true;
+        }
+        let key = MigrationKey { activation, parent: base.at.journal().head };
+        let migrated = match base.migrated.take().filter(|migrated| migrated.key == key) {
+            Some(migrated) => migrated,
+            None => match base.begin_migration(&logic, activation, Invariants::Checked, out) {
+                Ok(Some(migrated)) => migrated,
+                Ok(None) => return true,
+                Err(error) => {
+                    base.answer_activation(Err(error.to_string()), out);
+                    return false;
                 }
-                Err(reason) => Err(reason),
+            },
+        };
+        let header = base.header_without_module(EntryKind::Activate, &base.at.journal(), now);
+        let header = Header { digest: migrated.digest, ..header };
+        base.migrated = Some(migrated);
+        self.propose(base, Entry::activate(header, activation), Vec::new(), Vec::new(), out);
+        true
+    }
+
+    /// The module, if it is in memory. Otherwise it is loaded, once.
+    fn find_next(&mut self, base: &Base, id: ModuleId, out: &mut Actions) -> Option<Arc<dyn Logic>> {
+        match &self.next_module {
+            NextModule::Loaded(logic) if logic.id() == id => return Some(logic.clone()),
+            NextModule::Loading(loading) if *loading == id => return None,
+            NextModule::Unknown | NextModule::Loading(_) | NextModule::Loaded(_) => {}
+        }
+        let found = base.modules.find_loaded(id);
+        self.next_module = match &found {
+            Some(logic) => NextModule::Loaded(logic.clone()),
+            None => {
+                out.push(Action::Load(id));
+                NextModule::Loading(id)
             }
         };
-        if let Some(wanted) = base.activation.take() {
-            out.tell(OneshotReply::Activated(wanted.reply, refused));
+        found
+    }
+
+    pub(super) fn on_loaded(
+        &mut self,
+        base: &mut Base,
+        id: ModuleId,
+        loaded: &Result<Arc<dyn Logic>, String>,
+        out: &mut Actions,
+    ) {
+        if !matches!(self.next_module, NextModule::Loading(loading) if loading == id) {
+            return;
         }
-        Ok(false)
+        self.next_module = loaded.as_ref().map_or(NextModule::Unknown, |logic| NextModule::Loaded(logic.clone()));
+        if let Err(reason) = loaded
+            && base.activation.as_ref().is_some_and(|wanted| wanted.activation.module == id)
+        {
+            base.answer_activation(Err(reason.clone()), out);
+        }
+    }
+
+    /// The rows of this activation cannot be migrated.
+    pub(super) fn on_hindered(
+        &mut self,
+        base: &mut Base,
+        key: MigrationKey,
+        hindrance: Hindrance,
+        out: &mut Actions,
+    ) -> Result<(), HaltReason> {
+        let is_wanted = base.activation.as_ref().is_some_and(|wanted| wanted.activation == key.activation);
+        if !is_wanted || key.parent != base.at.journal().head {
+            return Ok(());
+        }
+        let reason = match hindrance {
+            Hindrance::Module(error) => error.to_string(),
+            Hindrance::Store(error) if error.is_passing() => error.to_string(),
+            Hindrance::Store(error) => return Err(store_failed(error)),
+            Hindrance::Ended => return Ok(()),
+        };
+        base.answer_activation(Err(reason), out);
+        Ok(())
     }
 }
 
 impl Base {
     /// A module that is not a successor of the current one may not understand what is under way between partitions.
-    fn must_wait(&self, activation: Activation) -> bool {
+    fn must_wait(&self, next: &dyn Logic) -> bool {
         let (Some(current), (1.., _)) = (self.at.logic(), self.table.under_way()) else { return false };
-        let next = self.modules.find_here(activation.module);
-        next.is_some_and(|next| !check_successor(current.describe(), next.describe()).is_empty())
+        !check_successor(current.describe(), next.describe()).is_empty()
     }
 
-    /// The rows that the activation changes, or the reason why it is not possible.
-    fn prepare_activation(&self, activation: Activation) -> Result<Result<Migrated, String>, HaltReason> {
-        let logic = match self.modules.load(activation.module) {
-            Ok(logic) => logic,
-            Err(reason) => return Ok(Err(reason)),
-        };
-        match self.migrate(logic.as_ref(), activation, Invariants::Checked) {
-            Ok(migrated) => Ok(Ok(migrated)),
-            Err(Hindrance::Module(error)) => Ok(Err(error.to_string())),
-            Err(Hindrance::Store(error)) if error.is_passing() => Ok(Err(error.to_string())),
-            Err(Hindrance::Store(error)) => Err(store_failed(error)),
+    fn answer_activation(&mut self, result: Result<Journal, String>, out: &mut Actions) {
+        if let Some(wanted) = self.activation.take() {
+            out.tell(OneshotReply::Activated(wanted.reply, result));
         }
     }
 
-    fn migrate(
-        &self,
-        logic: &dyn Logic,
+    /// Has the rows migrated that stand at the journal's head. Returns what is ready at once: that no row changes.
+    pub(super) fn begin_migration(
+        &mut self,
+        logic: &Arc<dyn Logic>,
         activation: Activation,
         invariants: Invariants,
-    ) -> Result<Migrated, Hindrance> {
-        let mut migration = match invariants {
-            Invariants::Checked => Migration::checked(logic, self.at.journal().schema)?,
-            Invariants::Trusted => Migration::new(logic, self.at.journal().schema)?,
-        };
-        let parent = self.at.journal().head;
-        if !migration.is_needed() {
-            return Ok(Migrated { activation, parent, digest: Digest::ZERO, rows: None });
+        out: &mut Actions,
+    ) -> Result<Option<Migrated>, MigrationError> {
+        assert!(!self.is_migrating, "one file, one migration");
+        let journal = self.at.journal();
+        let key = MigrationKey { activation, parent: journal.head };
+        if !Migration::new(logic.as_ref(), journal.schema)?.is_needed() {
+            return Ok(Some(Migrated { key, digest: Digest::ZERO, rows: None }));
         }
-        let mut digest = MigratedDigest::default();
-        let mut file = self.store.begin_rows()?;
-        let mut put = |file: &mut RowsFile<'_>, rows: Vec<(Vec<u8>, Option<Vec<u8>>)>| {
-            rows.iter().try_for_each(|(key, row)| {
-                digest.add(key, row.as_deref());
-                file.put(key, row.as_deref())
-            })
-        };
-        let mut hindered = None;
-        self.store.read().visit(&[], |key, row| {
-            let migrated = migration.row(key, row).map_err(Hindrance::Module);
-            let written = migrated.and_then(|()| Ok(put(&mut file, migration.take())?));
-            hindered = written.err();
-            if hindered.is_none() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
-        })?;
-        if let Some(hindrance) = hindered {
-            return Err(hindrance);
-        }
-        put(&mut file, migration.finish()?)?;
-        let rows = file.finish()?;
-        Ok(Migrated { activation, parent, digest: digest.finish(), rows })
-    }
-
-    /// Applies an activation on any replica and stores the rows it changes. The leader already has the rows, unless
-    /// another entry intervened.
-    pub(super) fn apply_activation(&mut self, entry: Entry, meta: Meta) -> Result<Applied, HaltReason> {
-        let (index, parent, expected) = (entry.header().index, entry.header().parent, entry.header().digest);
-        let activation = entry.activation().map_err(|source| HaltReason::Entry { index: index.0, source })?;
-        let load = self.modules.load(activation.module);
-        let logic = load.map_err(|reason| HaltReason::Module { id: activation.module, reason })?;
-        let own = self.migrated.take().filter(|own| own.activation == activation && own.parent == parent);
-        let migrated = match own {
-            Some(own) => own,
-            None => {
-                let migrated = self.migrate(logic.as_ref(), activation, Invariants::Trusted);
-                migrated.map_err(|hindrance| match hindrance {
-                    Hindrance::Module(source) => HaltReason::Apply(ApplyError::Migration { index, source }),
-                    Hindrance::Store(error) => store_failed(error),
-                })?
-            }
-        };
-        let found = migrated.digest;
-        if found != expected {
-            return Err(HaltReason::Apply(ApplyError::Digest { index, expected, found }));
-        }
-        let count = migrated.rows.as_ref().map_or(0, WrittenRows::count);
-        match &migrated.rows {
-            None => self.store.apply([], meta, entry.payload().len() as u64),
-            // If the disk is full, the partition is reopened and the entry applied again, until there is room.
-            Some(rows) => self.store.replace(rows, &meta).map_err(store_failed)?,
-        }
-        tracing::info!(
-            partition = %self.partition, module = %activation.module.short(), migrated = count, "module activated"
-        );
-        self.at.on_activated(logic);
-        self.is_draining = false;
-        Ok(Applied::without_writes(entry))
+        // The next file is written at the same path, so the old one is removed first.
+        self.migrated = None;
+        self.is_migrating = true;
+        let (logic, view, store) = (logic.clone(), self.store.read(), self.store.clone());
+        let job = MigrationJob { key, logic, invariants, schema: journal.schema, view, store };
+        out.push(Action::Migrate(Box::new(job)));
+        Ok(None)
     }
 }

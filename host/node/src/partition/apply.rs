@@ -21,6 +21,7 @@ use crate::partition::actions::{Action, Actions, OneshotReply};
 use crate::partition::base::Base;
 use crate::partition::claims::granted;
 use crate::partition::error::{HaltReason, store_failed};
+use crate::partition::hold::PendingActivation;
 use crate::partition::in_transit::moment_before;
 use crate::partition::journal_lookup;
 use crate::partition::leader::LeaderState;
@@ -78,25 +79,42 @@ impl Executor {
         base.show_in_transit(after.time, out);
         base.keep_what_is_due(&entry, &after, out);
         let meta = base.at.meta(id, &after);
-        let (applied, submissions) = match self.role.leader().and_then(|leader| leader.speculation.promote(&entry)) {
+        let own = self.role.leader().and_then(|leader| leader.speculation.promote(&entry));
+        if own.is_none() {
+            // Another leader's entry: what was computed here on another journal is void.
+            self.requeue_speculation(out);
+        }
+        if entry.header().kind == EntryKind::Activate {
+            let index = entry.header().index.0;
+            let activation = entry.activation().map_err(|source| HaltReason::Entry { index, source })?;
+            let pending = PendingActivation { id, entry, activation, after, meta, row_count: 0 };
+            return self.begin_activation(Box::new(pending), out);
+        }
+        let base = &mut self.base;
+        let (applied, submissions) = match own {
+            None => (base.compute(entry, meta)?, Vec::new()),
             Some(own) => {
                 let (entry, writes, submissions) = own.into_parts();
-                let applied = if entry.header().kind == EntryKind::Activate {
-                    base.apply_activation(entry, meta)?
-                } else if writes.is_empty() {
-                    base.store_applied(Applied::without_writes(entry), meta)
+                let applied = if writes.is_empty() {
+                    Applied::without_writes(entry)
                 } else {
-                    let applied = Applied::promote(entry, writes, &base.table).map_err(HaltReason::Apply)?;
-                    base.store_applied(applied, meta)
+                    Applied::promote(entry, writes, &base.table).map_err(HaltReason::Apply)?
                 };
-                (applied, submissions)
-            }
-            None => {
-                // Another leader's entry: what was computed here on another journal is void.
-                self.requeue_speculation(out);
-                (self.base.compute(entry, meta)?, Vec::new())
+                (base.store_applied(applied, meta), submissions)
             }
         };
+        self.finish_effective(id, after, &applied, submissions, out)
+    }
+
+    /// The rows of the entry are in the store. From here on the replica stands after it.
+    pub(super) fn finish_effective(
+        &mut self,
+        id: EntryId,
+        after: Journal,
+        applied: &Applied,
+        submissions: Vec<Submission>,
+        out: &mut Actions,
+    ) -> Result<(), HaltReason> {
         fail::fail_point!("partition::applied", |_| std::process::abort());
         let Self { base, role, .. } = self;
         base.at.advance(id, after);
@@ -202,9 +220,6 @@ impl Base {
 
     /// Applies the recorded events of an entry that this node has not executed itself.
     fn compute(&mut self, entry: Entry, meta: Meta) -> Result<Applied, HaltReason> {
-        if entry.header().kind == EntryKind::Activate {
-            return self.apply_activation(entry, meta);
-        }
         let Some(batch) = entry.batch() else {
             return Ok(self.store_applied(Applied::without_writes(entry), meta));
         };

@@ -12,9 +12,9 @@ use crate::machine::entry::{EntryKind, Header};
 use crate::machine::journal::Journal;
 use crate::machine::logic::Logic;
 use crate::machine::modules::Modules;
-use crate::partition::activate::Migrated;
 use crate::partition::canonical::Canonical;
 use crate::partition::journal_state::JournalState;
+use crate::partition::migrate::Migrated;
 use crate::partition::now::{Environment, Now};
 use crate::partition::recorded::RecordedEntries;
 use crate::partition::requests::ActivationRequest;
@@ -32,8 +32,10 @@ pub(super) struct Base {
     pub table: SagaTable,
     pub waiters: Waiters,
     pub activation: Option<ActivationRequest>,
-    /// What this node has migrated for the activation it has proposed.
+    /// What this node has migrated for an activation that is not applied yet.
     pub migrated: Option<Migrated>,
+    /// Whether rows are migrated beside the executor. There is one file for them, so nothing else is migrated then.
+    pub is_migrating: bool,
     /// While set, no command on several partitions begins.
     pub is_draining: bool,
     /// The size of the next batch: small if the module cannot be given many commands at once.

@@ -108,6 +108,7 @@ impl Driver {
     /// Answers all who wait, and those who came too late to see the board's state. A halted replica neither votes nor
     /// leads from now on, so the others elect a leader that answers.
     pub(super) fn end(mut self, state: RunState, mailbox: &Receiver<Message>) {
+        self.is_ended.store(true, Ordering::Relaxed);
         let board = self.board.clone();
         let state = state_at_end(state, &board.is_closing);
         let is_halted = matches!(state, RunState::Halted(_));

@@ -12,7 +12,7 @@
 use std::collections::VecDeque;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError};
 
 use bytes::Bytes;
@@ -41,6 +41,8 @@ pub struct Driver {
     pub mailbox: Sender<Message>,
     /// Messages that wait until a hold ends, in order. The bounds of what may be in the mailbox hold for both together.
     pub held: VecDeque<Message>,
+    /// Ends what is carried out beside the executor and would take long.
+    pub is_ended: Arc<AtomicBool>,
 }
 
 /// Why the driver woke up.
@@ -145,6 +147,18 @@ impl Driver {
                 Action::Propose { term, head, payload } => lost = self.propose(term, head, payload),
                 Action::Call { partition, calls } => self.call(partition, calls),
                 Action::Recall { entries, applied, journal } => self.recall(entries, applied, journal),
+                Action::Load(id) => {
+                    let modules = self.executor.base.modules.clone();
+                    self.beside(move || Input::Loaded(id, modules.load(id)));
+                }
+                Action::Migrate(job) => {
+                    let is_ended = self.is_ended.clone();
+                    self.beside(move || Input::Migrated(Box::new(job.run(&is_ended))));
+                }
+                Action::Replace(replacement) => {
+                    let store = self.executor.base.store.clone();
+                    self.beside(move || Input::Replaced(store.replace(&replacement.0, &replacement.1)));
+                }
                 Action::ShowInTransit { at, logic, view } => {
                     *self.board.shown.lock() = Some(Shown::of(at, logic, view));
                 }
@@ -201,13 +215,16 @@ impl Driver {
     }
 
     fn recall(&self, wanted: Vec<JournalIndex>, applied: Option<LogIndex>, journal: Journal) {
-        let (entries, mailbox) = (self.executor.base.entries.clone(), self.mailbox.clone());
+        let entries = self.executor.base.entries.clone();
+        self.beside(move || Input::Recalled(entries.recall(wanted, applied, &journal)));
+    }
+
+    /// Does what waits on another thread. The executor is told the result.
+    fn beside(&self, work: impl FnOnce() -> Input + Send + 'static) {
+        let mailbox = self.mailbox.clone();
         self.runtime.spawn_blocking(move || {
-            let read = std::panic::catch_unwind(AssertUnwindSafe(|| entries.recall(wanted, applied, &journal)));
-            let input = match read {
-                Ok(recalled) => Input::Recalled(recalled),
-                Err(panic) => Input::Halt(HaltReason::Panic(panic_text(&*panic))),
-            };
+            let done = std::panic::catch_unwind(AssertUnwindSafe(work));
+            let input = done.unwrap_or_else(|panic| Input::Halt(HaltReason::Panic(panic_text(&*panic))));
             // The executor may be gone; then it has answered everybody.
             drop(mailbox.send(Message::Input(input)));
         });

@@ -7,10 +7,12 @@
 //! one can do none of that. At its end everybody in it is answered, or keeps waiting in `Waiters`. This file does not
 //! know who is elected, and why.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use crate::ids::{Micros, Term};
+use crate::ids::{Micros, ModuleId, Term};
 use crate::limits;
+use crate::machine::logic::Logic;
 use crate::partition::actions::Actions;
 use crate::partition::base::Base;
 use crate::partition::canonical::until_midnight;
@@ -44,8 +46,19 @@ pub(super) struct LeaderState {
     /// Submissions that came too late, until it is certain that they are never executed.
     pub expired: Expired,
     pub timers: Timers,
+    pub next_module: NextModule,
     /// Entries with records and entries with commands take turns, where both wait.
     pub is_turn_of_batch: bool,
+}
+
+/// The module of the activation that was asked for.
+#[derive(Default)]
+pub(super) enum NextModule {
+    #[default]
+    Unknown,
+    /// It is loaded beside the executor, which continues to decide.
+    Loading(ModuleId),
+    Loaded(Arc<dyn Logic>),
 }
 
 impl ReplicaRole {
@@ -96,6 +109,7 @@ impl LeaderState {
             times_wanted: WantedTimes::default(),
             expired: Expired::default(),
             timers: Timers::default(),
+            next_module: NextModule::default(),
             is_turn_of_batch: false,
         }
     }
@@ -113,6 +127,7 @@ impl LeaderState {
             times_wanted: _,
             mut expired,
             timers: _,
+            next_module: _,
             is_turn_of_batch: _,
         } = self;
         coordinator.end();

@@ -3,16 +3,21 @@
 //! In: what other threads and tasks send. Out: an [`Input`] for each step of the executor, and the few messages that
 //! only its driver understands. This file does not know what is done about them.
 
+use std::sync::Arc;
+
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use crate::consensus::{Committed, Group, Leadership};
-use crate::ids::{Head, Micros};
+use crate::ids::{Head, Micros, ModuleId};
 use crate::log::LogEntry;
+use crate::machine::logic::Logic;
 use crate::partition::error::HaltReason;
+use crate::partition::migrate::MigrationEnd;
 use crate::partition::participants::Answers;
 use crate::partition::recorded::Recalled;
 use crate::partition::requests::{ActivationRequest, CheckpointRequest, Ordered, SnapshotRequest};
 use crate::sequencer::submission::Submission;
+use crate::store::StoreError;
 
 /// A message for an executor's driver.
 pub enum Message {
@@ -49,6 +54,11 @@ pub enum Input {
     Order(Ordered),
     /// Entries that somebody waits for.
     Recalled(Recalled),
+    /// A module, or why it cannot be loaded.
+    Loaded(ModuleId, Result<Arc<dyn Logic>, String>),
+    Migrated(Box<MigrationEnd>),
+    /// Migrated rows are in place, or not.
+    Replaced(Result<(), StoreError>),
     Checkpoint(CheckpointRequest),
     /// Make a canonical snapshot of what is applied.
     Snapshot(SnapshotRequest),
@@ -70,8 +80,8 @@ impl Message {
 }
 
 impl Input {
-    /// Whether an executor that holds takes it.
+    /// Whether an executor that holds takes it: what may end the hold, and what ends the executor.
     pub fn passes_hold(&self) -> bool {
-        matches!(self, Self::Halt(_) | Self::Quiet)
+        matches!(self, Self::Loaded(..) | Self::Migrated(_) | Self::Replaced(_) | Self::Halt(_) | Self::Quiet)
     }
 }

@@ -55,7 +55,7 @@ pub(super) struct Environment {
 }
 
 impl Environment {
-    /// Looks everything up. A caller that has waited for a disk or a module since then looks again.
+    /// Looks everything up. A caller that has asked a disk or a module since then looks again.
     pub fn now(&self) -> Now {
         Now {
             wall: self.clock.now(),

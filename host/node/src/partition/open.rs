@@ -186,6 +186,7 @@ impl Files {
             runtime: tokio::runtime::Handle::current(),
             mailbox,
             held: VecDeque::new(),
+            is_ended: Arc::default(),
         }
     }
 
@@ -200,6 +201,7 @@ impl Files {
             waiters: Waiters::default(),
             activation: None,
             migrated: None,
+            is_migrating: false,
             is_draining: false,
             batch_commands_max: BATCH_COMMANDS_MAX,
             store: self.store.clone(),

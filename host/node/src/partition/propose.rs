@@ -37,12 +37,14 @@ pub(super) enum Proposing {
     Nothing,
     /// Nothing begins until more is written.
     NoRoom,
+    /// Nothing begins before an activation.
+    Activation,
 }
 
 impl LeaderState {
     /// Proposes the next entry, if one more may be under way.
     ///
-    /// The moment is looked up anew whenever something has taken time: a module that was loaded or asked, or a disk.
+    /// The moment is looked up anew once the id index was asked, which may have read from its disk.
     pub(super) fn propose_next(
         &mut self,
         base: &mut Base,
@@ -62,7 +64,9 @@ impl LeaderState {
                 Err(error) => return Err(store_failed(error)),
             };
         }
-        if proposing != Proposing::More {
+        // The rows that are migrated are those of the journal's head, so nothing moves it.
+        let is_activating = base.activation.is_some() && base.is_migrating;
+        if matches!(proposing, Proposing::Nothing | Proposing::NoRoom) && !is_activating {
             self.propose_tick_if_wanted(base, now, out);
         }
         Ok(proposing)
@@ -71,12 +75,8 @@ impl LeaderState {
     fn propose_one(&mut self, base: &mut Base, now: &mut Now, out: &mut Actions) -> Result<Proposing, HaltReason> {
         let is_turn_of_batch = std::mem::take(&mut self.is_turn_of_batch);
         if !is_turn_of_batch {
-            if base.activation.is_some() {
-                let is_alone = self.propose_activation(base, out)?;
-                *now = base.now();
-                if is_alone {
-                    return Ok(Proposing::Nothing);
-                }
+            if self.propose_activation(base, now, out) {
+                return Ok(Proposing::Activation);
             }
             if self.is_trickle() {
                 return Ok(Proposing::Nothing);

@@ -14,6 +14,7 @@ use crate::log::EntryId;
 use crate::partition::actions::{Actions, NextStep, OneshotReply};
 use crate::partition::base::Base;
 use crate::partition::error::{HaltReason, store_failed};
+use crate::partition::hold::Hold;
 use crate::partition::leader::ReplicaRole;
 use crate::partition::message::Input;
 use crate::partition::propose::Proposing;
@@ -27,21 +28,17 @@ pub struct Executor {
     pub(super) hold: Option<Hold>,
 }
 
-/// Why an executor takes nothing but what ends the hold, and its own end.
-pub(super) enum Hold {
-    /// Too much of what others have proposed waits to be written. A leader never holds for that: it proposes nothing
-    /// meanwhile, and what it has proposed is little.
-    Room,
-}
-
 impl Executor {
     /// Takes one input. What is to be done is in `out`, in order, also if the partition halts.
     pub fn step(&mut self, input: Input, out: &mut Actions) -> Result<(), HaltReason> {
         assert!(self.hold.is_none() || input.passes_hold(), "other inputs wait until the hold ends");
         let Self { base, role, hold } = self;
         match input {
-            Input::Quiet if hold.is_some() => return self.look_for_room(out),
-            Input::Quiet => return self.on_quiet(out),
+            Input::Quiet => match hold {
+                None => return self.on_quiet(out),
+                Some(Hold::Room) => return self.look_for_room(out),
+                Some(Hold::Module(_) | Hold::Migration(..) | Hold::Rows(..)) => out.next = NextStep::Message,
+            },
             Input::Submit(submissions) => role.admit(base, submissions, out)?,
             Input::Committed(entry) => {
                 self.on_committed(entry, out)?;
@@ -55,6 +52,9 @@ impl Executor {
                 out.tell(OneshotReply::Drained(reply, self.is_drained()));
             }
             Input::Recalled(recalled) => base.on_recalled(role, recalled, out)?,
+            Input::Loaded(id, loaded) => return self.on_loaded(id, loaded, out),
+            Input::Migrated(end) => return self.on_migrated(*end, out),
+            Input::Replaced(replaced) => return self.on_replaced(replaced, out),
             Input::Checkpoint(request) => base.begin_checkpoint(request),
             Input::Snapshot(asked) => base.on_snapshot_asked(asked, out),
             Input::Halt(reason) => return Err(reason),
@@ -133,7 +133,7 @@ impl Executor {
     /// not lead; it is opened again until it has.
     fn hold_while_behind(&mut self) -> Result<(), HaltReason> {
         let is_leading = matches!(self.role, ReplicaRole::Leading(_));
-        if !is_leading && self.base.is_behind().map_err(store_failed)? {
+        if !is_leading && self.hold.is_none() && self.base.is_behind().map_err(store_failed)? {
             self.hold = Some(Hold::Room);
         }
         Ok(())

@@ -41,6 +41,7 @@ use crate::system::logic::{SYSTEM, System};
 
 mod closing;
 mod confirm_only;
+mod holds;
 mod jars;
 mod leader;
 mod timelines;

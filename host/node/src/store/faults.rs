@@ -1,8 +1,8 @@
 //! Deliberate errors before each call of RocksDB. RocksDB's files are on the real file system, which the simulated disk
 //! does not cover, so this is how tests make any operation of a store fail.
 //!
-//! The number of the call that must fail, counted from now, and the kind of error go in, and that error comes out, once;
-//! or all calls fail for a while. Without such a request this only checks an empty option.
+//! In: the number of the call that must fail, counted from now, and the kind of error. Out: that error, once. Or all
+//! calls fail for a while. Without such a request this only checks an empty option.
 
 use std::io::ErrorKind;
 use std::path::Path;

@@ -6,7 +6,7 @@
 //! writer:   writes up to that state ─▶ copy ─▶ synced, renamed ─▶ writes later deltas
 //! ```
 //! A state that is *kept* is never passed: nothing later is written before the folder has its name and is durable, so a
-//! restart finds the folder, or replays the journal up to the same moment. A *checkpoint* is given up if anything fails.
+//! restart finds the folder, or replays the journal up to the same moment. A *checkpoint* is given up if it fails.
 //! This file does not know what a state is kept for.
 
 use std::fs::File;

@@ -34,10 +34,11 @@ pub struct RowsFile<'s> {
     count: u64,
 }
 
-/// Rows in a complete file. Dropping this removes the file.
+/// Rows in a complete file. Dropping this removes the file. The store cannot be opened again before that.
 pub struct WrittenRows {
     path: PathBuf,
     count: u64,
+    _disk: Arc<Disk>,
 }
 
 impl Drop for WrittenRows {
@@ -79,7 +80,7 @@ impl RowsFile<'_> {
     /// # Errors
     /// The same as for [`Self::put`].
     pub fn finish(mut self) -> Result<Option<WrittenRows>, StoreError> {
-        let rows = WrittenRows { path: self.path, count: self.count };
+        let rows = WrittenRows { path: self.path, count: self.count, _disk: self.disk.clone() };
         if rows.count == 0 {
             return Ok(None);
         }
@@ -106,7 +107,7 @@ impl Store {
 
     /// Puts the rows into the state, as the change of the entry of `meta`. It waits until everything before is written,
     /// all states to be kept are kept, and the log is durable up to that entry, because nothing else may be written.
-    /// Only the executor calls this. The change is durable on return.
+    /// Nothing may be applied meanwhile. The change is durable on return.
     ///
     /// # Errors
     /// The disk is full: the caller must retry. Or the writer has stopped, or [`Store::end_waits`] was called.
@@ -122,7 +123,7 @@ impl Store {
         while pending.seq_written < seq || pending.durable < meta.applied.index || !pending.kept.is_empty() {
             shared.wait_for_writer(&mut pending)?;
         }
-        assert_eq!(pending.seq_applied, seq, "only the executor applies, and it waits here");
+        assert_eq!(pending.seq_applied, seq, "only the executor applies, and it holds meanwhile");
         assert!(pending.deltas.is_empty(), "all of them are written");
         fail::fail_point!("migration::before_replace", |_| std::process::abort());
         // Under the lock, so that no view has rows of one state and the meta row of the other.

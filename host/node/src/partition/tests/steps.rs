@@ -21,6 +21,7 @@ use crate::partition::driver::Driver;
 use crate::partition::error::HaltReason;
 use crate::partition::leader::{LeaderState, ReplicaRole};
 use crate::partition::message::{Input, Message};
+use crate::partition::migrate::MigrationJob;
 use crate::partition::now::Now;
 use crate::partition::open::Files;
 use crate::partition::propose::Proposing;
@@ -29,6 +30,7 @@ use crate::partition::run::Executor;
 use crate::partition::status::RunState;
 use crate::sequencer::admission::Admitted;
 use crate::sequencer::submission::{Refusal, Replies, Reply, Submission};
+use crate::store::{Meta, WrittenRows};
 
 /// An executor that nobody drives but the test.
 pub struct Stepped {
@@ -36,6 +38,9 @@ pub struct Stepped {
     pub messages: Receiver<Message>,
     /// What was proposed and is not committed yet, oldest first.
     proposed: Vec<(Head, Payload)>,
+    /// What the last step that was checked has asked for.
+    pub migrating: Option<Box<MigrationJob>>,
+    pub replacing: Option<Box<(WrittenRows, Meta)>>,
 }
 
 impl Stepped {
@@ -48,7 +53,7 @@ impl Stepped {
         let files = Files::open(options).expect("it opens");
         let (mailbox, messages) = channel();
         let driver = files.driver(options, logic, mailbox);
-        Self { driver, messages, proposed: Vec::new() }
+        Self { driver, messages, proposed: Vec::new(), migrating: None, replacing: None }
     }
 
     /// Takes one input, and carries out what is to be done. A group is not there to propose to.
@@ -123,8 +128,11 @@ impl Stepped {
         }
         for action in out.take() {
             said += &format!("{}\n", words_of(&action));
-            if let Action::Propose { head, payload, .. } = action {
-                self.proposed.push((head, Payload::Entry(payload)));
+            match action {
+                Action::Propose { head, payload, .. } => self.proposed.push((head, Payload::Entry(payload))),
+                Action::Migrate(job) => self.migrating = Some(job),
+                Action::Replace(replacement) => self.replacing = Some(replacement),
+                _ => {}
             }
         }
         match (result, out.next) {
@@ -157,6 +165,9 @@ fn words_of(action: &Action) -> String {
         Action::Propose { term, .. } => format!("propose in term {}", term.0),
         Action::Call { partition, calls } => format!("call partition {partition}, {} calls", calls.len()),
         Action::Recall { entries, .. } => format!("read {} entries", entries.len()),
+        Action::Load(_) => "load a module".to_owned(),
+        Action::Migrate(_) => "migrate".to_owned(),
+        Action::Replace(_) => "replace rows".to_owned(),
         Action::ShowInTransit { .. } => "show in transit".to_owned(),
     }
 }

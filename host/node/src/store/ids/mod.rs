@@ -310,7 +310,7 @@ impl IdIndex {
     }
 
     /// Arranges that everything recorded so far, and nothing later, is put into a new folder, which can be opened as an
-    /// index. Runs are hard links, so the folder must be on the same file system. Once that is durable, the writer calls
+    /// index. Runs are hard links, so the folder must be on the same file system. Once it is durable, the writer calls
     /// `on_copied` with the last entry whose ids the folder has, or with an error: the disk is full or cannot be
     /// written, [`Self::end_waits`] was called, or the folder already holds an index. It is never called if the process
     /// ends first, or the index is dropped. This never waits for a disk.
