@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 pub use statehouse_audit::cli::audit::parse_moment;
-use statehouse_audit::cli::audit::{self, AuditArgs, Opened, Reach, ReplayArgs};
+use statehouse_audit::cli::audit::{self, AuditArgs, OpenSource, Reach, ReplayArgs};
 use statehouse_journal::segments::Mirror;
 use statehouse_node::archive::Archive;
 
@@ -37,6 +37,6 @@ pub fn run(args: AuditArgs<Access>) -> anyhow::Result<ExitCode> {
 }
 
 /// Opens a folder, or an archive by its folder or URL.
-pub fn open_at(path: &Path) -> anyhow::Result<Opened> {
+pub fn open_at(path: &Path) -> anyhow::Result<OpenSource> {
     audit::open_at(path, None, &Online)
 }

@@ -14,8 +14,8 @@ use hyper::Method;
 use serde_json::{Value, json};
 use statehouse_audit::audit::Source;
 use statehouse_audit::audit::replay::history::FolderHistory;
-use statehouse_audit::audit::snapshots::{Checked, make, read_whole, verify};
-use statehouse_audit::audit::transit::Cut;
+use statehouse_audit::audit::snapshots::{SnapshotsReport, make, read_whole, verify};
+use statehouse_audit::audit::transit::ConsistentCut;
 use statehouse_journal::canonical::{Listed, SnapshotFile, list_files};
 use statehouse_journal::disk::RealDisk;
 use statehouse_journal::segments::write_module;
@@ -270,7 +270,7 @@ fn verify_files(args: &VerifyArgs) -> anyhow::Result<ExitCode> {
     Ok(if is_clean { ExitCode::SUCCESS } else { ExitCode::from(1) })
 }
 
-fn checked_text(checked: &[Checked], is_clean: bool) -> String {
+fn checked_text(checked: &[SnapshotsReport], is_clean: bool) -> String {
     let mut rows = table(&["partition", "verified", "after the journal's end"]);
     for partition in checked {
         let stream = format!("{}/{}", partition.machine, partition.partition);
@@ -302,7 +302,7 @@ fn run_restore(args: &RestoreArgs) -> anyhow::Result<ExitCode> {
     let source = open_at(&args.from)?;
     let mut cuts = BTreeMap::new();
     for machine in source.machines()? {
-        let cut = Cut::find(&FolderHistory::new(&source, &machine)?)?;
+        let cut = ConsistentCut::find(&FolderHistory::new(&source, &machine)?)?;
         cuts.insert(machine, cut.time());
     }
     let bar = progress("entries restored");

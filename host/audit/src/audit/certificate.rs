@@ -91,7 +91,7 @@ pub enum CertificateError {
 /// The file.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Sealed {
+struct CertificateFile {
     blake3: String,
     facts: Json,
     key: String,
@@ -132,13 +132,13 @@ impl Certificate {
 
     /// The file's bytes.
     pub fn to_json(&self) -> String {
-        let sealed = Sealed {
+        let content = CertificateFile {
             blake3: self.digest.to_string(),
             facts: self.facts.to_value(),
             key: self.key.to_string(),
             signature: self.signature.to_string(),
         };
-        let value = serde_json::to_value(sealed).expect("texts and integers only");
+        let value = serde_json::to_value(content).expect("texts and integers only");
         let mut text = String::new();
         write_canonical(&value, &mut text).expect("texts and integers only");
         text.push('\n');
@@ -183,26 +183,27 @@ impl Facts {
 /// nothing else.
 pub fn verify(file: &[u8], key: Option<PublicKey>) -> Result<Certificate, CertificateError> {
     let malformed = |error: serde_json::Error| CertificateError::Malformed(error.to_string());
-    let sealed: Sealed = serde_json::from_slice(file).map_err(malformed)?;
-    if let Some(found) = sealed.facts.get("format").and_then(Json::as_u64).filter(|found| *found != u64::from(FORMAT)) {
+    let content: CertificateFile = serde_json::from_slice(file).map_err(malformed)?;
+    if let Some(found) = content.facts.get("format").and_then(Json::as_u64).filter(|found| *found != u64::from(FORMAT))
+    {
         return Err(CertificateError::Format { found: u32::try_from(found).unwrap_or(u32::MAX) });
     }
     // The facts were signed as they stand in the file, whatever this version would make of them.
     let mut text = String::new();
-    write_canonical(&sealed.facts, &mut text).map_err(|what| CertificateError::Malformed(what.to_owned()))?;
+    write_canonical(&content.facts, &mut text).map_err(|what| CertificateError::Malformed(what.to_owned()))?;
     let digest = Digest::of(text.as_bytes());
-    if digest.to_string() != sealed.blake3 {
-        return Err(CertificateError::Hash { expected: sealed.blake3, found: digest.to_string() });
+    if digest.to_string() != content.blake3 {
+        return Err(CertificateError::Hash { expected: content.blake3, found: digest.to_string() });
     }
-    let signer: PublicKey = sealed.key.parse()?;
-    let signature: Signature = sealed.signature.parse()?;
+    let signer: PublicKey = content.key.parse()?;
+    let signature: Signature = content.signature.parse()?;
     if !signer.has_signed(text.as_bytes(), &signature) {
-        return Err(CertificateError::Signature { key: sealed.key });
+        return Err(CertificateError::Signature { key: content.key });
     }
     if let Some(expected) = key.filter(|key| *key != signer) {
         return Err(CertificateError::Key { expected: expected.to_string(), found: signer.to_string() });
     }
-    let facts: Facts = serde_json::from_value(sealed.facts).map_err(malformed)?;
+    let facts: Facts = serde_json::from_value(content.facts).map_err(malformed)?;
     Ok(Certificate { facts, digest, key: signer, signature })
 }
 

@@ -16,7 +16,7 @@ use statehouse_abi::value::Value;
 
 use crate::audit::error::AuditError;
 use crate::audit::heads::Heads;
-use crate::audit::source::{PartitionSource, Read, Source};
+use crate::audit::source::{PartitionSource, ReadEntry, Source};
 use crate::ids::{CommandId, Micros, NodeId, PartitionId};
 use crate::machine::entry::{Batch, Entry, EntryKind, Part};
 use crate::machine::journal::{Journal, Verdict};
@@ -29,11 +29,11 @@ pub struct Line {
     pub position: String,
     pub time: Micros,
     pub kind: EntryKind,
-    pub what: What,
+    pub what: LineContent,
 }
 
 #[derive(Clone, Debug)]
-pub enum What {
+pub enum LineContent {
     Tick,
     Activation {
         module: String,
@@ -99,13 +99,13 @@ pub(super) fn step_text(key: CallKey) -> String {
     format!("{what}step {}{again}", key.branch + 1)
 }
 
-fn heard(progress: &Progress) -> What {
+fn heard(progress: &Progress) -> LineContent {
     let outcome = match &progress.outcome {
         Outcome::Done { .. } => "done".to_owned(),
         Outcome::Refused { code, .. } => format!("refused {code}"),
         Outcome::NothingDone => "nothing done".to_owned(),
     };
-    What::Heard {
+    LineContent::Heard {
         id: progress.command(),
         step: step_text(progress.key),
         outcome,
@@ -113,13 +113,13 @@ fn heard(progress: &Progress) -> What {
     }
 }
 
-fn ordered(order: &Order) -> What {
+fn ordered(order: &Order) -> LineContent {
     let name = match order.kind {
         OrderKind::Abort => "abort",
         OrderKind::Settle => "settle",
     };
     let (by, vouched, why) = (order.by.clone(), order.vouched(), order.why.clone());
-    What::Ordered { id: order.command(), order: name, by, vouched, why }
+    LineContent::Ordered { id: order.command(), order: name, by, vouched, why }
 }
 
 /// Passes every line of these partitions to `each`, in order, until it breaks. If an entity is named, only what was
@@ -150,7 +150,7 @@ pub fn list(
 /// The entries of one partition.
 struct Walk<'p> {
     partition: &'p PartitionSource,
-    entries: Box<dyn Iterator<Item = Result<Read, AuditError>> + 'p>,
+    entries: Box<dyn Iterator<Item = Result<ReadEntry, AuditError>> + 'p>,
     journal: Journal,
     heads: Heads,
 }
@@ -199,8 +199,10 @@ fn lines(
     }
     let Some(batch) = entry.batch() else {
         let what = match entry.activation() {
-            Ok(activation) => What::Activation { module: activation.module.to_string(), schema: activation.schema },
-            Err(_) => What::Tick,
+            Ok(activation) => {
+                LineContent::Activation { module: activation.module.to_string(), schema: activation.schema }
+            }
+            Err(_) => LineContent::Tick,
         };
         return Ok(vec![line(0, what)]);
     };
@@ -230,7 +232,7 @@ fn lines(
         let mut rendered = rendered.into_iter();
         let body = rendered.next().unwrap_or(Value::Null);
         let events = if part == LinePart::End { Vec::new() } else { rendered.collect() };
-        let what = What::Command {
+        let what = LineContent::Command {
             id,
             part,
             name: command.name.to_owned(),

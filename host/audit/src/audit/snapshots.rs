@@ -39,7 +39,7 @@ pub struct Snapshots {
 
 /// The partition whose snapshots are checked.
 #[derive(Clone, Copy, Debug)]
-pub struct Of<'a> {
+pub struct CheckedPartition<'a> {
     pub cluster: ClusterId,
     pub machine: &'a str,
     pub partition: PartitionId,
@@ -47,7 +47,7 @@ pub struct Of<'a> {
 
 impl Snapshots {
     /// Reads every byte of all files in the folder that are named like snapshots.
-    pub fn read(folder: &Path, of: Of<'_>) -> Self {
+    pub fn read(folder: &Path, of: CheckedPartition<'_>) -> Self {
         let mut found = Self::default();
         match list_files(&RealDisk, folder) {
             Ok(files) => files.iter().for_each(|file| found.add(file, of)),
@@ -56,7 +56,7 @@ impl Snapshots {
         found
     }
 
-    fn add(&mut self, file: &Path, of: Of<'_>) {
+    fn add(&mut self, file: &Path, of: CheckedPartition<'_>) {
         let name = file.file_name().map(|name| name.to_string_lossy().into_owned());
         match read_whole(file) {
             Err(error) => self.faults.push(fault_of(&error, name)),
@@ -138,7 +138,7 @@ impl Snapshots {
 
 /// The result of checking the snapshots of one partition.
 #[derive(Clone, Debug, Serialize)]
-pub struct Checked {
+pub struct SnapshotsReport {
     pub machine: String,
     pub partition: PartitionId,
     /// How many equal the replayed state.
@@ -153,7 +153,7 @@ pub struct Checked {
 ///
 /// # Errors
 /// A journal cannot be replayed as far as they need it.
-pub fn verify(source: &Source, files: &[PathBuf], on_entry: &dyn Fn(u64)) -> Result<Vec<Checked>, AuditError> {
+pub fn verify(source: &Source, files: &[PathBuf], on_entry: &dyn Fn(u64)) -> Result<Vec<SnapshotsReport>, AuditError> {
     let mut named: BTreeMap<(String, PartitionId), Vec<&PathBuf>> = BTreeMap::new();
     for file in files {
         let facts = SnapshotFile::open(&RealDisk, file)?.listed().facts.clone();
@@ -184,7 +184,7 @@ fn replay(
     opened: &PartitionSource,
     mut snapshots: Snapshots,
     on_entry: &dyn Fn(u64),
-) -> Result<Checked, AuditError> {
+) -> Result<SnapshotsReport, AuditError> {
     let end = snapshots.end();
     let (mut replay, mut heads) = (Replay::new(opened.genesis), Heads::new(&opened.genesis));
     let mut entries = opened.entries();
@@ -202,7 +202,7 @@ fn replay(
         on_entry(1);
     }
     let (machine, partition, ahead) = (opened.machine.clone(), opened.partition, snapshots.waiting());
-    Ok(Checked { machine, partition, verified: snapshots.verified, ahead, faults: snapshots.faults })
+    Ok(SnapshotsReport { machine, partition, verified: snapshots.verified, ahead, faults: snapshots.faults })
 }
 
 /// Makes a snapshot of a partition from its journal alone: at a moment, or at its end. At a midnight the file equals,
@@ -241,7 +241,7 @@ pub fn make(
     }
     let midnight = at.filter(|at| matches!(at, Moment::Time(time) if Days::is_midnight(*time)));
     let days = midnight.and(after).and_then(|after| Days::between(journal.time, after));
-    let Of { cluster, machine, partition } = source.of(opened);
+    let CheckedPartition { cluster, machine, partition } = source.of(opened);
     durable::create_dir_all(folder).map_err(|source| AuditError::Io { path: folder.to_owned(), source })?;
     let facts = Facts { cluster, machine: machine.to_owned(), partition, journal, days };
     let mut writer = SnapshotWriter::begin(Arc::new(RealDisk), folder, &facts)?;

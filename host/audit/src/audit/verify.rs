@@ -12,13 +12,13 @@ use statehouse_abi::key::split_key;
 use statehouse_abi::outcome::GroupOutcome;
 
 use crate::audit::error::AuditError;
+use crate::audit::evidence::{self, KnownEntry};
 use crate::audit::heads::Heads;
 use crate::audit::ids::{Finding, Ids};
 use crate::audit::replay::history::FolderHistory;
-use crate::audit::shown::{self, Shown};
 use crate::audit::snapshots::Snapshots;
-use crate::audit::source::{PartitionSource, Read, Source};
-use crate::audit::transit::{Cut, Moves, TransitReport, Transits};
+use crate::audit::source::{PartitionSource, ReadEntry, Source};
+use crate::audit::transit::{ConsistentCut, Moves, TransitReport, Transits};
 use crate::ids::PartitionId;
 use crate::log::LogError;
 use crate::machine::entry::{Entry, EntryKind, Part};
@@ -94,7 +94,7 @@ pub struct Report {
 pub fn verify(source: &Source, only: Option<&str>, on_entry: &dyn Fn(u64)) -> Result<Report, AuditError> {
     let (mut partitions, mut in_transit) = (Vec::new(), Vec::new());
     let (mut findings, mut finding_count) = (Vec::new(), 0);
-    let mut expected = shown::partitions(source);
+    let mut expected = evidence::partitions(source);
     expected.retain(|(machine, _), _| only.is_none_or(|only| only == machine));
     for machine in &machines_of(source, only, &expected)? {
         let found = source.partitions(machine)?;
@@ -102,7 +102,7 @@ pub fn verify(source: &Source, only: Option<&str>, on_entry: &dyn Fn(u64)) -> Re
         let is_divided = 1 < found.len();
         let is_complete = expected.keys().all(|(of, _)| of != machine);
         let transits = if is_complete { transits_of(source, machine, is_divided)? } else { None };
-        let mut seen = Seen { here: PartitionId(0), ids: Ids::default(), transits };
+        let mut seen = VerifyState { here: PartitionId(0), ids: Ids::default(), transits };
         let first = partitions.len();
         for partition in found {
             partitions.push(match source.partition(machine, partition) {
@@ -138,7 +138,7 @@ pub fn verify(source: &Source, only: Option<&str>, on_entry: &dyn Fn(u64)) -> Re
 /// `None`: a journal cannot be read.
 fn transits_of(source: &Source, machine: &str, is_divided: bool) -> Result<Option<Transits>, AuditError> {
     let history = FolderHistory::new(source, machine)?;
-    let cut = if is_divided { Cut::find(&history) } else { Ok(Cut::end()) };
+    let cut = if is_divided { ConsistentCut::find(&history) } else { Ok(ConsistentCut::end()) };
     Ok(cut.map(Transits::new).ok())
 }
 
@@ -157,7 +157,7 @@ fn machines_of(
 }
 
 /// What was seen so far in the partitions of a machine.
-struct Seen {
+struct VerifyState {
     /// The partition that is being read.
     here: PartitionId,
     ids: Ids,
@@ -212,7 +212,7 @@ fn empty(machine: &str, partition: PartitionId) -> PartitionReport {
 fn verify_partition(
     source: &Source,
     partition: &PartitionSource,
-    seen: &mut Seen,
+    seen: &mut VerifyState,
     on_entry: &dyn Fn(u64),
 ) -> PartitionReport {
     let mut report = empty(&partition.machine, partition.partition);
@@ -280,19 +280,19 @@ fn verify_partition(
 /// Checks whether something else in the folder knows of entries after the last one.
 fn find_missing_end(partition: &PartitionSource, replay: &Replay) -> Option<Fault> {
     let end = replay.journal.index;
-    let Shown { index, by } = partition.shown.as_ref().filter(|shown| end < shown.index)?;
+    let KnownEntry { index, by } = partition.known.as_ref().filter(|known| end < known.index)?;
     let detail = format!("the journal ends with entry {end}, and {by} knows of entry {index}: its end is lost");
     Some(Fault { kind: "missing", detail, segment: None, offset: None, journal_index: Some(end.0) })
 }
 
 /// What an entry is about to move between partitions. An entry that turns out to be void moves nothing.
-fn moves_of(seen: &Seen, replay: &Replay, entry: &Entry) -> Option<Result<Moves, TransitError>> {
+fn moves_of(seen: &VerifyState, replay: &Replay, entry: &Entry) -> Option<Result<Moves, TransitError>> {
     let (transits, logic) = (seen.transits.as_ref()?, replay.logic.as_ref()?);
     transits.measure(logic.as_ref(), seen.here, entry, &replay.rows)
 }
 
 fn note_moves(
-    seen: &mut Seen,
+    seen: &mut VerifyState,
     replay: &Replay,
     entry: &Entry,
     moves: Option<Result<Moves, TransitError>>,
@@ -305,7 +305,7 @@ fn note_moves(
     Ok(())
 }
 
-fn fault_at(kind: &'static str, detail: String, read: &Read) -> Fault {
+fn fault_at(kind: &'static str, detail: String, read: &ReadEntry) -> Fault {
     Fault {
         kind,
         detail,
@@ -316,7 +316,7 @@ fn fault_at(kind: &'static str, detail: String, read: &Read) -> Fault {
 }
 
 /// Counts an effective entry, and looks for ids that were used before.
-fn count(report: &mut PartitionReport, partition: &PartitionSource, replay: &Replay, read: &Read, ids: &mut Ids) {
+fn count(report: &mut PartitionReport, partition: &PartitionSource, replay: &Replay, read: &ReadEntry, ids: &mut Ids) {
     report.entries += 1;
     let Some(batch) = read.entry.batch() else { return };
     let is_end = read.entry.header().kind == EntryKind::Saga;

@@ -12,7 +12,7 @@ use hyper::Method;
 use serde_json::{Map, Value};
 use statehouse_audit::audit::replay::words::parse_approved;
 use statehouse_audit::audit::replay::{Report, Verdict};
-use statehouse_audit::cli::audit::{Named, ReplayArgs, find_named, give};
+use statehouse_audit::cli::audit::{CandidateSource, ReplayArgs, find_source, give};
 use statehouse_kernel::ids::ModuleId;
 use statehouse_node::api::ReplayPage;
 
@@ -58,9 +58,9 @@ async fn ask(args: &ReplayArgs<Access>, client: &Client) -> anyhow::Result<u8> {
 
 /// The body of the request.
 async fn wanted(args: &ReplayArgs<Access>, client: &Client) -> anyhow::Result<Value> {
-    let candidate = match find_named(args) {
-        Ok(Named::Wasm(wasm)) => ModuleId::of(&wasm).to_string(),
-        Ok(Named::Id(id)) => id.to_string(),
+    let candidate = match find_source(args) {
+        Ok(CandidateSource::Wasm(wasm)) => ModuleId::of(&wasm).to_string(),
+        Ok(CandidateSource::Id(id)) => id.to_string(),
         // The node knows it by this version, or by an id that begins with this text.
         Err(_) => {
             let name = args.candidate.clone().unwrap_or_default();

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::audit::error::AuditError;
 use crate::audit::replay::report::Difference;
-use crate::audit::replay::{Class, Filter, History, Journaled, Mode, ReplayFault, Request};
+use crate::audit::replay::{Class, Filter, History, Mode, PartitionJournal, ReplayFault, Request};
 use crate::ids::{LogIndex, ModuleId, PartitionId};
 use crate::limits::{SHADOW_BYTES_MAX, SHADOW_VIEW_AGE_MAX};
 use crate::log::{LogEntry, Payload};
@@ -127,7 +127,7 @@ impl History for Here {
         self.count
     }
 
-    fn open(&self, partition: PartitionId) -> Result<Box<dyn Journaled>, AuditError> {
+    fn open(&self, partition: PartitionId) -> Result<Box<dyn PartitionJournal>, AuditError> {
         Err(AuditError::Live(format!("partition {partition} is followed, and not read from its beginning")))
     }
 

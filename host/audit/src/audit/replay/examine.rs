@@ -14,7 +14,7 @@ use crate::audit::replay::class::Decision;
 use crate::audit::replay::error::ReplayFault;
 use crate::audit::replay::judge::{Task, apply_recorded};
 use crate::audit::replay::plans::Item;
-use crate::audit::replay::render::{self, About, hex, key_text, text_of};
+use crate::audit::replay::render::{self, CommandContext, hex, key_text, text_of};
 use crate::audit::replay::report::{ModuleFacts, OpText, RowChange, Side};
 use crate::audit::replay::state::{Overlay, State};
 use crate::ids::CommandId;
@@ -38,7 +38,7 @@ pub fn rows_before<'s>(
 }
 
 /// What was recorded, as the module that recorded it sees it.
-pub fn recorded_side(task: &Task<'_>, rows: &Overlay<'_>, group: usize, about: About<'_>) -> Side {
+pub fn recorded_side(task: &Task<'_>, rows: &Overlay<'_>, group: usize, about: CommandContext<'_>) -> Side {
     let decision = Decision::recorded(task.batch, group);
     let (ops, outcome) = part_of(task.batch, group..group + 1, &ExtraKeys::new());
     let parsed = OpsBlock::parse_trusted(&ops).expect("the host wrote this block");
@@ -52,7 +52,7 @@ pub fn deciding_side(
     rows: &Overlay<'_>,
     group: usize,
     decision: &Decision,
-    about: About<'_>,
+    about: CommandContext<'_>,
 ) -> Result<Side, ReplayFault> {
     let Item::Decide(planned) = &task.items[group] else {
         return Ok(side(task.logic, decision, None, rows, about));
@@ -69,7 +69,7 @@ pub fn side(
     decision: &Decision,
     ops: Option<(&OpsBlock<'_>, Option<&[u8]>)>,
     rows: &Overlay<'_>,
-    about: About<'_>,
+    about: CommandContext<'_>,
 ) -> Side {
     let mut side = Side {
         module: ModuleFacts::of(logic.id(), logic.describe()),

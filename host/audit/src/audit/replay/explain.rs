@@ -24,7 +24,7 @@ use crate::machine::replica::position_count;
 
 /// The life of one command.
 #[derive(Clone, Debug, Serialize)]
-pub struct Explained {
+pub struct Explanation {
     /// The record compared with the candidate; the class may be `same`.
     #[serde(flatten)]
     pub difference: Difference,
@@ -34,7 +34,7 @@ pub struct Explained {
 }
 
 /// Explains the command that has this position.
-pub fn explain(history: &dyn History, request: &Request, position: Position) -> Result<Explained, ReplayFault> {
+pub fn explain(history: &dyn History, request: &Request, position: Position) -> Result<Explanation, ReplayFault> {
     if history.partition_count() <= position.partition.0 {
         let machine = history.machine().to_owned();
         return Err(AuditError::NoPartition { machine, partition: position.partition.0 }.into());
@@ -57,7 +57,7 @@ pub fn explain(history: &dyn History, request: &Request, position: Position) -> 
     Err(AuditError::Gone.into())
 }
 
-fn explain_in(mut walk: Walk<'_>, entry: &Entry, position: Position) -> Result<Explained, ReplayFault> {
+fn explain_in(mut walk: Walk<'_>, entry: &Entry, position: Position) -> Result<Explanation, ReplayFault> {
     let missing = || ReplayFault::NoCommand { position: position.to_string() };
     let batch = entry.batch().ok_or_else(missing)?;
     let mut n = 0;
@@ -102,7 +102,7 @@ fn explain_in(mut walk: Walk<'_>, entry: &Entry, position: Position) -> Result<E
         ])
     })?;
     let control = control_side.ok_or_else(missing)?;
-    Ok(Explained { difference, control })
+    Ok(Explanation { difference, control })
 }
 
 fn decision(task: &Task<'_>, rows: &Overlay<'_>, group: usize) -> Result<Decision, ReplayFault> {

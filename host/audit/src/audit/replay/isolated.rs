@@ -20,11 +20,11 @@ use crate::audit::replay::class::{Class, Decision};
 use crate::audit::replay::error::ReplayFault;
 use crate::audit::replay::examine::{command_of, deciding_side, recorded_side, rows_before, short};
 use crate::audit::replay::history::History;
-use crate::audit::replay::judge::{Found, Judged, Task, apply_all, judge};
+use crate::audit::replay::judge::{GroupDifference, Judgement, Task, apply_all, judge};
 use crate::audit::replay::plans::{Facts, Item, Places, items_of};
-use crate::audit::replay::render::{self, About};
-use crate::audit::replay::report::{Brief, Covered, Difference};
-use crate::audit::replay::request::{Mode, Request, Seen};
+use crate::audit::replay::render::{self, CommandContext};
+use crate::audit::replay::report::{Brief, CoveredRange, Difference};
+use crate::audit::replay::request::{FilterSubject, Mode, Request};
 use crate::audit::replay::state::{State, is_of_host};
 use crate::audit::replay::tally::{Place, Tally, slot_of};
 use crate::ids::{Micros, ModuleId};
@@ -50,13 +50,13 @@ pub struct Walk<'a> {
     /// The candidate's rows, if they differ.
     pub own: Option<State>,
     pub tally: Tally,
-    pub(super) covered: Covered,
+    pub(super) covered: CoveredRange,
 }
 
 /// The result of a walk.
-pub struct Walked {
+pub struct WalkOutcome {
     pub tally: Tally,
-    pub covered: Covered,
+    pub covered: CoveredRange,
     /// The candidate's rows at the end: its `apply` over the recorded events.
     pub state: State,
 }
@@ -70,7 +70,7 @@ pub enum Flow {
 
 impl<'a> Walk<'a> {
     pub fn new(history: &'a dyn History, request: &'a Request, places: Places, genesis: Journal) -> Self {
-        let covered = Covered {
+        let covered = CoveredRange {
             partition: places.here,
             entries: 0,
             void_entries: 0,
@@ -107,7 +107,7 @@ impl<'a> Walk<'a> {
         Ok(Flow::GoesOn)
     }
 
-    pub fn finish(mut self) -> Walked {
+    pub fn finish(mut self) -> WalkOutcome {
         if self.request.mode == Mode::Cumulative {
             let here = self.places.here;
             let due = |saga: Saga| saga.due().into_iter().map(move |key| slot_of(here, saga.command.id(), key));
@@ -123,7 +123,7 @@ impl<'a> Walk<'a> {
         if 0 < same {
             self.tally.classes.entry(Class::Same).or_default().count += same;
         }
-        Walked { tally: self.tally, covered: self.covered, state: self.own.unwrap_or(self.recorded) }
+        WalkOutcome { tally: self.tally, covered: self.covered, state: self.own.unwrap_or(self.recorded) }
     }
 
     fn not_replayed(&self, source: ReplayError) -> ReplayFault {
@@ -191,22 +191,22 @@ impl<'a> Walk<'a> {
         let candidate = self.request.candidate.clone();
         let batch = entry.batch().expect("its kind says so");
         let is_decided = self.request.from.is_none_or(|from| from <= entry.header().time);
-        let mut judged = Judged::default();
+        let mut judgement = Judgement::default();
         if is_decided {
             let items = items_of(candidate.as_ref(), recorder.as_ref(), entry, self.places, Facts::Kept);
             let task = self.task(candidate.as_ref(), entry, &batch, &items);
-            judged = judge(&task, self.own.as_ref().unwrap_or(&self.recorded))?;
-            self.count(entry, &batch, &items, judged.found.len());
-            if !judged.found.is_empty() {
-                self.on_found(recorder.as_ref(), entry, &batch, &items, &judged)?;
+            judgement = judge(&task, self.own.as_ref().unwrap_or(&self.recorded))?;
+            self.count(entry, &batch, &items, judgement.differences.len());
+            if !judgement.differences.is_empty() {
+                self.on_found(recorder.as_ref(), entry, &batch, &items, &judgement)?;
             }
         }
         let task = self.task(candidate.as_ref(), entry, &batch, &[]);
         let state = self.own.as_ref().unwrap_or(&self.recorded);
-        match judged.writes {
+        match judgement.writes {
             Some(writes) => self.write(entry, &batch, batch.ops.raw(), writes),
             None => {
-                let (ops, writes) = apply_all(&task, state, &judged.extra)?;
+                let (ops, writes) = apply_all(&task, state, &judgement.extra)?;
                 self.write(entry, &batch, &ops, writes)
             }
         }
@@ -265,21 +265,21 @@ impl<'a> Walk<'a> {
         entry: &Entry,
         batch: &Batch<'_>,
         items: &[Item],
-        judged: &Judged,
+        judgement: &Judgement,
     ) -> Result<(), ReplayFault> {
         let candidate = self.request.candidate.clone();
         let drifted: BTreeSet<usize> = if recorder.id() == candidate.id() {
-            judged.found.iter().map(|found| found.group).collect()
+            judgement.differences.iter().map(|found| found.group).collect()
         } else {
             let control = items_of(recorder, recorder, entry, self.places, Facts::Kept);
             let control = judge(&self.task(recorder, entry, batch, &control), &self.recorded)?;
-            control.found.iter().map(|found| found.group).collect()
+            control.differences.iter().map(|found| found.group).collect()
         };
-        for found in &judged.found {
+        for found in &judgement.differences {
             let class = if drifted.contains(&found.group) { Class::HostDrift } else { found.class };
             self.tally.differing.insert((self.places.here.0, entry.header().index.0, found.group));
             let task = self.task(candidate.as_ref(), entry, batch, items);
-            self.report(&task, recorder, class, found, judged)?;
+            self.report(&task, recorder, class, found, judgement)?;
         }
         Ok(())
     }
@@ -289,8 +289,8 @@ impl<'a> Walk<'a> {
         task: &Task<'_>,
         recorder: &dyn Logic,
         class: Class,
-        found: &Found,
-        judged: &Judged,
+        found: &GroupDifference,
+        judgement: &Judgement,
     ) -> Result<(), ReplayFault> {
         let (entry, batch) = (task.entry, task.batch);
         let recorded = Decision::recorded(batch, found.group);
@@ -308,9 +308,9 @@ impl<'a> Walk<'a> {
         let brief = self.brief(entry, batch, found.group, class, is_root, [&recorded, &found.decision]);
         if is_first {
             let own = self.own.as_ref().unwrap_or(&self.recorded);
-            let rows = rows_before(task, own, found.group, &judged.extra)?;
+            let rows = rows_before(task, own, found.group, &judgement.extra)?;
             let control = self.task(recorder, entry, batch, &[]);
-            let rows_recorded = rows_before(&control, &self.recorded, found.group, &judged.extra)?;
+            let rows_recorded = rows_before(&control, &self.recorded, found.group, &judgement.extra)?;
             let difference = self.difference(brief.clone(), entry, batch, found.group, recorder, |about| {
                 Ok([
                     recorded_side(&control, &rows_recorded, found.group, about),
@@ -371,14 +371,14 @@ impl<'a> Walk<'a> {
         batch: &Batch<'_>,
         group: usize,
         recorder: &dyn Logic,
-        sides: impl FnOnce(About<'_>) -> Result<[crate::audit::replay::report::Side; 2], ReplayFault>,
+        sides: impl FnOnce(CommandContext<'_>) -> Result<[crate::audit::replay::report::Side; 2], ReplayFault>,
     ) -> Result<Difference, ReplayFault> {
         let number = batch.ops.group(group).command;
         let command = batch.command(number as usize);
         let (id, _) = command_of(entry, command.id, number);
         let time = entry.header().time;
         let position = brief.position.clone();
-        let about = About { command: &command, id: id.0, time, position: &position };
+        let about = CommandContext { command: &command, id: id.0, time, position: &position };
         let [recorded, candidate] = sides(about)?;
         Ok(Difference {
             brief,
@@ -469,7 +469,7 @@ pub fn is_reported(
         entities.extend(steps.map(|step| step.entity.as_slice()));
     }
     let time: Micros = entry.header().time;
-    request.filter.accepts(&Seen { id, command: command.name, time, entities: &entities, codes })
+    request.filter.accepts(&FilterSubject { id, command: command.name, time, entities: &entities, codes })
 }
 
 fn put_all(state: &mut State, applied: &Applied) {

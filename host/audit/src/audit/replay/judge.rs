@@ -11,7 +11,7 @@ use statehouse_abi::outcome::{GroupOutcome, OutcomeBlock};
 use crate::audit::replay::blocks::{ExtraKeys, add_extra, part_of};
 use crate::audit::replay::class::{Class, Decision};
 use crate::audit::replay::error::ReplayFault;
-use crate::audit::replay::plans::{Item, Planned};
+use crate::audit::replay::plans::{GroupPlan, Item};
 use crate::audit::replay::state::{Overlay, State};
 use crate::ids::PartitionId;
 use crate::machine::decide::{Decided, decide};
@@ -33,7 +33,7 @@ pub struct Task<'a> {
 
 /// A group that is decided otherwise than it was.
 #[derive(Clone, Debug)]
-pub struct Found {
+pub struct GroupDifference {
     pub group: usize,
     pub class: Class,
     pub decision: Decision,
@@ -41,8 +41,8 @@ pub struct Found {
 
 /// The result of deciding a batch again.
 #[derive(Default)]
-pub struct Judged {
-    pub found: Vec<Found>,
+pub struct Judgement {
+    pub differences: Vec<GroupDifference>,
     /// Keys that the module needs beside the recorded ones.
     pub extra: ExtraKeys,
     /// What `apply` makes of the recorded events; present only if everything, including the keys, is as recorded.
@@ -50,8 +50,8 @@ pub struct Judged {
 }
 
 /// Decides the batch on the rows before it.
-pub fn judge(task: &Task<'_>, state: &State) -> Result<Judged, ReplayFault> {
-    let mut judged = Judged::default();
+pub fn judge(task: &Task<'_>, state: &State) -> Result<Judgement, ReplayFault> {
+    let mut judgement = Judgement::default();
     let mut overlay = Overlay::on(state);
     let group_count = task.items.len();
     let (mut next, mut chunk) = (0, group_count);
@@ -62,9 +62,9 @@ pub fn judge(task: &Task<'_>, state: &State) -> Result<Judged, ReplayFault> {
                 continue;
             }
             Item::Decided(decision) => {
-                judged.compare(task, next, decision.clone(), true);
+                judgement.compare(task, next, decision.clone(), true);
                 if next + 1 < group_count && is_accepted(task, next) {
-                    apply_recorded(task, &mut overlay, next..next + 1, &judged.extra)?;
+                    apply_recorded(task, &mut overlay, next..next + 1, &judgement.extra)?;
                 }
                 next += 1;
                 continue;
@@ -74,13 +74,13 @@ pub fn judge(task: &Task<'_>, state: &State) -> Result<Judged, ReplayFault> {
         let end = run_end(task.items, next, chunk);
         let (decided, groups) = decide_run(task, &overlay, next..end)?;
         if groups.len() == group_count && is_as_recorded(task, &decided) {
-            judged.writes = Some(decided.writes);
-            return Ok(judged);
+            judgement.writes = Some(decided.writes);
+            return Ok(judgement);
         }
-        match judged.compare_run(task, &decided, &groups) {
+        match judgement.compare_run(task, &decided, &groups) {
             Some(differing) => {
                 if differing + 1 < group_count {
-                    apply_recorded(task, &mut overlay, next..differing + 1, &judged.extra)?;
+                    apply_recorded(task, &mut overlay, next..differing + 1, &judgement.extra)?;
                 }
                 (next, chunk) = (differing + 1, 1);
             }
@@ -94,7 +94,7 @@ pub fn judge(task: &Task<'_>, state: &State) -> Result<Judged, ReplayFault> {
             }
         }
     }
-    Ok(judged)
+    Ok(judgement)
 }
 
 /// The end of the groups that can be decided in one call: it lies before a group that cannot be decided.
@@ -138,7 +138,7 @@ fn is_accepted(task: &Task<'_>, group: usize) -> bool {
     matches!(task.batch.outcome.group(group), GroupOutcome::Events { .. })
 }
 
-impl Judged {
+impl Judgement {
     /// Compares groups with the record, up to the first difference that changes rows; returns the number of that group.
     fn compare_run(&mut self, task: &Task<'_>, decided: &Decided, groups: &[usize]) -> Option<usize> {
         let ops = OpsBlock::parse_trusted(&decided.ops).expect("the host wrote this block");
@@ -164,13 +164,13 @@ impl Judged {
         if class == Class::Same {
             return false;
         }
-        self.found.push(Found { group, class, decision });
+        self.differences.push(GroupDifference { group, class, decision });
         true
     }
 }
 
 /// What the module decides about one command alone, on these rows.
-pub fn decide_alone(task: &Task<'_>, rows: &Overlay<'_>, planned: &Planned) -> Result<Decision, ReplayFault> {
+pub fn decide_alone(task: &Task<'_>, rows: &Overlay<'_>, planned: &GroupPlan) -> Result<Decision, ReplayFault> {
     let fetch = |ops: &OpsBlock<'_>| Ok::<_, ReplayFault>(rows.fetch(ops));
     let decided = decide(task.logic, task.entry.header().context(), &[planned.view()], fetch)?;
     let ops = OpsBlock::parse_trusted(&decided.ops).expect("the host wrote this block");

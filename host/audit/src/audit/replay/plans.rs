@@ -27,13 +27,13 @@ pub const CANCELLED: &str = "cancelled";
 pub enum Item {
     /// Recorded by the host; no module decides it again.
     Fact,
-    Decide(Box<Planned>),
+    Decide(Box<GroupPlan>),
     /// There is nothing to decide: the module refuses to plan it, or fails.
     Decided(Decision),
 }
 
 /// A group as it is to be decided.
-pub struct Planned {
+pub struct GroupPlan {
     plan: Plan,
     role: OpRole,
     /// The part that continues in other partitions; `plan` is then the first branch.
@@ -42,7 +42,7 @@ pub struct Planned {
     pub is_alike: bool,
 }
 
-impl Planned {
+impl GroupPlan {
     /// The plan that carries out a branch of a command, or undoes it.
     pub fn of_block(block: Vec<u8>, role: OpRole) -> Self {
         let plan = Plan::all(block).expect("the host wrote this block").remove(0).expect("it holds one plan");
@@ -106,7 +106,7 @@ pub fn items_of(logic: &dyn Logic, recorder: &dyn Logic, entry: &Entry, places: 
         let plans = Plan::all(calls.finish(Vec::new())).expect("the host wrote this block");
         for ((group, role), plan) in called.into_iter().zip(plans) {
             let plan = plan.expect("each item is a plan");
-            items[group] = Some(Item::Decide(Box::new(Planned { plan, role, saga: None, is_alike: true })));
+            items[group] = Some(Item::Decide(Box::new(GroupPlan { plan, role, saga: None, is_alike: true })));
         }
     }
     let commands: Vec<EntryCommand<'_>> = wanted.iter().map(|(_, command)| *command).collect();
@@ -268,12 +268,12 @@ fn place(
     let is_body_alike = view.body == command.body;
     let Some(saga) = saga else {
         let is_alike = is_body_alike && recorded.is_none() && is_steps_alike(&view, batch, group);
-        return Item::Decide(Box::new(Planned { plan, role: OpRole::Step, saga: None, is_alike }));
+        return Item::Decide(Box::new(GroupPlan { plan, role: OpRole::Step, saga: None, is_alike }));
     };
     let is_alike = is_body_alike && recorded.is_some_and(|recorded| is_saga_alike(recorded, &saga));
     let block = saga.branches[0].to_plan(Form::Do, view.home, view.body);
-    let first = Planned::of_block(block, OpRole::Step);
-    Item::Decide(Box::new(Planned { saga: Some(saga), is_alike, ..first }))
+    let first = GroupPlan::of_block(block, OpRole::Step);
+    Item::Decide(Box::new(GroupPlan { saga: Some(saga), is_alike, ..first }))
 }
 
 fn is_steps_alike(view: &PlanView<'_>, batch: &Batch<'_>, group: usize) -> bool {

@@ -39,7 +39,7 @@ pub struct Report {
     /// Whether all partitions are covered from their first entries and every difference is reported, as a certificate
     /// requires.
     pub is_whole: bool,
-    pub partitions: Vec<Covered>,
+    pub partitions: Vec<CoveredRange>,
     pub counts: Counts,
     /// Each class that occurs, including `same`.
     pub classes: BTreeMap<Class, ClassCount>,
@@ -78,7 +78,7 @@ impl ModuleFacts {
 
 /// The part of a partition that was replayed.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Covered {
+pub struct CoveredRange {
     pub partition: PartitionId,
     /// Effective entries, including those before the beginning of the range, whose events are applied.
     pub entries: u64,

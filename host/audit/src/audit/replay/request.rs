@@ -56,7 +56,7 @@ pub struct Filter {
 }
 
 /// What a filter looks at.
-pub struct Seen<'a> {
+pub struct FilterSubject<'a> {
     pub id: CommandId,
     pub command: &'a str,
     pub time: Micros,
@@ -72,14 +72,14 @@ impl Filter {
         *self == Self::default()
     }
 
-    pub fn accepts(&self, seen: &Seen<'_>) -> bool {
-        let is_entity = |wanted: &String| seen.entities.contains(&wanted.as_bytes());
-        let is_code = |wanted: &String| seen.codes.contains(&Some(wanted.as_str()));
+    pub fn accepts(&self, subject: &FilterSubject<'_>) -> bool {
+        let is_entity = |wanted: &String| subject.entities.contains(&wanted.as_bytes());
+        let is_code = |wanted: &String| subject.codes.contains(&Some(wanted.as_str()));
         self.entity.as_ref().is_none_or(is_entity)
             && self.code.as_ref().is_none_or(is_code)
-            && self.id.is_none_or(|id| id == seen.id)
-            && self.command.as_ref().is_none_or(|command| command == seen.command)
-            && self.after.is_none_or(|after| after <= seen.time)
-            && self.before.is_none_or(|before| seen.time <= before)
+            && self.id.is_none_or(|id| id == subject.id)
+            && self.command.as_ref().is_none_or(|command| command == subject.command)
+            && self.after.is_none_or(|after| after <= subject.time)
+            && self.before.is_none_or(|before| subject.time <= before)
     }
 }

@@ -6,7 +6,7 @@
 //! | `replay.json` | what is replayed, and where each journal ended when it began: later entries are not part of it |
 //! | `partition-N` | the walk over a partition up to one entry, as follows |
 //! | … magic | `shreplay2\n` |
-//! | … walk | length u64 and JSON of [`Saved`] |
+//! | … walk | length u64 and JSON of [`SavedWalk`] |
 //! | … rows, once or twice | count u64, then for each row the key and the row, each with a length u32 |
 //! | … hash | 32 bytes blake3 of everything before |
 //!
@@ -25,10 +25,10 @@ use crate::audit::replay::Meter;
 use crate::audit::replay::class::Class;
 use crate::audit::replay::coverage::Counter;
 use crate::audit::replay::error::ReplayFault;
-use crate::audit::replay::history::{History, Journaled};
-use crate::audit::replay::isolated::{Flow, Walk, Walked};
+use crate::audit::replay::history::{History, PartitionJournal};
+use crate::audit::replay::isolated::{Flow, Walk, WalkOutcome};
 use crate::audit::replay::plans::Places;
-use crate::audit::replay::report::{Brief, ClassCount, Counts, Covered, Difference};
+use crate::audit::replay::report::{Brief, ClassCount, Counts, CoveredRange, Difference};
 use crate::audit::replay::request::Request;
 use crate::audit::replay::state::State;
 use crate::audit::replay::tally::{Place, Slots, Tally};
@@ -86,18 +86,18 @@ struct Run {
 }
 
 /// A replay under way.
-pub struct Kept<'k> {
+pub struct ResumableReplay<'k> {
     keep: &'k Keep,
     run: Run,
 }
 
 /// A walk up to one effective entry, without its rows.
 #[derive(Serialize, Deserialize)]
-struct Saved {
+struct SavedWalk {
     identity: Digest,
     is_over: bool,
     journal: SavedJournal,
-    covered: Covered,
+    covered: CoveredRange,
     has_own: bool,
     counts: Counts,
     classes: BTreeMap<Class, ClassCount>,
@@ -123,13 +123,13 @@ struct SavedJournal {
 }
 
 /// A walk as it was read back.
-struct Found {
-    saved: Saved,
+struct ResumedWalk {
+    saved: SavedWalk,
     recorded: State,
     own: Option<State>,
 }
 
-impl<'k> Kept<'k> {
+impl<'k> ResumableReplay<'k> {
     /// Begins, or continues with what is in the folder.
     ///
     /// # Errors
@@ -138,7 +138,7 @@ impl<'k> Kept<'k> {
         keep: &'k Keep,
         history: &dyn History,
         request: &Request,
-        opened: &[(PartitionId, Box<dyn Journaled>)],
+        opened: &[(PartitionId, Box<dyn PartitionJournal>)],
     ) -> Result<Self, ReplayFault> {
         let identity = identity(history, request);
         let ends = opened.iter().map(|(partition, opened)| (partition.0, opened.end())).collect();
@@ -182,12 +182,12 @@ impl<'k> Kept<'k> {
         history: &dyn History,
         request: &Request,
         places: Places,
-        opened: &dyn Journaled,
+        opened: &dyn PartitionJournal,
         meter: &Meter<'_>,
-    ) -> Result<Walked, ReplayFault> {
+    ) -> Result<WalkOutcome, ReplayFault> {
         let mut entries = opened.entries();
         let mut walk = Walk::new(history, request, places, opened.genesis());
-        if let Some(Found { saved, recorded, own }) = self.find(places.here) {
+        if let Some(ResumedWalk { saved, recorded, own }) = self.find(places.here) {
             skip(history, places.here, &saved.journal, opened.genesis(), &mut entries, meter, self.keep)?;
             let is_over = saved.is_over;
             saved.restore(&mut walk, history)?;
@@ -224,7 +224,8 @@ impl<'k> Kept<'k> {
     /// Returns the size of what was written.
     fn save(&self, walk: &Walk<'_>, is_over: bool) -> Result<u64, ReplayFault> {
         let Some(folder) = &self.keep.folder else { return Ok(0) };
-        let json = serde_json::to_vec(&Saved::of(self.run.identity, walk, is_over)).expect("texts and integers only");
+        let json =
+            serde_json::to_vec(&SavedWalk::of(self.run.identity, walk, is_over)).expect("texts and integers only");
         let mut bytes = MAGIC.to_vec();
         bytes.extend_from_slice(&(json.len() as u64).to_le_bytes());
         bytes.extend_from_slice(&json);
@@ -240,7 +241,7 @@ impl<'k> Kept<'k> {
         Ok(bytes.len() as u64)
     }
 
-    fn find(&self, partition: PartitionId) -> Option<Found> {
+    fn find(&self, partition: PartitionId) -> Option<ResumedWalk> {
         let bytes = std::fs::read(self.keep.folder.as_ref()?.join(name_of(partition))).ok()?;
         let (content, hash) = bytes.split_last_chunk::<32>()?;
         if blake3::hash(content) != *hash {
@@ -249,13 +250,13 @@ impl<'k> Kept<'k> {
         let rest = content.strip_prefix(MAGIC)?;
         let (size, rest) = rest.split_first_chunk::<8>()?;
         let (json, mut rest) = rest.split_at_checked(usize::try_from(u64::from_le_bytes(*size)).ok()?)?;
-        let saved: Saved = serde_json::from_slice(json).ok()?;
+        let saved: SavedWalk = serde_json::from_slice(json).ok()?;
         if saved.identity != self.run.identity {
             return None;
         }
         let recorded = read_rows(&mut rest)?;
         let own = if saved.has_own { Some(read_rows(&mut rest)?) } else { None };
-        Some(Found { saved, recorded, own })
+        Some(ResumedWalk { saved, recorded, own })
     }
 }
 
@@ -316,7 +317,7 @@ fn skip(
     if journal.head == saved.head { Ok(()) } else { Err(ReplayFault::OtherHistory { partition, index: saved.index }) }
 }
 
-impl Saved {
+impl SavedWalk {
     fn of(identity: Digest, walk: &Walk<'_>, is_over: bool) -> Self {
         let Journal { index, head, time, module, schema, activation } = walk.journal;
         let tally = &walk.tally;
@@ -378,12 +379,12 @@ impl Saved {
 }
 
 /// A journal up to where it ended when the replay began.
-pub struct Bounded {
-    pub journal: Box<dyn Journaled>,
+pub struct BoundedJournal {
+    pub journal: Box<dyn PartitionJournal>,
     pub end: u64,
 }
 
-impl Journaled for Bounded {
+impl PartitionJournal for BoundedJournal {
     fn genesis(&self) -> Journal {
         self.journal.genesis()
     }

@@ -17,7 +17,7 @@ use statehouse_abi::value::Value;
 
 use crate::audit::replay::explain::explain;
 use crate::audit::replay::report::{Difference, RowChange, Verdict};
-use crate::audit::replay::tests::maker::{Maker, Sent, id_of};
+use crate::audit::replay::tests::maker::{ClientCommand, Maker, id_of};
 use crate::audit::replay::tests::purse::{Purse, variant};
 use crate::audit::replay::{Class, Filter, Meter, Mode, ReplayFault, Report, Request, run};
 use crate::ids::{Micros, ModuleId, PartitionId};
@@ -50,17 +50,17 @@ fn uuid(id: u64) -> Value {
     Value::text(id_of(id).to_string())
 }
 
-fn put(id: u64, purse: &str, amount: i64) -> Sent {
+fn put(id: u64, purse: &str, amount: i64) -> ClientCommand {
     let body =
         Value::map([("purse", Value::text(purse)), ("amount", Value::Int(amount.into())), ("request_id", uuid(id))]);
-    Sent { id, name: "put", body }
+    ClientCommand { id, name: "put", body }
 }
 
-fn close(id: u64, purse: &str) -> Sent {
-    Sent { id, name: "close", body: Value::map([("purse", Value::text(purse)), ("request_id", uuid(id))]) }
+fn close(id: u64, purse: &str) -> ClientCommand {
+    ClientCommand { id, name: "close", body: Value::map([("purse", Value::text(purse)), ("request_id", uuid(id))]) }
 }
 
-fn pay(id: u64, from: &str, to: &str, amount: i64, by: Option<&str>) -> Sent {
+fn pay(id: u64, from: &str, to: &str, amount: i64, by: Option<&str>) -> ClientCommand {
     let mut members = vec![
         ("from", Value::text(from)),
         ("to", Value::text(to)),
@@ -68,7 +68,7 @@ fn pay(id: u64, from: &str, to: &str, amount: i64, by: Option<&str>) -> Sent {
         ("request_id", uuid(id)),
     ];
     members.extend(by.map(|by| ("by", Value::text(by))));
-    Sent { id, name: "pay", body: Value::map(members) }
+    ClientCommand { id, name: "pay", body: Value::map(members) }
 }
 
 /// Names of purses in one partition.
@@ -100,7 +100,7 @@ fn unsettled(mut maker: Maker, seed: u64, commands: u64) -> Maker {
     let purses: Vec<Vec<String>> = (0..PARTITIONS as usize).map(|partition| names(&maker, partition, 3)).collect();
     let mut id = 1;
     for (partition, purses) in purses.iter().enumerate() {
-        let sent: Vec<Sent> = (id..).zip(purses).map(|(id, purse)| put(id, purse, 200)).collect();
+        let sent: Vec<ClientCommand> = (id..).zip(purses).map(|(id, purse)| put(id, purse, 200)).collect();
         id += sent.len() as u64;
         maker.batch(partition, &sent);
     }
@@ -175,7 +175,7 @@ fn batch_of(amounts: &[i64]) -> (Maker, usize) {
     let partition = 1;
     let purses = names(&maker, partition, 2);
     maker.batch(partition, &[put(1, &purses[0], 100), put(2, &purses[1], 100)]);
-    let sent: Vec<Sent> =
+    let sent: Vec<ClientCommand> =
         (3..).zip(amounts).map(|(id, amount)| pay(id, &purses[0], &purses[1], *amount, None)).collect();
     maker.batch(partition, &sent);
     (maker, partition)
@@ -316,9 +316,9 @@ fn a_filter_and_a_range_choose_what_is_reported() {
 }
 
 /// Logic under the id of another module: a host that no longer decides what it decided then.
-struct Renamed(ModuleId, Arc<dyn Logic>);
+struct RenamedLogic(ModuleId, Arc<dyn Logic>);
 
-impl Logic for Renamed {
+impl Logic for RenamedLogic {
     fn id(&self) -> ModuleId {
         self.0
     }
@@ -376,7 +376,7 @@ impl Logic for Renamed {
 fn a_host_that_drifted_is_told_from_a_module_that_differs() {
     let (mut maker, _) = batch_of(&[60, 5]);
     let id = purse::<{ variant::RECORDED }>().id();
-    maker.replace(id, Arc::new(Renamed(id, purse::<{ variant::LIMIT }>())));
+    maker.replace(id, Arc::new(RenamedLogic(id, purse::<{ variant::LIMIT }>())));
     let report = replay(&maker, purse::<{ variant::LIMIT }>(), Mode::Isolated);
     assert_eq!((report.difference_count(), report.count_of(Class::HostDrift)), (1, 1), "{:?}", report.classes);
     assert_eq!(Verdict::of(&report, &BTreeMap::new()), Verdict::Inconclusive);

@@ -6,7 +6,7 @@
 use std::fmt::Write;
 use std::time::Duration;
 
-use crate::audit::replay::explain::Explained;
+use crate::audit::replay::explain::Explanation;
 use crate::audit::replay::report::{Difference, Side};
 use crate::audit::replay::{Class, Report, Verdict};
 use crate::cli::output::table;
@@ -68,9 +68,9 @@ pub fn report_page(report: &Report, verdict: Verdict, took: Duration) -> String 
 }
 
 /// The life of one command: the record, the same module now, and the candidate.
-pub fn explained_page(explained: &Explained) -> String {
-    let mut out = format!("{}\n{}", explained.difference.brief.class, difference_text(&explained.difference));
-    side_text(&mut out, "decided again by the recorded module", &explained.control);
+pub fn explanation_page(explanation: &Explanation) -> String {
+    let mut out = format!("{}\n{}", explanation.difference.brief.class, difference_text(&explanation.difference));
+    side_text(&mut out, "decided again by the recorded module", &explanation.control);
     out
 }
 

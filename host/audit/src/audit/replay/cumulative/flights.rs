@@ -46,7 +46,7 @@ pub struct Flights {
 }
 
 /// What a participant must do.
-pub enum Due {
+pub enum ParticipantTask {
     /// Carry out this branch, or undo it.
     Steps { block: Vec<u8>, is_undo: bool },
     /// There is nothing to undo, and never will be.
@@ -86,13 +86,13 @@ impl Flights {
     }
 
     /// What is due for a call now; `None` if it was never made, or was carried out already.
-    pub fn find_due(&self, command: FlightId, key: CallKey) -> Option<Due> {
+    pub fn find_due(&self, command: FlightId, key: CallKey) -> Option<ParticipantTask> {
         let flight = self.flights.get(&command)?;
         if !flight.sent.contains(&key) || flight.done.contains_key(&key) {
             return None;
         }
         if key.call == Call::Claim {
-            return Some(Due::Claim);
+            return Some(ParticipantTask::Claim);
         }
         let saga = &flight.saga;
         let is_undo = key.call == Call::Undo;
@@ -104,12 +104,14 @@ impl Flights {
             };
             match on_cancel(known) {
                 OnCancel::Undo => {}
-                OnCancel::NothingDone | OnCancel::Forbid | OnCancel::AskAgain => return Some(Due::NothingDone),
+                OnCancel::NothingDone | OnCancel::Forbid | OnCancel::AskAgain => {
+                    return Some(ParticipantTask::NothingDone);
+                }
             }
         }
         let home = &saga.plan.branches[0].steps[0].entity;
         let block = saga.branch(key).to_plan(saga.form(key), home, &saga.command.body);
-        Some(Due::Steps { block, is_undo })
+        Some(ParticipantTask::Steps { block, is_undo })
     }
 
     /// The row of a command in flight.

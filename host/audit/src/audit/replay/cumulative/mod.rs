@@ -20,9 +20,9 @@ use crate::audit::replay::class::Class;
 use crate::audit::replay::cumulative::flights::Flights;
 use crate::audit::replay::cumulative::schedule::Schedule;
 use crate::audit::replay::error::ReplayFault;
-use crate::audit::replay::history::{History, Journaled};
+use crate::audit::replay::history::{History, PartitionJournal};
 use crate::audit::replay::request::Request;
-use crate::audit::replay::resume::Kept;
+use crate::audit::replay::resume::ResumableReplay;
 use crate::audit::replay::state::State;
 use crate::audit::replay::tally::{Place, Tally};
 use crate::ids::{Micros, ModuleId};
@@ -30,7 +30,7 @@ use crate::machine::entry::{Entry, EntryKind};
 use crate::machine::logic::Logic;
 
 /// The result of the simulation.
-pub struct Simulated {
+pub struct SimulationOutcome {
     pub tally: Tally,
     pub states: Vec<State>,
 }
@@ -56,15 +56,15 @@ pub(super) struct Simulation<'a> {
 pub(super) fn simulate(
     history: &dyn History,
     request: &Request,
-    opened: &[&dyn Journaled],
+    journals: &[&dyn PartitionJournal],
     isolated: Tally,
     meter: &Meter<'_>,
-    kept: &Kept<'_>,
-) -> Result<Simulated, ReplayFault> {
-    let mut simulation = Simulation::new(history, request, opened.len(), isolated);
-    let mut schedule = Schedule::new(history.machine(), opened)?;
+    resumable: &ResumableReplay<'_>,
+) -> Result<SimulationOutcome, ReplayFault> {
+    let mut simulation = Simulation::new(history, request, journals.len(), isolated);
+    let mut schedule = Schedule::new(history.machine(), journals)?;
     while let Some((partition, head, entry)) = schedule.next_effective()? {
-        kept.check_stopped()?;
+        resumable.check_stopped()?;
         let time = entry.header().time;
         if request.to.is_some_and(|to| to < time) {
             break;
@@ -131,7 +131,7 @@ impl<'a> Simulation<'a> {
         Ok(())
     }
 
-    fn finish(mut self) -> Simulated {
+    fn finish(mut self) -> SimulationOutcome {
         let mut tally = self.tally;
         tally.counts.in_flight = self.flights.count();
         let differing = tally.differing.len() as u64;
@@ -156,7 +156,7 @@ impl<'a> Simulation<'a> {
         tally.counts.events = isolated.counts.events;
         tally.counts.facts = isolated.counts.facts;
         tally.counts.activations = isolated.counts.activations;
-        Simulated { tally, states: self.states }
+        SimulationOutcome { tally, states: self.states }
     }
 }
 

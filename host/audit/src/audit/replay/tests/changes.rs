@@ -13,7 +13,7 @@ use statehouse_guest::borsh;
 
 use crate::audit::replay::class::Decision;
 use crate::audit::replay::history::History;
-use crate::audit::replay::tests::maker::{Maker, Sent};
+use crate::audit::replay::tests::maker::{ClientCommand, Maker};
 use crate::audit::replay::tests::purse::{Op, variant};
 use crate::audit::replay::tests::{Numbers, PARTITIONS, check_same, close, maker, names, pay, purse, put, replay};
 use crate::audit::replay::{Class, Mode, Report};
@@ -25,9 +25,9 @@ use crate::machine::logic::{Fault, Logic, Pace};
 const COSTLY: i64 = 555;
 
 /// A module that exhausts its budget, which native logic never does.
-struct Costly(Arc<dyn Logic>);
+struct CostlyLogic(Arc<dyn Logic>);
 
-impl Logic for Costly {
+impl Logic for CostlyLogic {
     fn id(&self) -> ModuleId {
         self.0.id()
     }
@@ -87,7 +87,7 @@ fn every_entry_is_decided_by_its_own_module_through_activations_and_rollbacks() 
         if 0 < number {
             maker.activate(module);
         }
-        let sent: Vec<Sent> = vec![
+        let sent: Vec<ClientCommand> = vec![
             put(id + 1, &purses[0], 100),
             pay(id + 2, &purses[0], &purses[1], 60, None),
             pay(id + 3, &purses[0], &purses[1], 100_000, None),
@@ -113,13 +113,13 @@ fn every_entry_is_decided_by_its_own_module_through_activations_and_rollbacks() 
 /// Both protocols, closed payees, panics, budgets, late and early calls; a migration in the middle, with commands in
 /// flight.
 fn everything(seed: u64) -> Maker {
-    let mut maker = Maker::new(Arc::new(Costly(purse::<{ variant::RECORDED }>())), PARTITIONS);
+    let mut maker = Maker::new(Arc::new(CostlyLogic(purse::<{ variant::RECORDED }>())), PARTITIONS);
     let mut numbers = Numbers(seed);
     let purses: Vec<Vec<String>> = (0..PARTITIONS as usize).map(|partition| names(&maker, partition, 3)).collect();
     let mut id = 0;
     for round in 0..90 {
         if round == 45 {
-            maker.activate(Arc::new(Costly(purse::<{ variant::SCHEMA }>())));
+            maker.activate(Arc::new(CostlyLogic(purse::<{ variant::SCHEMA }>())));
         }
         let partition = numbers.below(u64::from(PARTITIONS)) as usize;
         let mut sent = Vec::new();

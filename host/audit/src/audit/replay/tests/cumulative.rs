@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::audit::replay::tests::maker::{Maker, Sent, Step};
+use crate::audit::replay::tests::maker::{ClientCommand, Maker, Step};
 use crate::audit::replay::tests::purse::variant;
 use crate::audit::replay::tests::{
     Numbers, PARTITIONS, balances, batch_of, check_same, first, maker, names, pay, purse, put, replay,
@@ -95,7 +95,7 @@ fn payments(seed: u64) -> (Maker, Puts, Payments) {
     }
     for _ in 0..120 {
         let partition = numbers.below(u64::from(PARTITIONS)) as usize;
-        let mut sent: Vec<Sent> = Vec::new();
+        let mut sent: Vec<ClientCommand> = Vec::new();
         for _ in 0..1 + numbers.below(3) {
             let from = &purses[partition][numbers.below(2) as usize];
             let to = &purses[numbers.below(u64::from(PARTITIONS)) as usize][numbers.below(2) as usize];

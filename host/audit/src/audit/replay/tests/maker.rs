@@ -15,7 +15,7 @@ use statehouse_abi::role;
 use statehouse_abi::value::Value;
 
 use crate::audit::error::AuditError;
-use crate::audit::replay::history::{History, Journaled};
+use crate::audit::replay::history::{History, PartitionJournal};
 use crate::audit::replay::state::State;
 use crate::ids::{CommandId, Digest, JournalIndex, Micros, ModuleId, PartitionId, Position};
 use crate::machine::decide::block::BlockBuilder;
@@ -34,7 +34,7 @@ use crate::saga::status::EventRecord;
 use crate::saga::{Call, CallKey, Derivation, Form, Moment, Origin, Outcome, Progress, Records, Saga, SagaPlan, Start};
 
 /// A command that a client sends.
-pub struct Sent {
+pub struct ClientCommand {
     pub id: u64,
     pub name: &'static str,
     pub body: Value,
@@ -177,10 +177,10 @@ impl Maker {
     }
 
     /// One batch of a partition; all commands have their home there.
-    pub fn batch(&mut self, partition: usize, sent: &[Sent]) {
+    pub fn batch(&mut self, partition: usize, sent: &[ClientCommand]) {
         let (here, count) = (PartitionId(partition as u32), self.parts.len() as u32);
         let mut input = PlanInWriter::default();
-        for Sent { id, name, body } in sent {
+        for ClientCommand { id, name, body } in sent {
             let command = self.logic.describe().commands.iter().position(|declared| declared.name == *name);
             let command = command.expect("the module has the command") as u32;
             let body = body.to_cbor().expect("a body of plain values");
@@ -409,7 +409,7 @@ struct Entries {
     entries: Vec<Entry>,
 }
 
-impl Journaled for Entries {
+impl PartitionJournal for Entries {
     fn genesis(&self) -> Journal {
         self.genesis
     }
@@ -436,7 +436,7 @@ impl History for Maker {
         self.parts.len() as u32
     }
 
-    fn open(&self, partition: PartitionId) -> Result<Box<dyn Journaled>, AuditError> {
+    fn open(&self, partition: PartitionId) -> Result<Box<dyn PartitionJournal>, AuditError> {
         let genesis = Journal::genesis(&[7; 16], self.machine(), partition);
         Ok(Box::new(Entries { genesis, entries: self.parts[partition.0 as usize].entries.clone() }))
     }
