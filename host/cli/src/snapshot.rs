@@ -16,7 +16,7 @@ use statehouse_audit::audit::Source;
 use statehouse_audit::audit::replay::history::FolderHistory;
 use statehouse_audit::audit::snapshots::{SnapshotsReport, make, read_whole, verify};
 use statehouse_audit::audit::transit::ConsistentCut;
-use statehouse_journal::canonical::{Listed, SnapshotFile, list_files};
+use statehouse_journal::canonical::{ListedFile, SnapshotFile, list_files};
 use statehouse_journal::disk::RealDisk;
 use statehouse_journal::segments::write_module;
 use statehouse_kernel::ids::{JournalIndex, ModuleId, NodeId, PartitionId};
@@ -185,7 +185,7 @@ fn list(args: &ListArgs) -> anyhow::Result<ExitCode> {
 }
 
 /// The snapshots in a folder whose manifest is valid.
-fn files_of(source: &Source, machine: &str) -> anyhow::Result<Vec<Listed>> {
+fn files_of(source: &Source, machine: &str) -> anyhow::Result<Vec<ListedFile>> {
     let mut found = Vec::new();
     for partition in source.partitions(machine)? {
         let opened = source.partition(machine, partition)?;

@@ -18,7 +18,7 @@ use crate::audit::error::AuditError;
 use crate::audit::heads::Heads;
 use crate::audit::source::{PartitionSource, Source};
 use crate::audit::verify::Fault;
-use crate::canonical::{CanonicalError, Days, Facts, Listed, SnapshotFile, SnapshotWriter, copy_file, list_files};
+use crate::canonical::{CanonicalError, Days, Facts, ListedFile, SnapshotFile, SnapshotWriter, copy_file, list_files};
 use crate::disk::RealDisk;
 use crate::durable;
 use crate::ids::{ClusterId, JournalIndex, Micros, PartitionId};
@@ -29,9 +29,9 @@ use crate::machine::replay::Replay;
 #[derive(Default)]
 pub struct Snapshots {
     /// By the entry at which they stand.
-    waiting: BTreeMap<JournalIndex, Vec<Listed>>,
+    waiting: BTreeMap<JournalIndex, Vec<ListedFile>>,
     /// The snapshots at the last entry that stand for midnights, with the time of that entry.
-    last: Vec<(Listed, Micros)>,
+    last: Vec<(ListedFile, Micros)>,
     /// How many were found to equal the replayed state.
     pub verified: u64,
     pub faults: Vec<Fault>,
@@ -130,7 +130,7 @@ impl Snapshots {
         self.waiting.values().map(|files| files.len() as u64).sum()
     }
 
-    fn fault(&mut self, listed: &Listed, detail: String) {
+    fn fault(&mut self, listed: &ListedFile, detail: String) {
         let (segment, journal_index) = (Some(listed.name.clone()), Some(listed.facts.journal.index.0));
         self.faults.push(Fault { kind: "snapshot", detail, segment, offset: None, journal_index });
     }
@@ -215,7 +215,7 @@ pub fn make(
     opened: &PartitionSource,
     at: Option<Moment>,
     folder: &Path,
-) -> Result<Listed, AuditError> {
+) -> Result<ListedFile, AuditError> {
     let mut after = None;
     let replay = opened.replay(source, |entry| {
         let is_wanted = match at {
@@ -277,7 +277,7 @@ pub fn copy(from: &Path, to: &Path, last: JournalIndex) -> Result<u64, AuditErro
 ///
 /// # Errors
 /// It is not as it was written.
-pub fn read_whole(file: &Path) -> Result<Listed, CanonicalError> {
+pub fn read_whole(file: &Path) -> Result<ListedFile, CanonicalError> {
     let mut opened = SnapshotFile::open(&RealDisk, file)?;
     opened.visit(|_, _| {})?;
     Ok(opened.listed().clone())

@@ -24,7 +24,7 @@ use crate::machine::native::Native;
 use crate::machine::replay::{Replay, ReplayError};
 use crate::records::logic::System;
 use crate::registry::{self, Registry};
-use crate::segments::{Manifest, Mirror, Placed, SegmentsReader, modules_folder, partition_folder};
+use crate::segments::{Manifest, Mirror, PlacedEntry, SegmentsReader, modules_folder, partition_folder};
 
 /// A data folder, or a folder of journal segments, opened for an audit.
 pub struct Source {
@@ -281,7 +281,7 @@ impl PartitionSource {
         let is_whole = released.is_none();
         let placed = segments.entries(self.genesis.index, self.genesis.head).take_while(move |_| is_whole);
         let read = placed.map(|placed| {
-            let Placed { entry, file, offset } = placed?;
+            let PlacedEntry { entry, file, offset } = placed?;
             let number = entry.header().index.0;
             Ok(ReadEntry { entry, number, segment: file, offset, is_committed: true })
         });

@@ -88,7 +88,7 @@ pub(super) struct Chunk {
 
 /// A complete file, as it is listed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Listed {
+pub struct ListedFile {
     pub name: String,
     /// The size of the file.
     pub bytes: u64,
@@ -137,10 +137,10 @@ impl Manifest {
         HEADER_SIZE as u64 + self.chunks.iter().map(|chunk| u64::from(chunk.bytes)).sum::<u64>()
     }
 
-    pub fn listed(&self, bytes: u64, blake3: Digest) -> Listed {
+    pub fn listed(&self, bytes: u64, blake3: Digest) -> ListedFile {
         let facts = self.facts();
         let name = file_name(facts.journal.index, facts.days, blake3);
-        Listed { name, bytes, rows: self.rows, state_digest: Digest(self.state_digest), blake3, facts }
+        ListedFile { name, bytes, rows: self.rows, state_digest: Digest(self.state_digest), blake3, facts }
     }
 }
 

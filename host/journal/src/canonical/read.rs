@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::error::{CanonicalError, SnapshotDamage};
-use super::manifest::{CHUNK_BYTES, FORMAT, HEADER_SIZE, Listed, MAGIC, Manifest, TRAILER_SIZE};
+use super::manifest::{CHUNK_BYTES, FORMAT, HEADER_SIZE, ListedFile, MAGIC, Manifest, TRAILER_SIZE};
 use super::write::hash;
 use crate::disk::{Disk, DiskFile};
 use crate::ids::Digest;
@@ -23,7 +23,7 @@ const CHUNK_BYTES_MAX: usize = CHUNK_BYTES + KEY_BYTES_MAX + ROW_BYTES_MAX + 8;
 pub struct SnapshotFile {
     file: Arc<dyn DiskFile>,
     manifest: Manifest,
-    listed: Listed,
+    listed: ListedFile,
 }
 
 impl SnapshotFile {
@@ -77,7 +77,7 @@ impl SnapshotFile {
         Ok(Self { file, manifest, listed })
     }
 
-    pub fn listed(&self) -> &Listed {
+    pub fn listed(&self) -> &ListedFile {
         &self.listed
     }
 

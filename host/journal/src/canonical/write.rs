@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::error::CanonicalError;
-use super::manifest::{CHUNK_BYTES, Chunk, Facts, HEADER_SIZE, Listed, Manifest, TRAILER_SIZE, header};
-use crate::disk::{Disk, Unfinished};
+use super::manifest::{CHUNK_BYTES, Chunk, Facts, HEADER_SIZE, ListedFile, Manifest, TRAILER_SIZE, header};
+use crate::disk::{Disk, UnfinishedFile};
 use crate::ids::Digest;
 
 /// The prefix of names that no reader looks for.
@@ -19,7 +19,7 @@ const BUFFER_BYTES: usize = 1 << 20;
 
 pub struct SnapshotWriter {
     folder: PathBuf,
-    file: BufWriter<Unfinished>,
+    file: BufWriter<UnfinishedFile>,
     manifest: Manifest,
     /// The rows of the chunk that is not full yet.
     chunk: Vec<u8>,
@@ -71,7 +71,7 @@ impl SnapshotWriter {
     ///
     /// # Errors
     /// An error of the disk.
-    pub fn finish(mut self) -> Result<Listed, CanonicalError> {
+    pub fn finish(mut self) -> Result<ListedFile, CanonicalError> {
         if !self.chunk.is_empty() {
             self.end_chunk()?;
         }
@@ -80,7 +80,7 @@ impl SnapshotWriter {
         let manifest = minicbor::to_vec(&self.manifest).expect("a vector takes all bytes");
         let size = u32::try_from(manifest.len()).expect("some forty bytes for each megabyte of rows").to_le_bytes();
         let hash = hash(&header(), &manifest, size);
-        let write = |file: &mut BufWriter<Unfinished>| {
+        let write = |file: &mut BufWriter<UnfinishedFile>| {
             file.write_all(&manifest)?;
             file.write_all(&size)?;
             file.write_all(&hash.0)
@@ -110,9 +110,9 @@ impl SnapshotWriter {
 }
 
 /// A file in the folder that no other writer uses, and no reader looks for.
-pub(super) fn begin_file(disk: Arc<dyn Disk>, folder: &Path) -> std::io::Result<Unfinished> {
+pub(super) fn begin_file(disk: Arc<dyn Disk>, folder: &Path) -> std::io::Result<UnfinishedFile> {
     let name = format!("{WRITING}{:016x}", rand::random::<u64>());
-    Unfinished::create(disk, folder.join(name))
+    UnfinishedFile::create(disk, folder.join(name))
 }
 
 /// The hash at the end of a file.

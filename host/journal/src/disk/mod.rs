@@ -27,7 +27,7 @@ use bytes::Bytes;
 pub use real::RealDisk;
 #[cfg(any(test, feature = "testing"))]
 pub use sim::{SimDisk, SimOp};
-pub use unfinished::Unfinished;
+pub use unfinished::UnfinishedFile;
 
 /// A file system. Paths are given in full. Every call blocks.
 pub trait Disk: Send + Sync + 'static {

@@ -78,7 +78,7 @@ fn an_unfinished_file_has_its_name_once_it_is_whole_or_is_gone() {
         [(Arc::new(RealDisk), real.path()), (Arc::new(simulated), Path::new("/a"))];
     for (disk, dir) in disks {
         let begin = || {
-            let mut file = Unfinished::create(disk.clone(), dir.join("aside")).expect("the folder is there");
+            let mut file = UnfinishedFile::create(disk.clone(), dir.join("aside")).expect("the folder is there");
             file.write_all(b"one").and_then(|()| file.write_all(b"two")).expect("nothing fails");
             assert_eq!(file.end(), 6);
             file

@@ -25,7 +25,7 @@ pub enum Node {
 pub struct Tree {
     folders: Vec<Folder>,
     /// The changes since their folders were synced, oldest first. Each one happens completely or not at all.
-    changes: Vec<Vec<Naming>>,
+    changes: Vec<Vec<NameChange>>,
 }
 
 #[derive(Clone, Default)]
@@ -36,7 +36,7 @@ struct Folder {
 
 /// A name in a folder, and the thing it stands for from now on.
 #[derive(Clone)]
-struct Naming {
+struct NameChange {
     folder: usize,
     name: String,
     node: Option<Node>,
@@ -90,7 +90,7 @@ impl Tree {
                 None => {
                     self.folders.push(Folder::default());
                     let made = self.folders.len() - 1;
-                    self.change(vec![Naming::new(at, name, Some(Node::Folder(made)))]);
+                    self.change(vec![NameChange::new(at, name, Some(Node::Folder(made)))]);
                     made
                 }
             };
@@ -106,7 +106,7 @@ impl Tree {
         if let Some(Node::Folder(_)) = self.folders[folder].names.get(name) {
             return Err(ErrorKind::IsADirectory.into());
         }
-        self.change(vec![Naming::new(folder, name, Some(Node::File(file)))]);
+        self.change(vec![NameChange::new(folder, name, Some(Node::File(file)))]);
         Ok(())
     }
 
@@ -128,7 +128,7 @@ impl Tree {
     }
 
     fn put_name(&mut self, folder: usize, name: &str, node: Node) {
-        let naming = Naming::new(folder, name, Some(node));
+        let naming = NameChange::new(folder, name, Some(node));
         naming.happen(&mut self.folders[folder].names);
         naming.happen(&mut self.folders[folder].synced);
     }
@@ -144,8 +144,8 @@ impl Tree {
             (Node::File(_), Some(Node::Folder(_))) => return Err(ErrorKind::IsADirectory.into()),
             _ => {}
         }
-        let gone = Naming::new(from_folder, from_name, None);
-        self.change(vec![gone, Naming::new(to_folder, to_name, Some(node))]);
+        let gone = NameChange::new(from_folder, from_name, None);
+        self.change(vec![gone, NameChange::new(to_folder, to_name, Some(node))]);
         Ok(())
     }
 
@@ -155,7 +155,7 @@ impl Tree {
         match self.folders[folder].names.get(name).ok_or(ErrorKind::NotFound)? {
             Node::Folder(below) if !self.folders[*below].names.is_empty() => Err(ErrorKind::DirectoryNotEmpty.into()),
             _ => {
-                self.change(vec![Naming::new(folder, name, None)]);
+                self.change(vec![NameChange::new(folder, name, None)]);
                 Ok(())
             }
         }
@@ -199,7 +199,7 @@ impl Tree {
         Ok((self.folder(path.parent().unwrap_or(Path::new("")))?, name))
     }
 
-    fn change(&mut self, change: Vec<Naming>) {
+    fn change(&mut self, change: Vec<NameChange>) {
         change.iter().for_each(|naming| naming.happen(&mut self.folders[naming.folder].names));
         self.changes.push(change);
     }
@@ -211,7 +211,7 @@ impl Tree {
         let mut is_durable = vec![false; self.changes.len()];
         for (change, is_durable) in self.changes.iter().zip(&mut is_durable).rev() {
             let is_of =
-                |naming: &Naming| naming.folder == folder || names.contains(&(naming.folder, naming.name.clone()));
+                |naming: &NameChange| naming.folder == folder || names.contains(&(naming.folder, naming.name.clone()));
             *is_durable = change.iter().any(is_of);
             if *is_durable {
                 names.extend(change.iter().map(|naming| (naming.folder, naming.name.clone())));
@@ -227,7 +227,7 @@ impl Tree {
     }
 }
 
-impl Naming {
+impl NameChange {
     fn new(folder: usize, name: &str, node: Option<Node>) -> Self {
         Self { folder, name: name.to_owned(), node }
     }

@@ -29,7 +29,7 @@ pub(super) struct Slot {
 }
 
 /// An entry of the tail, as the book has it.
-pub(super) enum Found {
+pub(super) enum FoundEntry {
     InMemory(LogEntry),
     OnDisk(Slot),
 }
@@ -38,7 +38,7 @@ pub(super) enum Found {
 pub(super) enum FoundRange {
     /// All of them are in this sealed segment.
     Sealed(Arc<Seal>, Range<LogIndex>),
-    Tail(Vec<Found>),
+    Tail(Vec<FoundEntry>),
 }
 
 /// The place of an entry in the stream.
@@ -57,7 +57,7 @@ struct Part {
 /// Whether entries stay in the book after they were purged. The log's own book drops them; a scan of the journal keeps
 /// them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Purged {
+pub(super) enum PurgePolicy {
     Dropped,
     Kept,
 }
@@ -74,7 +74,7 @@ pub(super) enum Contradiction {
 }
 
 pub(super) struct Book {
-    purged: Purged,
+    purged: PurgePolicy,
     /// INVARIANT: each part begins where the one before ends, the first slot where the last part ends; no part is
     /// purged whole.
     sealed: VecDeque<Part>,
@@ -99,7 +99,7 @@ pub(super) struct Book {
 }
 
 impl Book {
-    pub fn new(purged: Purged) -> Self {
+    pub fn new(purged: PurgePolicy) -> Self {
         Self {
             purged,
             sealed: VecDeque::new(),
@@ -118,7 +118,7 @@ impl Book {
     }
 
     /// The book at the start of a segment. Everything before it is purged, at that point or later in the stream.
-    pub fn at(checkpoint: &Checkpoint, purged: Purged) -> Self {
+    pub fn at(checkpoint: &Checkpoint, purged: PurgePolicy) -> Self {
         Self {
             vote: checkpoint.vote,
             committed: checkpoint.committed,
@@ -300,7 +300,7 @@ impl Book {
     /// Forgets the entries up to `upto`, which may be beyond the last one.
     pub fn purge(&mut self, upto: EntryId, hash: Hash) {
         assert!(self.last_purged.is_none_or(|purged| purged.index < upto.index));
-        if self.purged == Purged::Dropped {
+        if self.purged == PurgePolicy::Dropped {
             while self.slots.front().is_some_and(|slot| slot.id.index <= upto.index) {
                 self.slots.pop_front();
             }
@@ -320,7 +320,7 @@ impl Book {
     /// The first entries in `range`, in order, until their payloads exceed `bytes_max`, but at least one if there is
     /// any. If they are sealed, they are all in one segment.
     pub fn find(&self, range: Range<LogIndex>, bytes_max: usize) -> FoundRange {
-        assert!(self.purged == Purged::Dropped, "only a book without gaps can be asked by index");
+        assert!(self.purged == PurgePolicy::Dropped, "only a book without gaps can be asked by index");
         let start = range.start.max(self.first().unwrap_or(range.start));
         if let Some(part) = self.find_part(start).filter(|_| start < range.end) {
             return FoundRange::Sealed(part.seal.clone(), start..range.end.min(part.last.next()));
@@ -328,7 +328,7 @@ impl Book {
         FoundRange::Tail(self.find_in_tail(start..range.end, bytes_max))
     }
 
-    fn find_in_tail(&self, range: Range<LogIndex>, bytes_max: usize) -> Vec<Found> {
+    fn find_in_tail(&self, range: Range<LogIndex>, bytes_max: usize) -> Vec<FoundEntry> {
         let Some(first) = self.slots.front().map(|slot| slot.id.index) else { return Vec::new() };
         let start = usize::try_from(first.distance_to(range.start)).unwrap_or(usize::MAX);
         let count = usize::try_from(range.start.max(first).distance_to(range.end)).unwrap_or(usize::MAX);
@@ -342,8 +342,8 @@ impl Book {
                 break;
             }
             found.push(match position.checked_sub(in_memory_from) {
-                Some(position) => Found::InMemory(LogEntry { id: slot.id, payload: self.tail[position].clone() }),
-                None => Found::OnDisk(slot.clone()),
+                Some(position) => FoundEntry::InMemory(LogEntry { id: slot.id, payload: self.tail[position].clone() }),
+                None => FoundEntry::OnDisk(slot.clone()),
             });
         }
         found

@@ -27,7 +27,7 @@ pub use crate::ids::EntryId;
 pub use entry::{LogEntry, Payload, Vote};
 pub use error::{Damage, LogError, Misfit};
 #[cfg(feature = "live")]
-pub use live::{DamagedLog, Log, LogHealth, LogOptions, OnDurable, Pace, Repaired, SealedSegment};
+pub use live::{DamagedLog, Log, LogHealth, LogOptions, OnDurable, Pace, RepairReport, SealedSegment};
 pub use scan::{LogScan, ScannedEntry, Tail};
 pub use segment::StreamId;
 

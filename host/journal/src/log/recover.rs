@@ -14,17 +14,18 @@ use bytes::Bytes;
 
 use crate::disk::{Disk, DiskFile};
 use crate::ids::{LogIndex, Lsn};
-use crate::log::book::{Book, Contradiction, Purged};
+use crate::log::book::{Book, Contradiction, PurgePolicy};
 use crate::log::frame::{FRAME_HEADER_SIZE, FrameError, frame_size, read_frame};
 use crate::log::seal::{self, Point, Seal};
 use crate::log::segment::{
-    Closed, HEADER_SIZE, Readable, Segment, SegmentHeader, WATERMARK_AT, decode_watermark, file_name, parse_file_name,
+    ClosedSegment, HEADER_SIZE, ReadableBytes, Segment, SegmentHeader, WATERMARK_AT, decode_watermark, file_name,
+    parse_file_name,
 };
-use crate::log::trust::{Trusted, trust};
+use crate::log::trust::{TrustedSegments, trust};
 use crate::log::{Damage, LogError, StreamId};
 
 /// The contents of a log folder.
-pub(super) struct Recovered {
+pub(super) struct RecoveredLog {
     pub stream: StreamId,
     pub book: Book,
     /// The last segment. The stream continues there.
@@ -42,14 +43,14 @@ pub(super) struct Recovered {
     /// The size of all segment files and of the trusted seals.
     pub size: u64,
     /// The segments that were read, except the last one. They will be sealed.
-    pub closed: Vec<Closed>,
+    pub closed: Vec<ClosedSegment>,
     /// The seals that are trusted.
     pub seals: Vec<Arc<Seal>>,
     /// The trusted seals that must still be written.
     pub seals_missing: Vec<(Arc<Seal>, Vec<Point>)>,
 }
 
-impl Recovered {
+impl RecoveredLog {
     /// Makes what was found durable, and clears what follows it.
     ///
     /// After a failed sync or a killed process, bytes may exist only in the page cache although the kernel considers
@@ -79,7 +80,7 @@ impl Recovered {
     }
 }
 
-impl Recovered {
+impl RecoveredLog {
     /// Writes the missing seals and deletes those that are not trusted. Returns how many bytes were written. A seal
     /// that cannot be written is made again at the next start.
     pub fn write_seals(&self, disk: &dyn Disk, dir: &Path) -> Result<u64, LogError> {
@@ -102,23 +103,23 @@ pub(super) enum Access {
     Write,
 }
 
-/// Reads the log in `dir`; `None` if there is no segment. With [`Purged::Dropped`] it starts at the last segment before
-/// which everything is purged.
+/// Reads the log in `dir`; `None` if there is no segment. With [`PurgePolicy::Dropped`] it starts at the last segment
+/// before which everything is purged.
 pub(super) fn recover(
     disk: &dyn Disk,
     dir: &Path,
     access: Access,
-    purged: Purged,
-) -> Result<Option<Recovered>, LogError> {
+    purged: PurgePolicy,
+) -> Result<Option<RecoveredLog>, LogError> {
     let found = read_headers(disk, dir)?;
     if found.is_empty() {
         return Ok(None);
     }
     let start = match purged {
-        Purged::Kept => 0,
-        Purged::Dropped => first_needed(&found),
+        PurgePolicy::Kept => 0,
+        PurgePolicy::Dropped => first_needed(&found),
     };
-    let mut seals_max = if purged == Purged::Dropped { usize::MAX } else { 0 };
+    let mut seals_max = if purged == PurgePolicy::Dropped { usize::MAX } else { 0 };
     let mut step = 1;
     loop {
         let trusted = trust(disk, dir, &found[start..], seals_max);
@@ -155,9 +156,9 @@ fn walk(
     dir: &Path,
     access: Access,
     found: &[FoundSegment],
-    (start, purged): (usize, Purged),
-    trusted: Trusted,
-) -> Result<Recovered, Stop> {
+    (start, purged): (usize, PurgePolicy),
+    trusted: TrustedSegments,
+) -> Result<RecoveredLog, Stop> {
     let newest = found.last().expect("the caller has found some");
     let is_beginning_here = start == 0 && found[0].header.before.is_none();
     let book = if is_beginning_here { Book::new(purged) } else { Book::at(&found[start].header.checkpoint, purged) };
@@ -178,7 +179,7 @@ fn walk(
                 let end = next.header.first_lsn;
                 let bytes = walk.closed(&segment, end)?;
                 let last = next.header.checkpoint.last.map(|last| last.index);
-                closed.push(Closed { segment: segment.clone(), end, last });
+                closed.push(ClosedSegment { segment: segment.clone(), end, last });
                 (bytes, None)
             }
             None => walk.newest(&segment)?,
@@ -190,7 +191,7 @@ fn walk(
     book.commit_sealed();
     book.clamp_committed();
     assert!(watermark <= end);
-    Ok(Recovered {
+    Ok(RecoveredLog {
         stream: newest.header.stream.clone(),
         book,
         segment,
@@ -439,7 +440,7 @@ pub(super) fn read_segment(segment: &Segment) -> Result<Bytes, LogError> {
 
 /// The first `size` bytes of a segment's file. Bytes that the disk does not return must be assumed to be acknowledged.
 fn read_first(file: &dyn DiskFile, name: &str, size: usize) -> Result<Bytes, LogError> {
-    let read = Readable::read(file, size).map_err(|error| LogError::disk(name, error))?;
+    let read = ReadableBytes::read(file, size).map_err(|error| LogError::disk(name, error))?;
     match read.lost {
         None => Ok(Bytes::from(read.bytes)),
         Some(lost) => Err(LogError::Corrupt {

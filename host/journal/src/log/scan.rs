@@ -10,14 +10,14 @@ use std::path::Path;
 use crate::disk::Disk;
 use crate::durable;
 use crate::ids::{LogIndex, Lsn};
-use crate::log::book::{Book, Purged, Slot};
+use crate::log::book::{Book, PurgePolicy, Slot};
 use crate::log::frame::{self, NO_HASH, Record, entry_hash};
-use crate::log::recover::{Access, Recovered, recover};
+use crate::log::recover::{Access, RecoveredLog, recover};
 use crate::log::{Damage, EntryId, LogEntry, LogError, StreamId, Vote};
 
 /// A walk through a log folder in its state when the scan was opened.
 pub struct LogScan {
-    found: Option<Recovered>,
+    found: Option<RecoveredLog>,
 }
 
 /// An entry and its place.
@@ -51,7 +51,7 @@ impl LogScan {
     /// Reads all frames and checks their checksums and the hash chain. Returns [`LogError::Corrupt`] if acknowledged
     /// bytes are damaged.
     pub fn open(disk: &dyn Disk, dir: &Path) -> Result<Self, LogError> {
-        Ok(Self { found: recover(disk, dir, Access::Read, Purged::Kept)? })
+        Ok(Self { found: recover(disk, dir, Access::Read, PurgePolicy::Kept)? })
     }
 
     fn book(&self) -> Option<&Book> {

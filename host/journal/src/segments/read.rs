@@ -31,7 +31,7 @@ pub struct SegmentsReader {
 }
 
 /// An entry and the place that it was read from.
-pub struct Placed {
+pub struct PlacedEntry {
     pub entry: Entry,
     /// The name of the file.
     pub file: String,
@@ -44,14 +44,14 @@ struct Walk<'r> {
     reader: &'r SegmentsReader,
     /// The number of the next file.
     next_file: usize,
-    open: Option<Open>,
+    open: Option<OpenFile>,
     last: JournalIndex,
     head: Head,
     has_failed: bool,
 }
 
 /// A file that is partly read.
-struct Open {
+struct OpenFile {
     file: BufReader<File>,
     facts: FileFacts,
     header: SegmentHeader,
@@ -103,7 +103,11 @@ impl SegmentsReader {
     }
 
     /// The entries in order; nothing follows an error. `last` and `head` are the journal's position before them.
-    pub fn entries(&self, last: JournalIndex, head: Head) -> impl Iterator<Item = Result<Placed, SegmentsError>> + '_ {
+    pub fn entries(
+        &self,
+        last: JournalIndex,
+        head: Head,
+    ) -> impl Iterator<Item = Result<PlacedEntry, SegmentsError>> + '_ {
         Walk { reader: self, next_file: 0, open: None, last, head, has_failed: false }
     }
 
@@ -122,7 +126,7 @@ impl SegmentsReader {
 }
 
 impl Iterator for Walk<'_> {
-    type Item = Result<Placed, SegmentsError>;
+    type Item = Result<PlacedEntry, SegmentsError>;
 
     fn next(&mut self) -> Option<Self::Item> {
         if self.has_failed {
@@ -153,7 +157,7 @@ impl Iterator for Walk<'_> {
 }
 
 impl Walk<'_> {
-    fn begin(&self, facts: FileFacts) -> Result<Open, SegmentsError> {
+    fn begin(&self, facts: FileFacts) -> Result<OpenFile, SegmentsError> {
         let fail = |damage| self.reader.error(&facts.name, 0, self.last.next(), damage);
         let (file, is_longer) = match regular::open(&self.reader.folder.join(&facts.name)) {
             Ok(file) => (file, false),
@@ -190,11 +194,11 @@ impl Walk<'_> {
             return Err(fail(SegmentDamage::Parent { expected: self.head, found: header.parent }));
         }
         let offset = (HEADER_SIZE + name_size) as u64;
-        Ok(Open { file, facts, header, hasher, offset, is_bounded: false, is_longer })
+        Ok(OpenFile { file, facts, header, hasher, offset, is_bounded: false, is_longer })
     }
 
     /// The next entry of the open file; `None` at its end.
-    fn go_on(&mut self, mut open: Open) -> Result<Option<Placed>, SegmentsError> {
+    fn go_on(&mut self, mut open: OpenFile) -> Result<Option<PlacedEntry>, SegmentsError> {
         let (reader, index, offset, name) = (self.reader, self.last.next(), open.offset, open.facts.name.clone());
         let fail = |damage| reader.error(&name, offset, index, damage);
         if open.is_longer && open.facts.last < index {
@@ -242,13 +246,13 @@ impl Walk<'_> {
         }
         (self.last, self.head) = (index, computed);
         open.is_bounded = open.header.boundary.is_last(computed, size as usize);
-        let placed = Placed { entry, file: name, offset };
+        let placed = PlacedEntry { entry, file: name, offset };
         self.open = Some(open);
         Ok(Some(placed))
     }
 
     /// Reads the end of a file. The zero length was already read.
-    fn end(&mut self, mut open: Open) -> Result<(), SegmentsError> {
+    fn end(&mut self, mut open: OpenFile) -> Result<(), SegmentsError> {
         let (reader, last, offset, name) = (self.reader, self.last, open.offset, open.facts.name.clone());
         let fail = |damage| reader.error(&name, offset, last.next(), damage);
         let mut trailer = [0; TRAILER_SIZE - 32];
@@ -280,7 +284,7 @@ impl Walk<'_> {
     }
 }
 
-impl Open {
+impl OpenFile {
     fn read(&mut self, to: &mut [u8]) -> Result<(), SegmentDamage> {
         read_exact(&mut self.file, to)?;
         self.hasher.update(to);

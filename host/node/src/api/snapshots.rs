@@ -12,7 +12,7 @@ use super::problem::Problem;
 use super::route::HostRequest;
 use crate::ids::PartitionId;
 use crate::rfc3339::print_time;
-use crate::snapshot::canonical::{Listed, parse_name};
+use crate::snapshot::canonical::{ListedFile, parse_name};
 
 /// How many days are named one by one; of more days, the last ones are.
 const DAYS_NAMED_MAX: i64 = 366;
@@ -59,8 +59,8 @@ pub struct Content {
 }
 
 impl SnapshotPage {
-    pub fn of(listed: Listed) -> Self {
-        let Listed { name, bytes, rows, state_digest, blake3, facts } = listed;
+    pub fn of(listed: ListedFile) -> Self {
+        let ListedFile { name, bytes, rows, state_digest, blake3, facts } = listed;
         let content = Content {
             bytes,
             rows,

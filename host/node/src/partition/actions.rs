@@ -21,7 +21,7 @@ use crate::partition::participants::DueCall;
 use crate::partition::requests::{CheckpointRequest, NotOrdered, SnapshotRequest};
 use crate::partition::status::Progress;
 use crate::sequencer::submission::{Recorded, Refusal, Reply, Ticket};
-use crate::snapshot::canonical::Listed;
+use crate::snapshot::canonical::ListedFile;
 use crate::store::{Meta, StoreError, View};
 
 /// How many actions the list keeps room for, however many one step has needed.
@@ -67,7 +67,7 @@ pub enum OneshotReply {
     Activated(oneshot::Sender<Result<Journal, String>>, Result<Journal, String>),
     Ordered(oneshot::Sender<Result<JournalIndex, NotOrdered>>, Result<JournalIndex, NotOrdered>),
     Checkpoint(CheckpointRequest, Result<Option<Meta>, StoreError>),
-    Snapshot(SnapshotRequest, Result<Listed, PartitionError>),
+    Snapshot(SnapshotRequest, Result<ListedFile, PartitionError>),
 }
 
 impl OneshotReply {

@@ -7,14 +7,14 @@
 use crate::log::{Pace, SealedSegment};
 use crate::partition::error::PartitionError;
 use crate::partition::handle::Partition;
-use crate::snapshot::canonical::Listed;
+use crate::snapshot::canonical::ListedFile;
 
 /// Something that is checked as a whole.
 #[derive(Clone, Debug)]
 pub enum Checkable {
     Segment(SealedSegment),
     Ids,
-    Canonical(Box<Listed>),
+    Canonical(Box<ListedFile>),
 }
 
 impl Checkable {
@@ -55,7 +55,7 @@ impl Partition {
         }
     }
 
-    fn check_canonical(&self, listed: &Listed, mut pace: impl FnMut(u64) -> Pace) -> Result<Pace, PartitionError> {
+    fn check_canonical(&self, listed: &ListedFile, mut pace: impl FnMut(u64) -> Pace) -> Result<Pace, PartitionError> {
         let is_there = || self.canonical_snapshots().iter().any(|there| there.name == listed.name);
         if pace(listed.bytes) == Pace::Stop {
             return Ok(Pace::Stop);

@@ -17,7 +17,7 @@ use crate::machine::modules::Modules;
 use crate::machine::replay::{Replay, ReplayError, Rows};
 use crate::partition::tail::{Bound, Place};
 use crate::partition::{Partition, PartitionError};
-use crate::snapshot::canonical::{CanonicalError, Facts, Listed};
+use crate::snapshot::canonical::{CanonicalError, Facts, ListedFile};
 
 /// How much is read and replayed at a time.
 const READ: Bound = Bound { bytes: 8 << 20, entries: u64::MAX };
@@ -116,7 +116,12 @@ pub fn rewind_from_genesis(
 }
 
 /// Loads the rows of a snapshot as the start of a replay.
-fn begin(partition: &Partition, modules: &dyn Modules, listed: &Listed, deadline: Instant) -> Result<Replay, Unfit> {
+fn begin(
+    partition: &Partition,
+    modules: &dyn Modules,
+    listed: &ListedFile,
+    deadline: Instant,
+) -> Result<Replay, Unfit> {
     let mut file = partition.open_canonical(listed)?;
     let Facts { cluster, machine, partition: of, journal, .. } = file.listed().facts.clone();
     if Journal::genesis(&cluster.0, &machine, of) != partition.genesis() || journal != listed.facts.journal {

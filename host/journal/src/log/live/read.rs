@@ -9,7 +9,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use crate::ids::{LogIndex, Lsn};
-use crate::log::book::{Found, FoundRange, Place, Slot};
+use crate::log::book::{FoundEntry, FoundRange, Place, Slot};
 use crate::log::frame::{Hash, NO_HASH};
 use crate::log::scan::read_slot;
 use crate::log::seal::Seal;
@@ -41,8 +41,8 @@ impl Log {
                 FoundRange::Tail(found) => {
                     for found in found {
                         let entry = match found {
-                            Found::InMemory(entry) => entry,
-                            Found::OnDisk(slot) => self.read_tail(&slot)?,
+                            FoundEntry::InMemory(entry) => entry,
+                            FoundEntry::OnDisk(slot) => self.read_tail(&slot)?,
                         };
                         // The book was asked for as much as is left, and returns at least one entry.
                         left = left.and_then(|left| left.checked_sub(entry.payload.size()));

@@ -19,12 +19,12 @@ use crate::ids::{LogIndex, Lsn};
 use crate::log::book::Slot;
 use crate::log::frame::{FRAME_HEADER_SIZE, FrameKey, FrameRead, Hash, NO_HASH, Record, entry_hash, read_frame};
 use crate::log::segment::{
-    Checkpoint, HEADER_SIZE, NONCE, Readable, Segment, SegmentHeader, decode_watermark, parse_file_name,
+    Checkpoint, HEADER_SIZE, NONCE, ReadableBytes, Segment, SegmentHeader, decode_watermark, parse_file_name,
 };
 use crate::log::{EntryId, LogError, StreamId, Vote};
 
 /// An entry whose record can be read.
-pub(super) struct Intact {
+pub(super) struct IntactEntry {
     pub slot: Slot,
     /// The hash that its record requires of the entry before it.
     pub before: Hash,
@@ -51,7 +51,7 @@ pub(super) struct Hole {
 #[derive(Default)]
 pub(super) struct Salvage {
     /// INVARIANT: this and the next two fields have no index beyond `last`.
-    pub intact: BTreeMap<LogIndex, Intact>,
+    pub intact: BTreeMap<LogIndex, IntactEntry>,
     pub anchors: BTreeMap<LogIndex, Anchor>,
     /// The holes, in order.
     pub holes: Vec<Hole>,
@@ -224,7 +224,7 @@ impl Salvage {
                 let hash = entry_hash(before, entry.id, &entry.payload, &blake3::hash(entry.payload.bytes()));
                 let payload_size = u32::try_from(entry.payload.size()).expect("read from a field of four bytes");
                 let slot = Slot { id: entry.id, hash, segment: segment.clone(), lsn, payload_size };
-                self.intact.insert(index, Intact { slot, before: *before });
+                self.intact.insert(index, IntactEntry { slot, before: *before });
                 self.last = Some(index);
             }
             Record::Vote(vote) => {
@@ -357,7 +357,8 @@ impl Part {
         if size < HEADER_SIZE as u64 {
             return Ok(lost);
         }
-        let read = Readable::read(&*file, usize::try_from(size).expect("segments fit the memory")).map_err(on_disk)?;
+        let read =
+            ReadableBytes::read(&*file, usize::try_from(size).expect("segments fit the memory")).map_err(on_disk)?;
         let bytes = Bytes::from(read.bytes);
         let header = match SegmentHeader::decode(&bytes[..HEADER_SIZE], name) {
             Ok(header) if header.first_lsn == first_lsn => Some(header),

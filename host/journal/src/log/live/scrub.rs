@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use super::sealed::Checked;
+use super::sealed::SealCheck;
 use crate::ids::Lsn;
 use crate::log::seal::{Point, Seal, seal_name};
 use crate::log::{Log, LogError};
@@ -43,15 +43,15 @@ impl Log {
         let find = || shared.state.lock().seals.iter().find(|seal| seal.first_lsn() == segment.first_lsn).cloned();
         let Some(seal) = find() else { return Ok(Pace::GoOn) };
         match shared.sealed.check(&seal, pace) {
-            Ok(Checked::Stopped) => Ok(Pace::Stop),
-            Ok(Checked::Whole) => {
+            Ok(SealCheck::Stopped) => Ok(Pace::Stop),
+            Ok(SealCheck::Whole) => {
                 if !seal.is_whole(&*shared.disk, &shared.dir) {
                     let points = shared.sealed.points_of(&seal)?;
                     self.reseal(seal, &points)?;
                 }
                 Ok(Pace::GoOn)
             }
-            Ok(Checked::Other(other, points)) => {
+            Ok(SealCheck::Other(other, points)) => {
                 self.reseal(other, &points)?;
                 Ok(Pace::GoOn)
             }

@@ -11,7 +11,7 @@ use crate::ids::{LogIndex, Lsn};
 use crate::log::book::{Book, Slot};
 use crate::log::frame::{ENTRY_OVERHEAD, FRAME_HEADER_SIZE, Frame, Hash, RECORD_HEADER_SIZE, Record, entry_hash};
 use crate::log::seal::Seal;
-use crate::log::segment::{Closed, HEADER_SIZE, Segment, SegmentHeader, Spare};
+use crate::log::segment::{ClosedSegment, HEADER_SIZE, Segment, SegmentHeader, Spare};
 use crate::log::{EntryId, LogEntry, LogError, StreamId};
 
 /// Called once with the outcome of an append.
@@ -31,7 +31,7 @@ pub(super) struct Roll {
 }
 
 /// Entries whose records go into one frame, with their payloads' hashes.
-pub(super) type Hashed = (LogEntry, blake3::Hash);
+pub(super) type HashedEntry = (LogEntry, blake3::Hash);
 
 /// Whether a frame may use the last bytes of a segment. They are kept for votes and other small records while the disk
 /// is full.
@@ -60,7 +60,7 @@ pub(super) struct State {
     pub reserve: u64,
     pub queue: Vec<Work>,
     /// Segments that are not sealed yet, oldest first.
-    closed: VecDeque<Closed>,
+    closed: VecDeque<ClosedSegment>,
     /// The seals of all segments that are sealed and not released.
     pub seals: VecDeque<Arc<Seal>>,
     /// Bytes of frames accepted and not yet durable.
@@ -99,7 +99,7 @@ pub(super) struct Start {
     pub marked: Lsn,
     pub size: u64,
     pub reserve: u64,
-    pub closed: Vec<Closed>,
+    pub closed: Vec<ClosedSegment>,
     pub seals: Vec<Arc<Seal>>,
 }
 
@@ -187,7 +187,7 @@ impl State {
             before: Some(self.segment.first_lsn),
             checkpoint: self.book.checkpoint(),
         };
-        let closed = Closed {
+        let closed = ClosedSegment {
             segment: std::mem::replace(&mut self.segment, Arc::new(spare.segment(&header))),
             end: self.cursor,
             last: header.checkpoint.last.map(|last| last.index),
@@ -200,7 +200,7 @@ impl State {
     }
 
     /// Places the entries of one append, frame by frame, and makes them readable.
-    pub fn append(&mut self, frames: Vec<Vec<Hashed>>) {
+    pub fn append(&mut self, frames: Vec<Vec<HashedEntry>>) {
         let first = frames.first().and_then(|entries| entries.first()).map(|(entry, _)| entry.id);
         let first = first.expect("an append has at least one entry");
         assert!(self.failed.is_none());
@@ -258,7 +258,7 @@ impl State {
 
     /// The next segment to seal: it and the first bytes of its successor are durable, and nothing in it is ever
     /// dropped.
-    pub fn sealable(&self) -> Option<&Closed> {
+    pub fn sealable(&self) -> Option<&ClosedSegment> {
         let committed = self.book.committed.map(|committed| committed.index);
         self.closed.front().filter(|closed| closed.end < self.durable && closed.last <= committed)
     }
@@ -348,7 +348,7 @@ impl State {
 pub(super) const SMALL_FRAME_SIZE: usize = FRAME_HEADER_SIZE + RECORD_HEADER_SIZE;
 
 /// The largest size that the frame of these entries can have, which is with a COMMIT record in it.
-pub(super) fn append_frame_size(entries: &[Hashed]) -> usize {
+pub(super) fn append_frame_size(entries: &[HashedEntry]) -> usize {
     let records_size: usize = entries.iter().map(|(entry, _)| entry_record_size(entry)).sum();
     Frame::size_for(RECORD_HEADER_SIZE + records_size)
 }

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use crate::ids::Lsn;
 use crate::log::frame::{Frame, Record};
-use crate::log::live::shared::Shared;
+use crate::log::live::shared::SharedLog;
 use crate::log::live::state::{OnDurable, Roll, Work};
 use crate::log::segment::{Segment, WATERMARK_AT, encode_watermark};
 use crate::log::{EntryId, LogError};
@@ -21,7 +21,7 @@ use crate::planted::{Bug, is_planted};
 const WRITE_BYTES_MAX: usize = 4 << 20;
 
 /// The thread's body. It returns when the log has closed or failed.
-pub(super) fn run(shared: &Arc<Shared>) {
+pub(super) fn run(shared: &Arc<SharedLog>) {
     let mut writer = Writer::new(shared.clone());
     shared.guard(|| {
         if let Err(error) = writer.run() {
@@ -32,7 +32,7 @@ pub(super) fn run(shared: &Arc<Shared>) {
 }
 
 struct Writer {
-    shared: Arc<Shared>,
+    shared: Arc<SharedLog>,
     /// The rest of the work that was taken from the queue.
     batch: VecDeque<Work>,
     /// Encoded frames, all of one segment.
@@ -63,7 +63,7 @@ enum Task {
 }
 
 impl Writer {
-    fn new(shared: Arc<Shared>) -> Self {
+    fn new(shared: Arc<SharedLog>) -> Self {
         let (durable, last) = {
             let state = shared.state.lock();
             (state.durable, state.durable_last())

@@ -12,7 +12,7 @@ use super::super::StoreError;
 use super::record::IdHasher;
 use super::run::Run;
 use crate::data_folder::RunList;
-use crate::disk::{Disk, Unfinished, read_whole};
+use crate::disk::{Disk, UnfinishedFile, read_whole};
 use crate::ids::JournalIndex;
 
 const NAME: &str = RunList::NAME;
@@ -26,7 +26,7 @@ fn empty() -> RunList {
 pub fn write(manifest: &RunList, disk: &Arc<dyn Disk>, dir: &Path) -> Result<(), StoreError> {
     let aside = dir.join("manifest.new");
     let written = || StoreError::io(&aside, "written");
-    let mut file = Unfinished::create(disk.clone(), aside.clone()).map_err(written())?;
+    let mut file = UnfinishedFile::create(disk.clone(), aside.clone()).map_err(written())?;
     file.write_all(&manifest.encode()).map_err(written())?;
     file.sync().map_err(written())?;
     fail::fail_point!("ids::before_manifest_rename", |_| std::process::abort());

@@ -29,7 +29,7 @@ use super::super::meta::bytes_at;
 use super::filter::{BLOCK_SIZE, Filter};
 use super::record::{IdHasher, IdRecord, RECORD_SIZE, Record};
 use crate::data_folder::Span;
-use crate::disk::{Disk, DiskFile, Unfinished};
+use crate::disk::{Disk, DiskFile, UnfinishedFile};
 use crate::ids::{CommandId, JournalIndex};
 
 const PAGE_SIZE: usize = 4096;
@@ -240,7 +240,7 @@ pub struct RunWriter {
     span: Span,
     hasher: IdHasher,
     disk: Arc<dyn Disk>,
-    file: BufWriter<Unfinished>,
+    file: BufWriter<UnfinishedFile>,
     page: Vec<u8>,
     fences: Vec<u64>,
     filter: Filter,
@@ -258,7 +258,7 @@ impl RunWriter {
         count_max: u64,
     ) -> Result<Self, StoreError> {
         let aside = span.path(dir).with_extension("new");
-        let file = Unfinished::create(disk.clone(), aside.clone()).map_err(StoreError::io(&aside, "created"))?;
+        let file = UnfinishedFile::create(disk.clone(), aside.clone()).map_err(StoreError::io(&aside, "created"))?;
         Ok(Self {
             disk: disk.clone(),
             span,
