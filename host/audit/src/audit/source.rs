@@ -14,7 +14,7 @@ use crate::audit::snapshots::CheckedPartition;
 use crate::canonical;
 use crate::data_folder::Identity;
 use crate::disk::RealDisk;
-use crate::guest::{Allowance, Engine, EngineOptions, Metered};
+use crate::guest::{Allowance, Engine, EngineOptions, MeteredCompilation};
 use crate::ids::{ClusterId, LogIndex, ModuleId, PartitionId, Position};
 use crate::log::{LogScan, Payload, Tail};
 use crate::machine::entry::Entry;
@@ -92,7 +92,7 @@ impl Source {
         allowance: Allowance,
     ) -> Result<Self, AuditError> {
         // Without a cache: an audit writes nothing into the folder that it reads, and trusts no compiled file in it.
-        let options = EngineOptions { metered: Metered::WhenNeeded, ..EngineOptions::default() };
+        let options = EngineOptions { metered: MeteredCompilation::WhenNeeded, ..EngineOptions::default() };
         let engine = Engine::new(options).map_err(crate::registry::RegistryError::from)?;
         let registry = registry::open_to_read(modules_folder(path), engine, allowance);
         let system = Arc::new(Native::<System>::new());

@@ -36,7 +36,7 @@ impl<'a> Call<'a> {
         let mut store = Store::new(&lane.engine, ());
         let host = |error: wasmtime::Error| GuestFault::Host { what: format!("{error:#}") };
         match lane.pace {
-            Pace::Fast => lane.ticking.allow(&mut store, WATCHDOG_TICKS),
+            Pace::Fast => lane.ticks.allow(&mut store, WATCHDOG_TICKS),
             Pace::Metered => refuel(&mut store, fuel),
         }
         let instance = pre.instantiate(&mut store).map_err(host)?;
@@ -49,7 +49,7 @@ impl<'a> Call<'a> {
     /// Gives the next call on the fast lane as much time as the first one.
     pub(super) fn rewind(&mut self) {
         if self.lane.pace == Pace::Fast {
-            self.lane.ticking.allow(&mut self.store, WATCHDOG_TICKS);
+            self.lane.ticks.allow(&mut self.store, WATCHDOG_TICKS);
         }
     }
 
@@ -134,7 +134,7 @@ impl<'a> Call<'a> {
     /// What the guest's panic hook kept, cut to the limit.
     fn panic_text(&mut self) -> Words {
         match self.lane.pace {
-            Pace::Fast => self.lane.ticking.allow(&mut self.store, LAST_WORDS_TICKS),
+            Pace::Fast => self.lane.ticks.allow(&mut self.store, LAST_WORDS_TICKS),
             Pace::Metered => refuel(&mut self.store, limits::LAST_WORDS_FUEL),
         }
         let Ok(said) = self.func::<(), u64>(export::PANIC) else { return Words::None };

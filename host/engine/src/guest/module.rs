@@ -22,7 +22,7 @@ use wasmtime::{InstancePre, Linker};
 use super::allowance::Allowance;
 use super::call::Call;
 use super::cbor;
-use super::describe::{self, Described};
+use super::describe::{self, Description};
 use super::engine::Engine;
 use super::error::{GuestError, GuestFault, up_to_fault};
 use crate::ids::ModuleId;
@@ -66,7 +66,7 @@ impl Module {
                 call.and_then(|call| call.call(export::DESCRIBE)).map_err(GuestError::Describe)?
             }
         };
-        let Described { describe, source } = describe::read(&output, is_view).map_err(GuestError::Describe)?;
+        let Description { describe, source } = describe::read(&output, is_view).map_err(GuestError::Describe)?;
         let wasm = Bytes::copy_from_slice(wasm);
         let metered = metered.map(OnceLock::from).unwrap_or_default();
         Ok(Self { engine, id: ModuleId::of(&wasm), wasm, allowance, describe, source, fast, metered })
@@ -118,7 +118,7 @@ impl Module {
     /// client to answer, who must not think that the module has failed.
     fn for_client(&self, fault: GuestFault) -> GuestFault {
         match fault {
-            GuestFault::Watchdog if self.engine.fast.ticking.is_hurried() => {
+            GuestFault::Watchdog if self.engine.fast.ticks.is_hurried() => {
                 GuestFault::Host { what: "the process is about to end".to_owned() }
             }
             fault => fault,

@@ -15,7 +15,7 @@ use statehouse_projection::abi::PROJECT;
 use wasmi::{Config, Engine, Instance, Linker, Memory, Store, StoreLimits, StoreLimitsBuilder, TrapCode, TypedFunc};
 
 use super::allowance::Allowance;
-use super::describe::{self, Described};
+use super::describe::{self, Description};
 use super::error::{GuestError, GuestFault, up_to_fault};
 use super::module::{broken, copy_from, decode};
 use super::validate::validate_within;
@@ -43,7 +43,7 @@ impl SecondModule {
         let module = translate(wasm)?;
         let output = Call::new(&module, limits::SECOND_ENGINE_FUEL).and_then(|call| call.call(export::DESCRIBE));
         let output = output.map_err(GuestError::Describe)?;
-        let Described { describe, .. } = describe::read(&output, false).map_err(GuestError::Describe)?;
+        let Description { describe, .. } = describe::read(&output, false).map_err(GuestError::Describe)?;
         Ok(Self { id: ModuleId::of(wasm), describe, module })
     }
 

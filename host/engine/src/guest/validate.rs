@@ -60,7 +60,7 @@ const VIEW_EXPORTS: [(&str, &[ValType], &[ValType]); 5] = {
 
 /// What the validator learned about a good module.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Validated {
+pub struct WasmFacts {
     pub exports: Vec<String>,
     pub function_count: usize,
     /// The memory with which a fresh instance starts.
@@ -75,12 +75,12 @@ pub struct Validated {
 ///
 /// # Errors
 /// Its faults, at most [`PROBLEMS_MAX`] and one of a kind in each function; never an empty list.
-pub fn validate(wasm: &[u8]) -> Result<Validated, Vec<Problem>> {
+pub fn validate(wasm: &[u8]) -> Result<WasmFacts, Vec<Problem>> {
     validate_within(wasm, Allowance::Foreign)
 }
 
 /// The same with the limits of this allowance.
-pub(super) fn validate_within(wasm: &[u8], allowance: Allowance) -> Result<Validated, Vec<Problem>> {
+pub(super) fn validate_within(wasm: &[u8], allowance: Allowance) -> Result<WasmFacts, Vec<Problem>> {
     if wasm.len() > limits::MODULE_BYTES_MAX {
         return Err(vec![Problem::at(0, ProblemKind::ModuleTooLarge { size: wasm.len() })]);
     }
@@ -107,7 +107,7 @@ pub(super) fn validate_within(wasm: &[u8], allowance: Allowance) -> Result<Valid
 struct Scan {
     /// The factor by which the limits of its structure are multiplied.
     factor: u64,
-    found: Validated,
+    found: WasmFacts,
     types: Vec<Option<FuncType>>,
     /// Type index of each function, imported ones first.
     functions: Vec<u32>,
@@ -421,7 +421,7 @@ impl Scan {
         }
     }
 
-    fn finish(mut self) -> Result<Validated, Vec<Problem>> {
+    fn finish(mut self) -> Result<WasmFacts, Vec<Problem>> {
         for problem in &mut self.problems {
             let name = |index| self.names.iter().find(|(named, _)| *named == index);
             problem.function = problem.function_index.map(|index| match name(index) {

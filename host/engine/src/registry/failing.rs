@@ -14,13 +14,13 @@ use crate::ids::ModuleId;
 use crate::machine::logic::{Fault, Logic, Pace};
 use crate::machine::native::Native;
 
-pub struct Failing {
+pub struct FailingLogic {
     inner: Native<Faulty>,
     fault: Fault,
     calls: AtomicUsize,
 }
 
-impl Failing {
+impl FailingLogic {
     pub fn with(fault: Fault) -> Self {
         Self { inner: Native::new(), fault, calls: AtomicUsize::new(0) }
     }
@@ -35,7 +35,7 @@ impl Failing {
     }
 }
 
-impl Logic for Failing {
+impl Logic for FailingLogic {
     fn id(&self) -> ModuleId {
         self.inner.id()
     }

@@ -24,7 +24,7 @@ use crate::log::{LogEntry, Payload};
 use crate::machine::entry::Entry;
 use crate::machine::logic::Logic;
 use crate::partition::Partition;
-use crate::registry::{Cut, Guarded, Stop};
+use crate::registry::{GuardedLogic, Stop, StopCause};
 use crate::rehearsal::live::{Finds, Live};
 use crate::system::{Cluster, ShadowPages, ShadowWanted};
 
@@ -138,7 +138,7 @@ impl History for Here {
 
 fn follow(history: &Here, wanted: ShadowWanted, candidate: Arc<dyn Logic>, stop: &Arc<Stop>) {
     let module = candidate.id();
-    let candidate = Guarded::around(candidate, stop);
+    let candidate = GuardedLogic::around(candidate, stop);
     let (mode, filter) = (Mode::Isolated, Filter::default());
     let request = Request { candidate, mode, from: None, to: None, partition: None, filter, jobs: 1 };
     let new = |id| Shadow::new(history, &request, PartitionId(id));
@@ -147,9 +147,9 @@ fn follow(history: &Here, wanted: ShadowWanted, candidate: Arc<dyn Logic>, stop:
     while !stop.is_asked() {
         let mut is_busy = false;
         for shadow in &mut shadows {
-            match stop.cut() {
+            match stop.cause() {
                 // Nothing more is decided until somebody stops the shadow.
-                Some(Cut::Spent(why)) => shadow.page.problem = Some(why.clone()),
+                Some(StopCause::Spent(why)) => shadow.page.problem = Some(why.clone()),
                 _ => is_busy |= shadow.go_on(),
             }
         }

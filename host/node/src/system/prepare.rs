@@ -23,7 +23,7 @@ use crate::machine::logic::{Fault, Logic};
 use crate::machine::migration::{InvariantCheck, Migrated, Migration, MigrationError};
 use crate::partition::{Partition, ReadPoint};
 use crate::records::command::SystemCommand;
-use crate::registry::{Cut, Guarded, Stop};
+use crate::registry::{GuardedLogic, Stop, StopCause};
 use crate::system::context::NodeContext;
 use crate::system::directory::Directory;
 use crate::system::host::Host;
@@ -183,7 +183,7 @@ async fn prepare(host: &Arc<Host>, machine: &str, id: ModuleId) -> Result<(), St
     let second = second.map_err(|_| "the trial was broken off".to_owned())?.map_err(|error| error.to_string())?;
     let open = host.router.find_machine(machine).ok_or("the machine is not open on this node")?;
     let stop = Arc::new(Stop::default());
-    let (logic, second) = (Guarded::around(logic, &stop), Guarded::around_second(second, &stop));
+    let (logic, second) = (GuardedLogic::around(logic, &stop), GuardedLogic::around_second(second, &stop));
     for partition in open.partition_ids() {
         let replica =
             open.find_partition(partition).ok_or(format!("partition {partition} is not open on this node"))?;
@@ -197,7 +197,7 @@ async fn prepare(host: &Arc<Host>, machine: &str, id: ModuleId) -> Result<(), St
                 return Err("the node is shutting down".to_owned());
             }
         };
-        if let Some(Cut::Spent(why)) = stop.cut() {
+        if let Some(StopCause::Spent(why)) = stop.cause() {
             return Err(format!("partition {partition}: {why}"));
         }
         tried.map_err(|reason| format!("partition {partition}: {reason}"))?;

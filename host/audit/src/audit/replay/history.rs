@@ -10,7 +10,7 @@ use crate::ids::{Micros, ModuleId, PartitionId, Position};
 use crate::machine::entry::Entry;
 use crate::machine::journal::{Journal, Verdict};
 use crate::machine::logic::Logic;
-use crate::registry::{Guarded, Stop};
+use crate::registry::{GuardedLogic, Stop};
 
 /// The history of one machine.
 pub trait History: Sync {
@@ -117,7 +117,7 @@ impl History for GuardedHistory<'_> {
     }
 
     fn load(&self, id: ModuleId) -> Result<Arc<dyn Logic>, String> {
-        Ok(Guarded::around_recorded(self.history.load(id)?, &self.stop))
+        Ok(GuardedLogic::around_recorded(self.history.load(id)?, &self.stop))
     }
 }
 

@@ -55,7 +55,7 @@ use crate::audit::replay::tally::Tally;
 use crate::audit::transit::ConsistentCut;
 use crate::ids::{Micros, ModuleId, PartitionId, Position};
 use crate::machine::logic::Logic;
-use crate::registry::Guarded;
+use crate::registry::GuardedLogic;
 use crate::rfc3339::print_time;
 
 /// Receives the progress of a replay, from several threads.
@@ -85,7 +85,8 @@ pub fn run_kept(
     keep: &Keep,
 ) -> Result<Report, ReplayFault> {
     let history = &GuardedHistory::new(history, &keep.stop);
-    let request = &Request { candidate: Guarded::around(request.candidate.clone(), &keep.stop), ..request.clone() };
+    let request =
+        &Request { candidate: GuardedLogic::around(request.candidate.clone(), &keep.stop), ..request.clone() };
     let replayed = replay(history, request, meter, keep);
     // This comes first: if a call was not made, any other error is a consequence of that.
     keep.check_whole().and(replayed)

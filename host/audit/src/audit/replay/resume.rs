@@ -38,7 +38,7 @@ use crate::ids::{CommandId, Digest, Head, JournalIndex, Micros, ModuleId, Partit
 use crate::limits::REPLAY_SAVE_BYTES;
 use crate::machine::entry::Entry;
 use crate::machine::journal::{Journal, Verdict};
-use crate::registry::{Cut, Stop};
+use crate::registry::{Stop, StopCause};
 
 const RUN: &str = "replay.json";
 const MAGIC: &[u8] = b"shreplay2\n";
@@ -68,10 +68,10 @@ impl Keep {
     /// # Errors
     /// A call of a module was not made, so the results since then are not what the module says.
     pub fn check_whole(&self) -> Result<(), ReplayFault> {
-        match self.stop.cut() {
+        match self.stop.cause() {
             None => Ok(()),
-            Some(Cut::Stopped) => Err(ReplayFault::Stopped { is_kept: self.folder.is_some() }),
-            Some(Cut::Spent(why)) => Err(ReplayFault::Spent(why.clone())),
+            Some(StopCause::Stopped) => Err(ReplayFault::Stopped { is_kept: self.folder.is_some() }),
+            Some(StopCause::Spent(why)) => Err(ReplayFault::Spent(why.clone())),
         }
     }
 }

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use parking_lot::{Mutex, MutexGuard};
 use rustix::process::{Resource, getrlimit};
 
-use super::Compiled;
+use super::Compilation;
 use super::wire::{Answer, Failure};
 use crate::guest::allowance::Allowance;
 use crate::guest::error::{CompileLimit, GuestError};
@@ -50,7 +50,7 @@ pub(super) struct Job<'a> {
 
 /// Compiles a module in a child. The calling thread must live until this returns, because the child dies with that
 /// thread.
-pub(super) fn run(program: &Path, job: &Job<'_>) -> Result<Compiled, GuestError> {
+pub(super) fn run(program: &Path, job: &Job<'_>) -> Result<Compilation, GuestError> {
     let _turn = wait_for_turn(job)?;
     let started = Instant::now();
     let mut child = start(program, job)?;
@@ -187,7 +187,7 @@ fn is_memory(words: &str) -> bool {
 }
 
 /// Judges what a child said that finished.
-fn judge(answer: Answer, job: &Job<'_>) -> Result<Compiled, GuestError> {
+fn judge(answer: Answer, job: &Job<'_>) -> Result<Compilation, GuestError> {
     match answer.failure {
         Some(Failure::Compile(detail)) if is_memory(&detail) => {
             return Err(memory_met(job.allowance));
@@ -208,7 +208,7 @@ fn judge(answer: Answer, job: &Job<'_>) -> Result<Compiled, GuestError> {
         return Err(strange("it has compiled for other engines than it was asked to"));
     }
     let described = answer.described.ok_or_else(|| strange("it has not asked the module to describe itself"))?;
-    Ok(Compiled { artefacts: answer.artefacts, described })
+    Ok(Compilation { artefacts: answer.artefacts, described })
 }
 
 /// Once in the life of this process.

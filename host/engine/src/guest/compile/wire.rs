@@ -11,7 +11,7 @@
 
 use std::io::{Error, ErrorKind, Read, Result, Write};
 
-use super::Compiled;
+use super::Compilation;
 use crate::guest::error::{GuestError, GuestFault};
 use crate::guest::module::Pace;
 use crate::limits;
@@ -168,9 +168,9 @@ impl Answer {
         answer
     }
 
-    pub(super) fn of(result: std::result::Result<Compiled, GuestError>) -> Vec<Frame> {
+    pub(super) fn of(result: std::result::Result<Compilation, GuestError>) -> Vec<Frame> {
         match result {
-            Ok(Compiled { artefacts, described }) => {
+            Ok(Compilation { artefacts, described }) => {
                 let artefacts = artefacts.into_iter().map(|(pace, bytes)| Frame::Artefact(pace, bytes));
                 artefacts.chain([Frame::Described(described), Frame::End]).collect()
             }
@@ -197,7 +197,7 @@ mod tests {
 
     #[test]
     fn what_is_said_is_heard() {
-        let compiled = Compiled {
+        let compiled = Compilation {
             artefacts: vec![(Pace::Fast, vec![1; 70_000]), (Pace::Metered, Vec::new())],
             described: vec![2; 300],
         };

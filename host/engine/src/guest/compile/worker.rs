@@ -6,7 +6,7 @@
 use std::io::{Read, Write};
 
 use super::wire::{Answer, Frame};
-use super::{Compiled, confine};
+use super::{Compilation, confine};
 use crate::guest::allowance::Allowance;
 use crate::guest::engine::{compile_only, fingerprint};
 use crate::guest::error::GuestError;
@@ -39,11 +39,11 @@ pub fn compile_module(allowance: Allowance, paces: &[Pace]) -> Result<(), GuestE
 }
 
 /// Asks the module to describe itself, which may already fail, and compiles it.
-pub(super) fn work(engines: &[(Pace, &wasmtime::Engine)], wasm: &[u8]) -> Result<Compiled, GuestError> {
+pub(super) fn work(engines: &[(Pace, &wasmtime::Engine)], wasm: &[u8]) -> Result<Compilation, GuestError> {
     let described = second::describe(wasm)?;
     let compile = |(pace, engine): &(Pace, &wasmtime::Engine)| {
         let artefact = engine.precompile_module(wasm);
         Ok((*pace, artefact.map_err(|error| GuestError::Compile { detail: format!("{error:#}") })?))
     };
-    Ok(Compiled { artefacts: engines.iter().map(compile).collect::<Result<_, GuestError>>()?, described })
+    Ok(Compilation { artefacts: engines.iter().map(compile).collect::<Result<_, GuestError>>()?, described })
 }
