@@ -20,7 +20,7 @@ use crate::log::{LogScan, Payload, Tail};
 use crate::machine::entry::Entry;
 use crate::machine::journal::{Journal, Moment};
 use crate::machine::logic::Logic;
-use crate::machine::native::Native;
+use crate::machine::native::NativeLogic;
 use crate::machine::replay::{Replay, ReplayError};
 use crate::records::logic::System;
 use crate::registry::{self, Registry};
@@ -95,7 +95,7 @@ impl Source {
         let options = EngineOptions { metered: MeteredCompilation::WhenNeeded, ..EngineOptions::default() };
         let engine = Engine::new(options).map_err(crate::registry::RegistryError::from)?;
         let registry = registry::open_to_read(modules_folder(path), engine, allowance);
-        let system = Arc::new(Native::<System>::new());
+        let system = Arc::new(NativeLogic::<System>::new());
         let native = system.id();
         registry.add_native(system);
         Ok(Self { path: path.to_owned(), cluster, manifest, registry, native })

@@ -12,17 +12,17 @@ use statehouse_abi::value::Value;
 
 use crate::ids::ModuleId;
 use crate::machine::logic::{Fault, Logic, Pace};
-use crate::machine::native::Native;
+use crate::machine::native::NativeLogic;
 
 pub struct FailingLogic {
-    inner: Native<Faulty>,
+    inner: NativeLogic<Faulty>,
     fault: Fault,
     calls: AtomicUsize,
 }
 
 impl FailingLogic {
     pub fn with(fault: Fault) -> Self {
-        Self { inner: Native::new(), fault, calls: AtomicUsize::new(0) }
+        Self { inner: NativeLogic::new(), fault, calls: AtomicUsize::new(0) }
     }
 
     pub fn calls(&self) -> usize {

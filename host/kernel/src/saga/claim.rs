@@ -26,7 +26,7 @@ pub fn claimed() -> Vec<u8> {
 /// A `Rejection` of the ABI with a member that only the host reads.
 #[derive(Encode, Decode)]
 #[cbor(map)]
-struct Reused {
+struct ReuseRejection {
     #[n(0)]
     code: String,
     #[n(1)]
@@ -45,13 +45,13 @@ pub fn refusal(fields: Option<Vec<String>>, position: Position) -> Vec<u8> {
         "this id belongs to a command with other content in a partition that both need, recorded at \
          {position}{difference}; use a new id"
     );
-    let reused = Reused { code: ID_REUSED.to_owned(), detail, fields };
+    let reused = ReuseRejection { code: ID_REUSED.to_owned(), detail, fields };
     minicbor::to_vec(&reused).expect("a vector takes all bytes")
 }
 
 /// The fields that a refusal names; none for a rejection of another kind.
 pub fn fields_of(rejection: &[u8]) -> Option<Vec<String>> {
-    let reused: Reused = minicbor::decode(rejection).ok()?;
+    let reused: ReuseRejection = minicbor::decode(rejection).ok()?;
     reused.fields.filter(|_| reused.code == ID_REUSED)
 }
 

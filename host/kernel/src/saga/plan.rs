@@ -133,7 +133,7 @@ impl SagaPlan {
         steps: impl Iterator<Item = (PlannedStep<'p>, Option<&'p [u8]>)>,
         partition_of: impl Fn(&[u8]) -> PartitionId,
     ) -> Result<Option<Self>, PlanFault> {
-        let placed: Vec<Placed<'p>> =
+        let placed: Vec<PlacedStep<'p>> =
             steps.map(|(step, last_resort)| (partition_of(step.entity), step, last_resort)).collect();
         if placed.iter().all(|(partition, ..)| *partition == home) {
             return Ok(None);
@@ -156,10 +156,10 @@ impl SagaPlan {
 }
 
 /// A step, the partition of its entity, and its last resort.
-type Placed<'p> = (PartitionId, PlannedStep<'p>, Option<&'p [u8]>);
+type PlacedStep<'p> = (PartitionId, PlannedStep<'p>, Option<&'p [u8]>);
 
 /// Consecutive steps on one partition make one branch; the order of the steps stays.
-fn in_order(block: &PlanOut<'_>, placed: &[Placed<'_>]) -> Result<Vec<Branch>, PlanFault> {
+fn in_order(block: &PlanOut<'_>, placed: &[PlacedStep<'_>]) -> Result<Vec<Branch>, PlanFault> {
     let mut branches: Vec<Branch> = Vec::new();
     for (partition, step, last_resort) in placed {
         let step = Step::of(block, step, *last_resort);
@@ -176,7 +176,7 @@ fn in_order(block: &PlanOut<'_>, placed: &[Placed<'_>]) -> Result<Vec<Branch>, P
 }
 
 /// One branch for each phase and partition, home first.
-fn by_phase(block: &PlanOut<'_>, home: PartitionId, placed: &[Placed<'_>]) -> Result<Vec<Branch>, PlanFault> {
+fn by_phase(block: &PlanOut<'_>, home: PartitionId, placed: &[PlacedStep<'_>]) -> Result<Vec<Branch>, PlanFault> {
     let mut branches: Vec<Branch> = Vec::new();
     for (role, tcc) in [(Role::Try, TccRole::Try), (Role::Confirm, TccRole::Confirm)] {
         for (at, (partition, step, last_resort)) in

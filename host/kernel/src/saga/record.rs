@@ -9,7 +9,7 @@ use minicbor::{Decode, Encode};
 use crate::ids::{CommandId, Fingerprint, PartitionId};
 use crate::saga::identity::{Derivation, Identity};
 use crate::saga::order::Order;
-use crate::saga::phase::{Mark, Moment};
+use crate::saga::phase::{Mark, PhaseMoment};
 use crate::saga::plan::SagaPlan;
 use crate::saga::status::{CallKey, Outcome};
 
@@ -99,11 +99,11 @@ pub struct Progress {
     #[n(2)]
     pub outcome: Outcome,
     #[n(3)]
-    pub at: Moment,
+    pub at: PhaseMoment,
 }
 
 impl Progress {
-    pub fn new(command: CommandId, key: CallKey, outcome: Outcome, at: Moment) -> Self {
+    pub fn new(command: CommandId, key: CallKey, outcome: Outcome, at: PhaseMoment) -> Self {
         Self { command: command.0, key, outcome, at }
     }
 

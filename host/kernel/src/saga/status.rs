@@ -10,7 +10,7 @@ use statehouse_abi::key::key;
 
 use crate::ids::{CommandId, Fingerprint, Micros};
 use crate::saga::identity::{Derivation, Identity};
-use crate::saga::phase::{Mark, Moment, Phase};
+use crate::saga::phase::{Mark, Phase, PhaseMoment};
 use crate::saga::plan::{Branch, Coordination, Role, SagaPlan};
 
 /// The reserved entity whose rows are the phase status table.
@@ -196,7 +196,7 @@ pub enum Outcome {
 
 /// A command that is over.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Finished {
+pub struct FinishedSaga {
     pub saga: Saga,
     /// CBOR of the rejection that it ends with.
     pub rejection: Option<Vec<u8>>,
@@ -205,13 +205,13 @@ pub struct Finished {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Advance {
     GoesOn(Box<Saga>),
-    Finished(Box<Finished>),
+    Finished(Box<FinishedSaga>),
 }
 
 /// The outcome belongs to a call that is not due: it came twice, or too late to matter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a call of branch {} that is not due was answered", .0.branch)]
-pub struct Stale(pub CallKey);
+pub struct StaleOutcome(pub CallKey);
 
 impl Saga {
     /// A command whose first branch was carried out in the entry that starts the command.
@@ -220,7 +220,7 @@ impl Saga {
         plan: SagaPlan,
         derivation: Derivation,
         events: Vec<EventRecord>,
-        at: &Moment,
+        at: &PhaseMoment,
     ) -> Advance {
         assert!(plan.branches.len() > 1, "one partition needs no coordination");
         let format = match derivation {
@@ -251,12 +251,12 @@ impl Saga {
         mut self,
         key: CallKey,
         outcome: &Outcome,
-        recorded: &Moment,
-        at: &Moment,
-    ) -> Result<Advance, Stale> {
+        recorded: &PhaseMoment,
+        at: &PhaseMoment,
+    ) -> Result<Advance, StaleOutcome> {
         let due = self.due();
         if !due.contains(&key) {
-            return Err(Stale(key));
+            return Err(StaleOutcome(key));
         }
         let branch = key.branch as usize;
         let is_final = key.call != Call::Undo && self.direction == Direction::Forward;
@@ -284,12 +284,12 @@ impl Saga {
                 self.branches[branch].attempt = key.attempt + 1;
                 self.mark(Phase::Retrying, Some(key.branch), recorded, Some(code.clone()));
             }
-            (Call::Do | Call::Claim, Outcome::NothingDone) => return Err(Stale(key)),
+            (Call::Do | Call::Claim, Outcome::NothingDone) => return Err(StaleOutcome(key)),
         }
         Ok(self.settle(&due, at))
     }
 
-    pub(super) fn turn_back(&mut self, rejection: ByteVec, at: &Moment) {
+    pub(super) fn turn_back(&mut self, rejection: ByteVec, at: &PhaseMoment) {
         // If there are several refusals, the command is rejected with the one that is recorded here first.
         if self.direction == Direction::Forward {
             self.direction = Direction::Backward;
@@ -300,7 +300,7 @@ impl Saga {
 
     /// Enters the next phase if the present one is complete, and says whether it was the last. The calls in
     /// `due_before` were made already.
-    pub(super) fn settle(mut self, due_before: &[CallKey], at: &Moment) -> Advance {
+    pub(super) fn settle(mut self, due_before: &[CallKey], at: &PhaseMoment) -> Advance {
         let is_asked = |(branch, status): (&Branch, &Status)| match branch.role {
             Role::Try => status.state == State::Done,
             Role::Confirm => !self.is_unclaimed(branch, status),
@@ -313,7 +313,7 @@ impl Saga {
             let phase = if self.rejection.is_some() { Phase::Aborted } else { Phase::Finished };
             self.mark(phase, None, at, None);
             let rejection = self.rejection.clone().map(Vec::from);
-            return Advance::Finished(Box::new(Finished { saga: self, rejection }));
+            return Advance::Finished(Box::new(FinishedSaga { saga: self, rejection }));
         }
         for key in due.iter().filter(|key| key.call == Call::Do && key.attempt == 0 && !due_before.contains(key)) {
             self.mark(Phase::StepSent, Some(key.branch), at, None);
@@ -410,7 +410,7 @@ impl Saga {
         })
     }
 
-    pub(super) fn mark(&mut self, phase: Phase, branch: Option<u16>, at: &Moment, detail: Option<String>) {
+    pub(super) fn mark(&mut self, phase: Phase, branch: Option<u16>, at: &PhaseMoment, detail: Option<String>) {
         let mark = Mark { phase, branch, at: at.clone(), detail };
         if self.marks.len() >= MARKS_MAX && phase == Phase::Retrying {
             self.marks.pop();

@@ -16,7 +16,7 @@ use crate::ids::{Digest, Head};
 use crate::machine::entry::{Activation, Entry, EntryKind, Header};
 use crate::machine::logic::Logic;
 use crate::machine::migration::{MigratedDigest, Migration, MigrationError};
-use crate::machine::replica::{Applied, ApplyError};
+use crate::machine::replica::{AppliedEntry, ApplyError};
 use crate::partition::actions::{Actions, OneshotReply};
 use crate::partition::base::Base;
 use crate::partition::error::{HaltReason, store_failed};
@@ -160,7 +160,7 @@ impl Base {
 
     /// Applies an activation on any replica and stores the rows it changes. The leader already has the rows, unless
     /// another entry intervened.
-    pub(super) fn apply_activation(&mut self, entry: Entry, meta: Meta) -> Result<Applied, HaltReason> {
+    pub(super) fn apply_activation(&mut self, entry: Entry, meta: Meta) -> Result<AppliedEntry, HaltReason> {
         let (index, parent, expected) = (entry.header().index, entry.header().parent, entry.header().digest);
         let activation = entry.activation().map_err(|source| HaltReason::Entry { index: index.0, source })?;
         let load = self.modules.load(activation.module);
@@ -191,6 +191,6 @@ impl Base {
         );
         self.at.on_activated(logic);
         self.is_draining = false;
-        Ok(Applied::without_writes(entry))
+        Ok(AppliedEntry::without_writes(entry))
     }
 }

@@ -16,7 +16,7 @@ use crate::ids::Micros;
 use crate::log::{EntryId, LogEntry, Payload};
 use crate::machine::entry::{Batch, Entry, EntryKind};
 use crate::machine::journal::{Journal, Verdict};
-use crate::machine::replica::Applied;
+use crate::machine::replica::AppliedEntry;
 use crate::partition::actions::{Action, Actions, OneshotReply};
 use crate::partition::base::Base;
 use crate::partition::claims::granted;
@@ -84,9 +84,9 @@ impl Executor {
                 let applied = if entry.header().kind == EntryKind::Activate {
                     base.apply_activation(entry, meta)?
                 } else if writes.is_empty() {
-                    base.store_applied(Applied::without_writes(entry), meta)
+                    base.store_applied(AppliedEntry::without_writes(entry), meta)
                 } else {
-                    let applied = Applied::promote(entry, writes, &base.table).map_err(HaltReason::Apply)?;
+                    let applied = AppliedEntry::promote(entry, writes, &base.table).map_err(HaltReason::Apply)?;
                     base.store_applied(applied, meta)
                 };
                 (applied, submissions)
@@ -195,25 +195,25 @@ impl Base {
         }
     }
 
-    fn store_applied(&self, applied: Applied, meta: Meta) -> Applied {
+    fn store_applied(&self, applied: AppliedEntry, meta: Meta) -> AppliedEntry {
         self.store.apply(applied.rows(), meta, applied.entry().payload().len() as u64);
         applied
     }
 
     /// Applies the recorded events of an entry that this node has not executed itself.
-    fn compute(&mut self, entry: Entry, meta: Meta) -> Result<Applied, HaltReason> {
+    fn compute(&mut self, entry: Entry, meta: Meta) -> Result<AppliedEntry, HaltReason> {
         if entry.header().kind == EntryKind::Activate {
             return self.apply_activation(entry, meta);
         }
         let Some(batch) = entry.batch() else {
-            return Ok(self.store_applied(Applied::without_writes(entry), meta));
+            return Ok(self.store_applied(AppliedEntry::without_writes(entry), meta));
         };
         let logic = self.at.logic().cloned().ok_or_else(|| HaltReason::Module {
             id: entry.header().decider,
             reason: "the journal has a batch before its first activation".to_owned(),
         })?;
         let rows = self.fetch_applied(&batch.ops)?;
-        let applied = Applied::compute(logic.as_ref(), entry, &rows, &self.table).map_err(HaltReason::Apply)?;
+        let applied = AppliedEntry::compute(logic.as_ref(), entry, &rows, &self.table).map_err(HaltReason::Apply)?;
         Ok(self.store_applied(applied, meta))
     }
 

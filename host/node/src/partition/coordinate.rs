@@ -32,8 +32,8 @@ use crate::partition::participants::{Answers, DueCall};
 use crate::partition::requests::Ordered;
 use crate::partition::saga_table::SagaTable;
 use crate::partition::timers::Timer;
-use crate::saga::participant::{Known, OnCancel, on_cancel};
-use crate::saga::{Advance, CallKey, Moment, Order, Progress, Records, Saga};
+use crate::saga::participant::{CallKnowledge, OnCancel, on_cancel};
+use crate::saga::{Advance, CallKey, Order, PhaseMoment, Progress, Records, Saga};
 use crate::sequencer::submission::{Called, Recorded, Refusal, Reply, Submission, Unticketed};
 use statehouse_abi::ops::OpsBlock;
 use statehouse_abi::rows::WritesBlock;
@@ -118,7 +118,7 @@ impl Coordinator {
 
     /// The outcomes for the next entry: those that are due on the rows as they will be at that entry.
     fn take_heard(&mut self, table: &SagaTable, header: &Header) -> Vec<Progress> {
-        let at = Moment::at_home(header.time, header.index.0);
+        let at = PhaseMoment::at_home(header.time, header.index.0);
         let mut rows: HashMap<CommandId, Option<Saga>> = HashMap::new();
         let mut taken = Vec::new();
         let mut later = VecDeque::new();
@@ -307,10 +307,10 @@ impl Base {
                 // Under an id of the first release the call may be another command's, which must not be undone.
                 let is_own = recorded.entry.identity(*command, self.partition) == Some(identity);
                 let is_done = is_own && matches!(batch.outcome.group(*command as usize), GroupOutcome::Events { .. });
-                if is_done { Known::Done } else { Known::Refused }
+                if is_done { CallKnowledge::Done } else { CallKnowledge::Refused }
             }
-            None if self.waiters.in_flight.contains(tried) => Known::UnderWay,
-            None => Known::Nothing,
+            None if self.waiters.in_flight.contains(tried) => CallKnowledge::UnderWay,
+            None => CallKnowledge::Nothing,
         };
         Ok(match on_cancel(known) {
             OnCancel::Undo => None,

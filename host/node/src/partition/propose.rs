@@ -11,7 +11,7 @@ use crate::features;
 use crate::ids::Head;
 use crate::limits;
 use crate::machine::decide::block::BlockBuilder;
-use crate::machine::decide::{Counts, Decided, Effect, decide};
+use crate::machine::decide::{Counts, DecidedBatch, Effect, decide};
 use crate::machine::entry::{BatchWriter, Entry, EntryCommand, EntryKind, Header};
 use crate::machine::journal::{Journal, Verdict};
 use crate::machine::logic::Logic;
@@ -354,7 +354,14 @@ impl LeaderState {
     }
 
     /// The entry of a decided batch.
-    fn entry_of(&self, base: &Base, header: Header, submissions: &[Submission], decided: &Decided, now: &Now) -> Entry {
+    fn entry_of(
+        &self,
+        base: &Base,
+        header: Header,
+        submissions: &[Submission],
+        decided: &DecidedBatch,
+        now: &Now,
+    ) -> Entry {
         let records = self.records_of(base, submissions, now);
         assert!(submissions.len() == decided.plan_count);
         let mut batch = BatchWriter::default();
@@ -378,7 +385,7 @@ impl LeaderState {
         if !is_starting {
             return entry;
         }
-        let change = Change::of(&entry, &table::Empty).expect("a start depends on no row");
+        let change = Change::of(&entry, &table::EmptyTable).expect("a start depends on no row");
         entry.with_digest(digest(&ops, &writes, &change.writes()))
     }
 
@@ -395,7 +402,7 @@ fn count(counts: Counts) {
 }
 
 /// Refuses all of them, each with its rejection, and writes nothing.
-fn forbid(submissions: &[Submission], rejections: &[Vec<u8>]) -> Decided {
+fn forbid(submissions: &[Submission], rejections: &[Vec<u8>]) -> DecidedBatch {
     assert_eq!(submissions.len(), rejections.len());
     let (mut ops, mut outcome) = (BlockBuilder::default(), OutcomeWriter::default());
     let mut first_op = 0;
@@ -406,7 +413,7 @@ fn forbid(submissions: &[Submission], rejections: &[Vec<u8>]) -> Decided {
         let first = outcome.event_count();
         outcome.reject(first, rejection);
     }
-    Decided {
+    DecidedBatch {
         ops: ops.finish(),
         outcome: outcome.finish(Vec::new()),
         writes: no_writes(),

@@ -25,7 +25,7 @@ use crate::log::EntryId;
 use crate::machine::entry::{Activation, Part};
 use crate::machine::logic::Logic;
 use crate::machine::modules::Modules;
-use crate::machine::native::Native;
+use crate::machine::native::NativeLogic;
 use crate::machine::replica::is_key_of;
 use crate::partition::tail::{Bound, Place, Start, Tail};
 use crate::partition::{
@@ -97,7 +97,7 @@ fn options(folder: &Path) -> PartitionOptions {
         folder: folder.to_owned(),
         disk: Arc::new(RealDisk),
         clock: Arc::new(SystemClock),
-        modules: Arc::new(Only(Arc::new(Native::<System>::new()))),
+        modules: Arc::new(Only(Arc::new(NativeLogic::<System>::new()))),
         store: StoreOptions::new(StoreShared::new(1 << 20)),
         peers: GroupPeers {
             network: Arc::new(NoNetwork),
@@ -149,7 +149,7 @@ async fn content(partition: &Partition, ids: &[CommandId]) -> Content {
 
 /// Creates machines with these numbers, each by its own command; activates the module first if the partition is empty.
 async fn create(partition: &Arc<Partition>, numbers: std::ops::Range<u8>) -> Vec<CommandId> {
-    let logic: Arc<dyn Logic> = Arc::new(Native::<System>::new());
+    let logic: Arc<dyn Logic> = Arc::new(NativeLogic::<System>::new());
     if numbers.start == 0 {
         let activation = Activation { module: logic.id(), schema: logic.describe().schema, number: 0 };
         partition.activate(activation, soon()).await.expect("it activates");
@@ -175,7 +175,7 @@ fn creation(number: u8) -> SystemCommand {
 
 /// Asks for the machine with this number.
 async fn ask(partition: &Arc<Partition>, number: u8) -> Answer {
-    let logic: Arc<dyn Logic> = Arc::new(Native::<System>::new());
+    let logic: Arc<dyn Logic> = Arc::new(NativeLogic::<System>::new());
     let machine = Machine::new(MachineOptions {
         name: SYSTEM.to_owned(),
         partition_count: 1,

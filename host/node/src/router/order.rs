@@ -19,7 +19,7 @@ use crate::router::answer::Unavailable;
 use crate::router::lookup::read_failed;
 use crate::router::machine::Machine;
 use crate::router::wire::WireError;
-use crate::saga::{Awaited, Order, OrderKind, OrderRefused, Saga};
+use crate::saga::{AwaitedAnswer, Order, OrderKind, OrderRefused, Saga};
 
 /// How long a participant may take to show that it has a leader with a majority.
 const PARTICIPANT_PATIENCE: Duration = Duration::from_secs(2);
@@ -163,7 +163,9 @@ impl Machine {
 
     /// Checks that every participant that must say what became of a step answers.
     async fn check_participants(&self, saga: &Saga, home: PartitionId, deadline: Instant) -> Result<(), OrderError> {
-        for waits in saga.waits_for().iter().filter(|waits| waits.kind == Awaited::Step && waits.partition != home) {
+        for waits in
+            saga.waits_for().iter().filter(|waits| waits.kind == AwaitedAnswer::Step && waits.partition != home)
+        {
             let patience = deadline.min(Instant::now() + PARTICIPANT_PATIENCE);
             let replica = self.replica(waits.partition).map_err(OrderError::Unavailable)?;
             if let Err(error) = replica.read_linearizable(patience).await {

@@ -279,7 +279,7 @@ fn refused(code: &str, status: u16, detail: String) -> Answer {
 mod tests {
     use super::*;
     use crate::ids::CommandId;
-    use crate::machine::native::Native;
+    use crate::machine::native::NativeLogic;
     use crate::router::answer::Caller;
     use crate::system::logic::System;
 
@@ -331,7 +331,7 @@ mod tests {
     #[tokio::test]
     async fn what_cannot_be_planned_again_may_have_been_accepted() {
         for (in_doubt, is_unknown) in [(None, false), (doubt(), true)] {
-            let logic = Arc::new(Native::<System>::new());
+            let logic = Arc::new(NativeLogic::<System>::new());
             let (routed, answers) =
                 plan_all(NodeId(1), logic, &Offload::default(), vec![open(in_doubt)], |_| PartitionId(0)).await;
             assert!(routed.is_empty() && answers.len() == 1);
@@ -345,7 +345,7 @@ mod tests {
         let offload = Arc::new(Offload::default());
         let held = offload.hold_all();
         for (in_doubt, is_unknown) in [(None, false), (doubt(), true)] {
-            let logic = Arc::new(Native::<System>::new());
+            let logic = Arc::new(NativeLogic::<System>::new());
             let (_, answers) = plan_all(NodeId(1), logic, &offload, vec![open(in_doubt)], |_| PartitionId(0)).await;
             assert_eq!(matches!(answers[0].1, Answer::Unknown { .. }), is_unknown, "{:?}", answers[0].1);
         }

@@ -20,7 +20,7 @@ use crate::durable::{self, PRIVATE};
 use crate::ids::ModuleId;
 use crate::limits::PREPARE_ATTEMPTS_MAX;
 use crate::machine::logic::{Fault, Logic};
-use crate::machine::migration::{InvariantCheck, Migrated, Migration, MigrationError};
+use crate::machine::migration::{InvariantCheck, Migration, MigrationChanges, MigrationError};
 use crate::partition::{Partition, ReadPoint};
 use crate::records::command::SystemCommand;
 use crate::registry::{GuardedLogic, Stop, StopCause};
@@ -237,7 +237,7 @@ fn check_migration(logic: &dyn Logic, second: &dyn Logic, point: &ReadPoint) -> 
 }
 
 /// Migrates the first rows, as far as whole entities go.
-fn migrate_some(logic: &dyn Logic, point: &ReadPoint, count_max: usize) -> Result<Migrated, MigrationError> {
+fn migrate_some(logic: &dyn Logic, point: &ReadPoint, count_max: usize) -> Result<MigrationChanges, MigrationError> {
     let mut migration = Migration::new(logic, point.journal.schema)?;
     if !migration.is_needed() {
         return Ok(Vec::new());

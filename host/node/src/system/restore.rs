@@ -32,7 +32,7 @@ use crate::machine::entry::Entry;
 use crate::machine::journal::Journal;
 use crate::machine::logic::Logic;
 use crate::machine::modules::Modules;
-use crate::machine::native::Native;
+use crate::machine::native::NativeLogic;
 use crate::partition::{Answered, Leading, Participants, Partition, PartitionError, PartitionOptions, Remembered};
 use crate::peer::{GroupName, GroupPeers, NoNetwork, Seen};
 use crate::records::command::SystemCommand;
@@ -238,7 +238,7 @@ impl<'a> Work<'a> {
                 return Err(SegmentsError::Manifest { path, reason }.into());
             }
         }
-        let system: Arc<dyn Logic> = Arc::new(Native::<System>::new());
+        let system: Arc<dyn Logic> = Arc::new(NativeLogic::<System>::new());
         registry.add_native(system.clone());
         let (store, features) = (StoreShared::new(BLOCK_CACHE_BYTES), Features::at(features::BASE));
         Ok(Self { options, manifest, building, modules: Arc::new(Staged(registry)), system, store, features })

@@ -32,7 +32,7 @@ use crate::machine::entry::{Batch, Entry, EntryKind, Part};
 use crate::machine::journal::{Journal, Verdict};
 use crate::machine::logic::Logic;
 use crate::machine::replay::ReplayError;
-use crate::machine::replica::{Applied, ApplyError, no_writes, positions_before};
+use crate::machine::replica::{AppliedEntry, ApplyError, no_writes, positions_before};
 use crate::rfc3339::print_time;
 use crate::saga::claim::ID_REUSED;
 use crate::saga::{Outcome, Saga};
@@ -146,7 +146,7 @@ impl<'a> Walk<'a> {
         let migrated = self.recorded.migrate(recorder.as_ref(), schema_before);
         let index = entry.header().index;
         let migrated = self.in_history(entry, migrated.map_err(|source| ApplyError::Migration { index, source }))?;
-        let applied = self.in_history(entry, Applied::migrated(entry.clone(), migrated))?;
+        let applied = self.in_history(entry, AppliedEntry::migrated(entry.clone(), migrated))?;
         put_all(&mut self.recorded, &applied);
         self.tally.counts.activations += 1;
         self.recorder = Some(recorder);
@@ -155,7 +155,7 @@ impl<'a> Walk<'a> {
 
     /// Outcomes of calls: they change the phase status table, but no row of a module.
     fn on_progress(&mut self, entry: &Entry) -> Result<(), ReplayFault> {
-        let applied = self.in_history(entry, Applied::promote(entry.clone(), no_writes(), &self.recorded))?;
+        let applied = self.in_history(entry, AppliedEntry::promote(entry.clone(), no_writes(), &self.recorded))?;
         if self.request.mode == Mode::Cumulative {
             let place = self.place(entry);
             for progress in &entry.records().progress {
@@ -397,7 +397,8 @@ impl<'a> Walk<'a> {
         let ops = OpsBlock::parse_trusted(ops).expect("the host wrote this block, or checked it");
         // Recorded keys are first, so if no other key is written, these are writes of the recorded block.
         if self.own.is_none() && WritesBlock::parse(&writes, batch.ops.key_count()).is_ok() {
-            let applied = self.in_history(entry, Applied::promote(entry.clone(), writes.clone(), &self.recorded))?;
+            let applied =
+                self.in_history(entry, AppliedEntry::promote(entry.clone(), writes.clone(), &self.recorded))?;
             if applied.digest() == entry.header().digest {
                 put_all(&mut self.recorded, &applied);
                 return Ok(());
@@ -405,7 +406,7 @@ impl<'a> Walk<'a> {
         }
         let recorder = self.recorder()?;
         let rows = self.recorded.fetch(&batch.ops);
-        let applied = Applied::compute(recorder.as_ref(), entry.clone(), &rows, &self.recorded);
+        let applied = AppliedEntry::compute(recorder.as_ref(), entry.clone(), &rows, &self.recorded);
         let applied = self.in_history(entry, applied)?;
         let is_first = self.own.is_none();
         let is_same_schema = recorder.describe().schema == self.request.candidate.describe().schema;
@@ -472,14 +473,14 @@ pub fn is_reported(
     request.filter.accepts(&FilterSubject { id, command: command.name, time, entities: &entities, codes })
 }
 
-fn put_all(state: &mut State, applied: &Applied) {
+fn put_all(state: &mut State, applied: &AppliedEntry) {
     for (key, row) in applied.rows() {
         state.put(key, row);
     }
 }
 
 /// Whether both write the same rows of the module.
-fn is_same_writes(applied: &Applied, ops: &OpsBlock<'_>, writes: &[u8]) -> bool {
+fn is_same_writes(applied: &AppliedEntry, ops: &OpsBlock<'_>, writes: &[u8]) -> bool {
     let mut recorded: Vec<(&[u8], Option<&[u8]>)> = applied.rows().filter(|(key, _)| !is_of_host(key)).collect();
     let own = WritesBlock::parse(writes, ops.key_count()).expect("checked when it was made");
     let mut own: Vec<(&[u8], Option<&[u8]>)> = own.writes().map(|(key, row)| (ops.key(key as usize), row)).collect();

@@ -14,7 +14,7 @@ use crate::audit::replay::error::ReplayFault;
 use crate::audit::replay::plans::{GroupPlan, Item};
 use crate::audit::replay::state::{Overlay, State};
 use crate::ids::PartitionId;
-use crate::machine::decide::{Decided, decide};
+use crate::machine::decide::{DecidedBatch, decide};
 use crate::machine::entry::{Batch, Entry};
 use crate::machine::logic::{Fault, Logic};
 use crate::machine::plan::PlanView;
@@ -110,7 +110,7 @@ fn decide_run(
     task: &Task<'_>,
     overlay: &Overlay<'_>,
     groups: std::ops::Range<usize>,
-) -> Result<(Decided, Vec<usize>), ReplayFault> {
+) -> Result<(DecidedBatch, Vec<usize>), ReplayFault> {
     let mut views: Vec<PlanView<'_>> = Vec::with_capacity(groups.len());
     let mut numbers = Vec::with_capacity(groups.len());
     for at in groups {
@@ -127,7 +127,7 @@ fn decide_run(
 }
 
 /// Whether everything is byte for byte as recorded, keys included. Then its writes are those of the recorded events.
-fn is_as_recorded(task: &Task<'_>, decided: &Decided) -> bool {
+fn is_as_recorded(task: &Task<'_>, decided: &DecidedBatch) -> bool {
     decided.plan_count == task.items.len()
         && decided.ops == task.batch.ops.raw()
         && decided.outcome == task.batch.outcome.raw()
@@ -140,7 +140,7 @@ fn is_accepted(task: &Task<'_>, group: usize) -> bool {
 
 impl Judgement {
     /// Compares groups with the record, up to the first difference that changes rows; returns the number of that group.
-    fn compare_run(&mut self, task: &Task<'_>, decided: &Decided, groups: &[usize]) -> Option<usize> {
+    fn compare_run(&mut self, task: &Task<'_>, decided: &DecidedBatch, groups: &[usize]) -> Option<usize> {
         let ops = OpsBlock::parse_trusted(&decided.ops).expect("the host wrote this block");
         let is_keys_alike = decided.ops == task.batch.ops.raw();
         for (at, group) in groups.iter().copied().enumerate() {
@@ -178,7 +178,7 @@ pub fn decide_alone(task: &Task<'_>, rows: &Overlay<'_>, planned: &GroupPlan) ->
 }
 
 /// What was decided about the group with this number among the decided ones.
-pub fn decision_of(decided: &Decided, ops: &OpsBlock<'_>, at: usize) -> Decision {
+pub fn decision_of(decided: &DecidedBatch, ops: &OpsBlock<'_>, at: usize) -> Decision {
     let outcome = OutcomeBlock::parse_trusted(&decided.outcome).expect("the outcome was checked when it was made");
     match outcome.group(at) {
         GroupOutcome::Events { first, count } => {

@@ -10,7 +10,7 @@ use statehouse_abi::rows::{RowsWriter, WritesBlock};
 
 use crate::ids::CommandId;
 use crate::machine::logic::Logic;
-use crate::machine::migration::{Migrated, Migration, MigrationError};
+use crate::machine::migration::{Migration, MigrationChanges, MigrationError};
 use crate::machine::table::Table;
 use crate::saga::Saga;
 use crate::saga::status::{ENTITY, row_key};
@@ -73,7 +73,7 @@ impl State {
     }
 
     /// The rows that change when a module with another schema becomes active.
-    pub fn migrate(&self, logic: &dyn Logic, from: u32) -> Result<Migrated, MigrationError> {
+    pub fn migrate(&self, logic: &dyn Logic, from: u32) -> Result<MigrationChanges, MigrationError> {
         let mut migration = Migration::new(logic, from)?;
         if migration.is_needed() {
             for (key, row) in self.sorted() {

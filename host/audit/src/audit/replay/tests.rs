@@ -22,12 +22,12 @@ use crate::audit::replay::tests::purse::{Purse, variant};
 use crate::audit::replay::{Class, Filter, Meter, Mode, ReplayFault, Report, Request, run};
 use crate::ids::{Micros, ModuleId, PartitionId};
 use crate::machine::logic::{Fault, Logic, Pace};
-use crate::machine::native::Native;
+use crate::machine::native::NativeLogic;
 
 const PARTITIONS: u32 = 3;
 
 fn purse<const V: u8>() -> Arc<dyn Logic> {
-    Arc::new(Native::<Purse<V>>::new())
+    Arc::new(NativeLogic::<Purse<V>>::new())
 }
 
 fn maker() -> Maker {

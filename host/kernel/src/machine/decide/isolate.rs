@@ -11,15 +11,15 @@ use statehouse_abi::outcome::{GroupOutcome, OutcomeBlock, OutcomeWriter};
 use statehouse_abi::rows::{RowsBlock, RowsWriter, WritesBlock};
 
 use crate::machine::decide::block::{ExtraKey, sub_block};
-use crate::machine::decide::{Counts, Culprit, Decided, Diagnostic, Effect, HostFault, Run, may_ask, run};
+use crate::machine::decide::{Counts, Culprit, DecidedBatch, Diagnostic, Effect, HostFault, Run, may_ask, run};
 use crate::machine::limits;
 use crate::machine::logic::{Fault, Logic, Pace};
 use crate::machine::replica::check_writes;
 
 /// The result of isolation.
-pub enum Isolated {
+pub enum IsolationOutcome {
     /// `ops` and `counts` are left empty, because the caller has them.
-    Decided(Decided),
+    Decided(DecidedBatch),
     /// A group needs keys. The numbers of the ops are those of the whole batch.
     NeedsKeys(Vec<ExtraKey>),
     /// The module's answers depend on how the batch is cut, or its `apply` fails on what is left. A smaller batch may
@@ -46,7 +46,7 @@ pub fn isolate(
     rows: &[u8],
     asked: &[usize],
     runs: &mut u64,
-) -> Result<Isolated, HostFault> {
+) -> Result<IsolationOutcome, HostFault> {
     let before = RowsBlock::parse(rows).expect("the host wrote this block");
     let mut progress = Progress {
         ops,
@@ -91,12 +91,12 @@ pub fn isolate(
                 ranges.push(range);
                 break;
             }
-            Run::TooLarge(culprit) => return Ok(Isolated::Split(culprit.diagnostic())),
+            Run::TooLarge(culprit) => return Ok(IsolationOutcome::Split(culprit.diagnostic())),
             Run::Host(fault) => return Err(fault),
         }
     }
     if !needed.is_empty() {
-        return Ok(Isolated::NeedsKeys(needed));
+        return Ok(IsolationOutcome::NeedsKeys(needed));
     }
     let plan_count = ranges.last().map_or(ops.group_count(), |range| range.start);
     finish(logic, context, progress, &before, plan_count)
@@ -109,13 +109,13 @@ fn finish(
     progress: Progress<'_>,
     before: &RowsBlock<'_>,
     plan_count: usize,
-) -> Result<Isolated, HostFault> {
+) -> Result<IsolationOutcome, HostFault> {
     assert!(plan_count > 0, "the bound on runs exceeds what the first group takes");
     let outcome = progress.outcome.finish(Vec::new());
     let block = sub_block(progress.ops, 0..plan_count);
     let mut rows = RowsWriter::default();
     (0..before.count()).for_each(|at| rows.row(before.row(at)));
-    let split = |text: String| Ok(Isolated::Split(Diagnostic { text, backtrace: Vec::new() }));
+    let split = |text: String| Ok(IsolationOutcome::Split(Diagnostic { text, backtrace: Vec::new() }));
     let rows = rows.finish(Vec::new());
     if limits::GUEST_INPUT_BYTES_MAX < (CallIn { context, ops: &block, rows: &rows, outcome: Some(&outcome) }).size() {
         return split("the batch does not fit into one call".to_owned());
@@ -123,7 +123,7 @@ fn finish(
     let writes = match logic.apply(Pace::Metered, context, &block, &rows, &outcome) {
         Ok(writes) => writes,
         Err(Fault::Host { what }) => return Err(HostFault(what)),
-        Err(fault) => return Ok(Isolated::Split(Culprit::Fault(fault).diagnostic())),
+        Err(fault) => return Ok(IsolationOutcome::Split(Culprit::Fault(fault).diagnostic())),
     };
     if let Err(source) = check_writes(progress.ops, &writes) {
         return split(format!("apply answered malformed writes: {source}"));
@@ -136,7 +136,7 @@ fn finish(
     }
     let (diagnostics, effect) = (progress.diagnostics, Effect::Applied);
     let (ops, counts) = (Vec::new(), Counts::default());
-    Ok(Isolated::Decided(Decided { ops, outcome, writes, plan_count, diagnostics, effect, counts }))
+    Ok(IsolationOutcome::Decided(DecidedBatch { ops, outcome, writes, plan_count, diagnostics, effect, counts }))
 }
 
 impl Progress<'_> {

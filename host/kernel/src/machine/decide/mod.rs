@@ -19,7 +19,7 @@ use statehouse_abi::outcome::{GroupOutcome, OutcomeBlock, OutcomeWriter};
 use statehouse_abi::rows::WritesBlock;
 
 use crate::machine::decide::block::{BlockBuilder, ExtraKey, sub_block};
-use crate::machine::decide::isolate::{Isolated, isolate};
+use crate::machine::decide::isolate::{IsolationOutcome, isolate};
 use crate::machine::limits;
 use crate::machine::logic::{Fault, Logic, Pace};
 use crate::machine::plan::PlanView;
@@ -28,7 +28,7 @@ use crate::machine::replica::{check_rows, check_writes, is_key_of, no_writes};
 
 /// A decided batch, not yet an entry.
 #[derive(Debug)]
-pub struct Decided {
+pub struct DecidedBatch {
     /// OPS block.
     pub ops: Vec<u8>,
     /// OUTCOME block.
@@ -146,7 +146,7 @@ pub fn decide<E: From<HostFault>>(
     context: Context,
     plans: &[PlanView<'_>],
     mut fetch: impl FnMut(&OpsBlock<'_>) -> Result<Vec<u8>, E>,
-) -> Result<Decided, E> {
+) -> Result<DecidedBatch, E> {
     assert!(!plans.is_empty());
     let mut plan_count = plans.len().min(limits::BATCH_COMMANDS_MAX);
     let mut extra: Vec<ExtraKey> = Vec::new();
@@ -165,7 +165,7 @@ pub fn decide<E: From<HostFault>>(
         let more = match run(logic, Pace::Fast, context, &ops, &rows) {
             Run::Done { outcome, writes } => {
                 let (diagnostics, effect) = (Vec::new(), Effect::Applied);
-                return Ok(Decided { ops: ops_bytes, outcome, writes, plan_count, diagnostics, effect, counts });
+                return Ok(DecidedBatch { ops: ops_bytes, outcome, writes, plan_count, diagnostics, effect, counts });
             }
             Run::Host(fault) => return Err(fault.into()),
             Run::NeedsKeys(more) if more.iter().all(|key| may_ask(&asked, group_of(&ops, key.op))) => more,
@@ -175,15 +175,17 @@ pub fn decide<E: From<HostFault>>(
             }
             Run::NeedsKeys(_) | Run::Failed(_) | Run::TooLarge(_) => {
                 match isolate(logic, context, &ops, &rows, &asked, &mut counts.isolation_runs)? {
-                    Isolated::Decided(decided) if decided.plan_count < plan_count => {
-                        return Ok(Decided { ops: sub_block(&ops, 0..decided.plan_count), counts, ..decided });
+                    IsolationOutcome::Decided(decided) if decided.plan_count < plan_count => {
+                        return Ok(DecidedBatch { ops: sub_block(&ops, 0..decided.plan_count), counts, ..decided });
                     }
-                    Isolated::Decided(decided) => return Ok(Decided { ops: ops_bytes, counts, ..decided }),
-                    Isolated::NeedsKeys(more) => more,
-                    Isolated::Split(said) if plan_count == 1 => return Ok(unasked(ops_bytes, said, counts)),
+                    IsolationOutcome::Decided(decided) => {
+                        return Ok(DecidedBatch { ops: ops_bytes, counts, ..decided });
+                    }
+                    IsolationOutcome::NeedsKeys(more) => more,
+                    IsolationOutcome::Split(said) if plan_count == 1 => return Ok(unasked(ops_bytes, said, counts)),
                     // The module's answers depend on how a batch is cut. It gets no batches at all, because smaller and
                     // smaller ones would take many runs.
-                    Isolated::Split(_) => {
+                    IsolationOutcome::Split(_) => {
                         plan_count = 1;
                         continue;
                     }
@@ -201,12 +203,12 @@ pub fn decide<E: From<HostFault>>(
 }
 
 /// One command whose rejection the module cannot apply either. It is recorded as a trap, and nothing is written.
-fn unasked(ops: Vec<u8>, said: Diagnostic, counts: Counts) -> Decided {
+fn unasked(ops: Vec<u8>, said: Diagnostic, counts: Counts) -> DecidedBatch {
     let detail = "the module failed to apply even the rejection of this command";
     let rejection = Rejection { code: host_rejection::MODULE_TRAP.to_owned(), detail: detail.to_owned() };
     let mut outcome = OutcomeWriter::default();
     outcome.reject(0, &minicbor::to_vec(rejection).expect("writing to memory cannot fail"));
-    Decided {
+    DecidedBatch {
         ops,
         outcome: outcome.finish(Vec::new()),
         writes: no_writes(),

@@ -75,7 +75,7 @@ impl Waits {
         let (order_reply, order) = oneshot::channel();
         let (activation_reply, activation) = oneshot::channel();
         stepped.step(Input::Order(order_of(order_reply)));
-        let logic = Native::<System>::new();
+        let logic = NativeLogic::<System>::new();
         let wanted = Activation { module: logic.id(), schema: logic.describe().schema, number: 1 };
         stepped.step(Input::Activate(ActivationRequest { activation: wanted, reply: activation_reply }));
         Self { replies, order, activation }

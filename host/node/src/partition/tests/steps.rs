@@ -40,7 +40,7 @@ pub struct Stepped {
 impl Stepped {
     /// The module decides already.
     pub fn open(options: &PartitionOptions) -> Self {
-        Self::open_with(options, Some(Arc::new(Native::<System>::new())))
+        Self::open_with(options, Some(Arc::new(NativeLogic::<System>::new())))
     }
 
     fn open_with(options: &PartitionOptions, logic: Option<Arc<dyn Logic>>) -> Self {
@@ -153,7 +153,7 @@ fn words_of(action: &Action) -> String {
 fn leading(folder: &Path, clock: Arc<dyn Clock>) -> Stepped {
     let mut stepped = Stepped::open_with(&PartitionOptions { clock, ..options(folder) }, None);
     stepped.elect(1);
-    let logic = Native::<System>::new();
+    let logic = NativeLogic::<System>::new();
     let activation = Activation { module: logic.id(), schema: logic.describe().schema, number: 0 };
     let (reply, _) = oneshot::channel();
     stepped.check(Input::Activate(ActivationRequest { activation, reply }), expect![""]);

@@ -13,9 +13,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::audit::replay::tally::{Place, Slots, slot_of};
 use crate::ids::{CommandId, Micros, PartitionId};
 use crate::saga::claim::ID_REUSED;
-use crate::saga::participant::{Known, OnCancel, on_cancel};
+use crate::saga::participant::{CallKnowledge, OnCancel, on_cancel};
 use crate::saga::status::EventRecord;
-use crate::saga::{Advance, Call, CallKey, Derivation, Moment, Order, Outcome, Saga, SagaPlan};
+use crate::saga::{Advance, Call, CallKey, Derivation, Order, Outcome, PhaseMoment, Saga, SagaPlan};
 
 /// The wait before a refused call is made again; it doubles with every refusal.
 const AGAIN: i64 = 250_000;
@@ -33,7 +33,7 @@ struct Flight {
     saga: Saga,
     sent: BTreeSet<CallKey>,
     /// Calls with an outcome, and whether the coordinator has heard the outcome.
-    done: BTreeMap<CallKey, (Outcome, Moment, bool)>,
+    done: BTreeMap<CallKey, (Outcome, PhaseMoment, bool)>,
 }
 
 /// All commands in flight.
@@ -79,7 +79,9 @@ impl Flights {
         now: Place,
     ) {
         let id = (plan.branches[0].partition(), command.id());
-        if let Advance::GoesOn(saga) = Saga::start(command, plan, derivation, events, &Moment::at_home(now.0, now.2)) {
+        if let Advance::GoesOn(saga) =
+            Saga::start(command, plan, derivation, events, &PhaseMoment::at_home(now.0, now.2))
+        {
             self.flights.insert(id, Flight { saga: *saga, sent: BTreeSet::new(), done: BTreeMap::new() });
             self.send(id, now);
         }
@@ -98,9 +100,9 @@ impl Flights {
         let is_undo = key.call == Call::Undo;
         if saga.is_cancel(key) && key.branch != 0 {
             let known = match flight.done.get(&key.first_do()) {
-                Some((Outcome::Done { .. }, ..)) => Known::Done,
-                Some(_) => Known::Refused,
-                None => Known::Nothing,
+                Some((Outcome::Done { .. }, ..)) => CallKnowledge::Done,
+                Some(_) => CallKnowledge::Refused,
+                None => CallKnowledge::Nothing,
             };
             match on_cancel(known) {
                 OnCancel::Undo => {}
@@ -126,7 +128,7 @@ impl Flights {
             // A call that was cancelled before it arrived never arrives.
             flight.sent.remove(&key.first_do());
         }
-        let at = Moment::at_participant(now.0, String::new());
+        let at = PhaseMoment::at_participant(now.0, String::new());
         flight.done.insert(key, (outcome, at, false));
         if self.slots.heard.get(&slot_of(command.0, command.1, key)).is_none_or(|heard| *heard <= now) {
             self.on_heard(command, key, now);
@@ -140,7 +142,7 @@ impl Flights {
         if std::mem::replace(is_heard, true) {
             return;
         }
-        let advanced = flight.saga.clone().advance(key, outcome, recorded, &Moment::at_home(now.0, now.2));
+        let advanced = flight.saga.clone().advance(key, outcome, recorded, &PhaseMoment::at_home(now.0, now.2));
         match advanced {
             Ok(Advance::GoesOn(saga)) => {
                 flight.saga = *saga;
@@ -157,7 +159,7 @@ impl Flights {
     pub fn on_order(&mut self, home: PartitionId, order: &Order, now: Place) {
         let id = (home, order.command());
         let Some(flight) = self.flights.get_mut(&id) else { return };
-        match flight.saga.clone().order(order, &Moment::at_home(now.0, now.2)) {
+        match flight.saga.clone().order(order, &PhaseMoment::at_home(now.0, now.2)) {
             Ok(Advance::GoesOn(saga)) => {
                 flight.saga = *saga;
                 self.send(id, now);
@@ -183,7 +185,7 @@ impl Flights {
             if let Some(rejection) = self.slots.reused.get(&slot).filter(|_| !self.slots.calls.contains_key(&slot)) {
                 // No participant has recorded the refusal, so it is heard where the coordinator heard it.
                 let outcome = Outcome::Refused { rejection: rejection.clone().into(), code: ID_REUSED.to_owned() };
-                flight.done.insert(key, (outcome, Moment::at_participant(now.0, String::new()), false));
+                flight.done.insert(key, (outcome, PhaseMoment::at_participant(now.0, String::new()), false));
                 continue;
             }
             let pause = if key.attempt == 0 { 1 } else { (AGAIN << (key.attempt - 1).min(6)).min(AGAIN_MAX) };

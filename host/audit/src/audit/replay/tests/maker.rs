@@ -25,13 +25,15 @@ use crate::machine::journal::{Journal, Verdict};
 use crate::machine::logic::Logic;
 use crate::machine::migration::digest;
 use crate::machine::plan::{Plan, PlanView};
-use crate::machine::replica::{Applied, no_writes};
+use crate::machine::replica::{AppliedEntry, no_writes};
 use crate::machine::slots::partition_of;
 use crate::machine::table::{Change, Table, derivations, list_finished};
 use crate::saga::claim::claimed;
-use crate::saga::participant::{Known, OnCancel, on_cancel};
+use crate::saga::participant::{CallKnowledge, OnCancel, on_cancel};
 use crate::saga::status::EventRecord;
-use crate::saga::{Call, CallKey, Derivation, Form, Moment, Origin, Outcome, Progress, Records, Saga, SagaPlan, Start};
+use crate::saga::{
+    Call, CallKey, Derivation, Form, Origin, Outcome, PhaseMoment, Progress, Records, Saga, SagaPlan, Start,
+};
 
 /// A command that a client sends.
 pub struct ClientCommand {
@@ -166,7 +168,7 @@ impl Maker {
 
     /// Completes an entry with the digest of its writes, and appends it.
     fn record(&mut self, partition: usize, entry: Entry, writes: Vec<u8>) {
-        let applied = Applied::promote(entry, writes, &self.parts[partition].state).expect("it fits its table");
+        let applied = AppliedEntry::promote(entry, writes, &self.parts[partition].state).expect("it fits its table");
         let entry = applied.entry().clone().with_digest(applied.digest());
         let rows: Vec<(Vec<u8>, Option<Vec<u8>>)> =
             applied.rows().map(|(key, row)| (key.to_vec(), row.map(<[u8]>::to_vec))).collect();
@@ -267,14 +269,14 @@ impl Maker {
         if saga.is_cancel(key) && key.branch != 0 {
             let tried = identity.call(key.first_do());
             let known = match self.outcomes.get(&tried) {
-                Some(true) => Known::Done,
-                Some(false) => Known::Refused,
-                None => Known::Nothing,
+                Some(true) => CallKnowledge::Done,
+                Some(false) => CallKnowledge::Refused,
+                None => CallKnowledge::Nothing,
             };
             match on_cancel(known) {
                 OnCancel::Undo => {}
                 OnCancel::NothingDone => {
-                    let at = Moment::at_participant(Micros(self.clock), String::new());
+                    let at = PhaseMoment::at_participant(Micros(self.clock), String::new());
                     self.heard.push((call.home, Progress::new(call.parent, key, Outcome::NothingDone, at)));
                     return true;
                 }
@@ -314,7 +316,7 @@ impl Maker {
         self.outcomes.insert(id, matches!(outcome, Outcome::Done { .. }));
         let time = entry.header().time;
         self.record(partition, entry, writes);
-        let at = Moment::at_participant(time, self.position(partition, 0).to_string());
+        let at = PhaseMoment::at_participant(time, self.position(partition, 0).to_string());
         if !is_claim {
             self.script.push(Step::Called(number_of(call.parent)));
         }

@@ -4,7 +4,7 @@
 use statehouse_fuzz::{check_recorded, recorded};
 
 use super::*;
-use crate::saga::{Call, Moment, Outcome as CallOutcome};
+use crate::saga::{Call, Outcome as CallOutcome, PhaseMoment};
 
 /// A client's commands, and a coordinator's call.
 pub(super) fn submissions() -> [Bytes; 2] {
@@ -39,7 +39,7 @@ pub(super) fn outcomes() -> [Told; 6] {
 }
 
 pub(super) fn answers() -> Vec<Option<Answered>> {
-    let at = Moment::at_home(Micros(5), 9);
+    let at = PhaseMoment::at_home(Micros(5), 9);
     let refused = CallOutcome::Refused { rejection: vec![0xa0].into(), code: "no".to_owned() };
     vec![
         None,
