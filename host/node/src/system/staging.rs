@@ -30,7 +30,7 @@ use crate::system::cluster::Cluster;
 use crate::system::cluster_error::ClusterError;
 use crate::system::directory::Directory;
 use crate::system::leadership_handover;
-use crate::system::refused_row::Refused;
+use crate::system::refused_row::ModuleRefusal;
 use crate::system::submit::{Wanting, submit_by};
 
 /// How long `system` may take to record that a module was refused.
@@ -48,9 +48,9 @@ pub struct RefusedModule {
     pub reason: String,
 }
 
-impl From<&Refused> for RefusedModule {
-    fn from(refused: &Refused) -> Self {
-        let Refused { machine, module, size, time, by, reason } = refused.clone();
+impl From<&ModuleRefusal> for RefusedModule {
+    fn from(refused: &ModuleRefusal) -> Self {
+        let ModuleRefusal { machine, module, size, time, by, reason } = refused.clone();
         Self { machine, module: ModuleId(module), size: size as usize, time: Micros(time), by, reason }
     }
 }

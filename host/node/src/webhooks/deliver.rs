@@ -34,7 +34,7 @@ use crate::partition::PartitionError;
 use crate::records::command::DeliveryNote;
 use crate::records::rejection::RejectionCode;
 use crate::system::ClusterError;
-use crate::system::webhook_row::{At, Failing, LaneRow, WebhookRow};
+use crate::system::webhook_row::{FailingDelivery, LaneRow, RowPosition, WebhookRow};
 
 /// How soon a lane is tried again if something other than its receiver stops it.
 const HINDERED_AGAIN: Duration = Duration::from_secs(5);
@@ -103,14 +103,14 @@ impl DeliveryProgress {
 
     /// Notes that everything up to here was taken, or given up, or is not shown.
     fn on_passed(&mut self, to: Position, is_news: bool) {
-        self.lanes.insert(to.partition, LaneRow { at: At::of(to), failing: None });
+        self.lanes.insert(to.partition, LaneRow { at: RowPosition::of(to), failing: None });
         if is_news {
             self.problems.remove(&to.partition);
             self.is_news = true;
         }
     }
 
-    fn on_failed(&mut self, partition: PartitionId, failing: Failing, problem: &str) {
+    fn on_failed(&mut self, partition: PartitionId, failing: FailingDelivery, problem: &str) {
         if let Some(lane) = self.lanes.get_mut(&partition) {
             lane.failing = Some(failing);
         }
@@ -235,7 +235,8 @@ impl Delivery {
 
     /// Returns when the message was taken, or given up and recorded as such. If the receiver is gone, it never returns.
     async fn deliver(&self, partition: PartitionId, message: &Message) {
-        let mut failing = self.board.lock().lane(partition).failing.unwrap_or(Failing { since: 0, attempts: 0 });
+        let mut failing =
+            self.board.lock().lane(partition).failing.unwrap_or(FailingDelivery { since: 0, attempts: 0 });
         loop {
             let secrets = self.signers(partition).await;
             let sent = {
@@ -276,7 +277,7 @@ impl Delivery {
         }
     }
 
-    async fn give_up(&self, message: &Message, failing: Failing, problem: String) {
+    async fn give_up(&self, message: &Message, failing: FailingDelivery, problem: String) {
         tracing::warn!(
             webhook = self.webhook,
             id = message.id,

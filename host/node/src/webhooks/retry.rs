@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use crate::ids::Micros;
 use crate::limits::{WEBHOOK_RETRY_FIRST, WEBHOOK_RETRY_MAX};
-use crate::system::webhook_row::Failing;
+use crate::system::webhook_row::FailingDelivery;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next {
@@ -20,7 +20,7 @@ pub enum Next {
 
 /// What follows a failed attempt, which `failing` counts. `chance` is a random number from 0 up to 1.
 pub fn after_failure(
-    failing: &Failing,
+    failing: &FailingDelivery,
     now: Micros,
     retry_after: Option<Duration>,
     retry_for: Duration,
@@ -51,7 +51,7 @@ mod tests {
 
     /// The pause after so many attempts, right after the first one.
     fn pause(attempts: u32, retry_after: Option<Duration>, chance: f64) -> Next {
-        after_failure(&Failing { since: 0, attempts }, Micros(0), retry_after, DAYS, chance)
+        after_failure(&FailingDelivery { since: 0, attempts }, Micros(0), retry_after, DAYS, chance)
     }
 
     #[test]
@@ -72,7 +72,7 @@ mod tests {
     /// A fake clock that sleeps as it is told to.
     #[test]
     fn a_message_is_tried_for_three_days_and_at_their_very_end() {
-        let (mut now, mut failing) = (Duration::ZERO, Failing { since: 0, attempts: 0 });
+        let (mut now, mut failing) = (Duration::ZERO, FailingDelivery { since: 0, attempts: 0 });
         let mut chance = 0.0;
         loop {
             failing.attempts += 1;
@@ -91,7 +91,7 @@ mod tests {
 
     #[test]
     fn a_clock_that_goes_back_ends_nothing() {
-        let failing = Failing { since: 1_000_000, attempts: 1 };
+        let failing = FailingDelivery { since: 1_000_000, attempts: 1 };
         assert_eq!(after_failure(&failing, Micros(0), None, 5 * SECOND, 0.0), Next::Again(SECOND));
         assert_eq!(after_failure(&failing, Micros(6_000_000), None, 5 * SECOND, 0.0), Next::GiveUp);
     }
