@@ -16,9 +16,9 @@ use statehouse_node::archive::Archive;
 use crate::client::Access;
 
 /// This program has a network.
-struct Online;
+struct OnlineReach;
 
-impl Reach for Online {
+impl Reach for OnlineReach {
     type Access = Access;
 
     fn fetch(&self, url: &str, folder: &Path, on_bytes: &dyn Fn(u64)) -> anyhow::Result<Mirror> {
@@ -33,10 +33,10 @@ impl Reach for Online {
 }
 
 pub fn run(args: AuditArgs<Access>) -> anyhow::Result<ExitCode> {
-    audit::run(args, &Online)
+    audit::run(args, &OnlineReach)
 }
 
 /// Opens a folder, or an archive by its folder or URL.
 pub fn open_at(path: &Path) -> anyhow::Result<OpenSource> {
-    audit::open_at(path, None, &Online)
+    audit::open_at(path, None, &OnlineReach)
 }

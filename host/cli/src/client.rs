@@ -36,7 +36,7 @@ const URL_FORM: &str = "http://HOST:PORT or https://HOST:PORT";
 
 /// Which node is asked, and who asks.
 #[derive(Args, Debug)]
-pub struct Asked {
+pub struct ClientArgs {
     /// The REST API of a node, http:// or https://; any node of the cluster can answer [env: STATEHOUSE_URL=] [default:
     /// http://127.0.0.1:8080]
     #[arg(long)]
@@ -60,7 +60,7 @@ pub struct Access {
     pub tls: TlsArgs,
 }
 
-impl Asked {
+impl ClientArgs {
     /// # Errors
     /// See [`Client::new`].
     pub fn client(&self) -> anyhow::Result<Client> {

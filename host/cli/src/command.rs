@@ -13,7 +13,7 @@ use hyper::Method;
 use serde_json::{Value, json};
 use statehouse_node::api::OrderPage;
 
-use crate::client::Asked;
+use crate::client::ClientArgs;
 use crate::module::block_on;
 use crate::output::{print, print_json, table};
 
@@ -27,7 +27,7 @@ pub enum CommandCommand {
         /// The name of the machine
         machine: String,
         #[command(flatten)]
-        of: Of,
+        of: CommandTargetArgs,
     },
     /// Show the state of one command; exit code 1 while it is not over
     Status(NamedArgs),
@@ -52,7 +52,7 @@ pub struct NamedArgs {
     #[arg(long)]
     home: Option<String>,
     #[command(flatten)]
-    of: Of,
+    of: CommandTargetArgs,
 }
 
 #[derive(Debug, Args)]
@@ -65,12 +65,12 @@ pub struct OrderArgs {
 }
 
 #[derive(Debug, Args)]
-pub struct Of {
+pub struct CommandTargetArgs {
     /// Print JSON instead of text
     #[arg(long)]
     json: bool,
     #[command(flatten)]
-    asked: Asked,
+    asked: ClientArgs,
 }
 
 pub fn run(command: &CommandCommand) -> anyhow::Result<ExitCode> {
@@ -82,7 +82,7 @@ pub fn run(command: &CommandCommand) -> anyhow::Result<ExitCode> {
     }
 }
 
-fn list(machine: &str, of: &Of) -> anyhow::Result<ExitCode> {
+fn list(machine: &str, of: &CommandTargetArgs) -> anyhow::Result<ExitCode> {
     let path = format!("/v1/{machine}/commands?state=in_flight");
     let page = of.send(Method::GET, &path, None)?;
     let commands = page["items"].as_array().context(OTHER_VERSION)?;
@@ -158,7 +158,7 @@ impl NamedArgs {
     }
 }
 
-impl Of {
+impl CommandTargetArgs {
     fn send(&self, method: Method, path: &str, body: Option<&Value>) -> anyhow::Result<Value> {
         let client = self.asked.client()?;
         block_on(client.send(method, path, body))

@@ -26,7 +26,7 @@ use statehouse_node::config::is_host_and_port;
 use statehouse_node::system::restore::{RestoreOptions, Restored, RestoredPartition, restore};
 
 use crate::audit::{open_at, parse_moment};
-use crate::client::Asked;
+use crate::client::ClientArgs;
 use crate::module::block_on;
 use crate::output::{print, print_json, progress, table};
 use crate::shipped;
@@ -92,7 +92,7 @@ pub struct TakeArgs {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
-    asked: Asked,
+    asked: ClientArgs,
 }
 
 #[derive(Debug, Args)]
@@ -107,7 +107,7 @@ pub struct ListArgs {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
-    asked: Asked,
+    asked: ClientArgs,
 }
 
 #[derive(Debug, Args)]
@@ -196,7 +196,7 @@ fn files_of(source: &Source, machine: &str) -> anyhow::Result<Vec<ListedFile>> {
     Ok(found)
 }
 
-async fn ask(asked: &Asked, method: Method, machine: &str) -> anyhow::Result<Value> {
+async fn ask(asked: &ClientArgs, method: Method, machine: &str) -> anyhow::Result<Value> {
     asked.client()?.send(method, &format!("/v1/machines/{machine}/snapshots"), None).await
 }
 

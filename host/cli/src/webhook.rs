@@ -14,7 +14,7 @@ use hyper::Method;
 use serde_json::{Value, json};
 use statehouse_node::api::{DeadPage, WebhookPage, WebhookSentPage, WebhooksPage};
 
-use crate::client::{Asked, secret_of, variable};
+use crate::client::{ClientArgs, secret_of, variable};
 use crate::module::block_on;
 use crate::output::{print, print_json, table};
 
@@ -22,7 +22,7 @@ use crate::output::{print, print_json, table};
 #[derive(Debug, Subcommand)]
 pub enum WebhookCommand {
     /// Show a machine's webhooks, and how far each one has sent; exit code 1 if one is paused or fails
-    List(Of),
+    List(WebhookTargetArgs),
     /// Show one webhook: what it sends, where, how far, and what stops it; exit code 1 if it is paused or fails
     Status(NamedArgs),
     /// Create a webhook that sends events to a URL
@@ -62,7 +62,7 @@ pub struct NamedArgs {
     /// The name of the webhook
     webhook: String,
     #[command(flatten)]
-    of: Of,
+    of: WebhookTargetArgs,
 }
 
 #[derive(Debug, Args)]
@@ -90,7 +90,7 @@ pub struct CreateArgs {
     #[command(flatten)]
     secret: SecretArgs,
     #[command(flatten)]
-    of: Of,
+    of: WebhookTargetArgs,
 }
 
 #[derive(Debug, Args)]
@@ -103,7 +103,7 @@ pub struct RotateArgs {
     #[command(flatten)]
     secret: SecretArgs,
     #[command(flatten)]
-    of: Of,
+    of: WebhookTargetArgs,
 }
 
 /// A secret that the receiver knows; without one the node makes it.
@@ -140,7 +140,7 @@ pub struct RedeliverArgs {
     #[arg(long)]
     letter: Option<String>,
     #[command(flatten)]
-    of: Of,
+    of: WebhookTargetArgs,
 }
 
 #[derive(Debug, Args)]
@@ -151,11 +151,11 @@ pub struct ReplayArgs {
     #[arg(long)]
     from: String,
     #[command(flatten)]
-    of: Of,
+    of: WebhookTargetArgs,
 }
 
 #[derive(Debug, Args)]
-pub struct Of {
+pub struct WebhookTargetArgs {
     /// The name of the machine
     #[arg(long, default_value = "wallet")]
     machine: String,
@@ -163,7 +163,7 @@ pub struct Of {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
-    asked: Asked,
+    asked: ClientArgs,
 }
 
 pub fn run(command: &WebhookCommand) -> anyhow::Result<ExitCode> {
@@ -203,7 +203,7 @@ pub fn run(command: &WebhookCommand) -> anyhow::Result<ExitCode> {
 
 const OTHER_VERSION: &str = "the node's answer is not that of this version; use the `statehouse` it runs";
 
-impl Of {
+impl WebhookTargetArgs {
     fn get(&self, rest: &str) -> anyhow::Result<Value> {
         self.send(Method::GET, rest, None)
     }
@@ -244,7 +244,7 @@ fn create(args: &CreateArgs) -> anyhow::Result<ExitCode> {
 }
 
 /// Returns whether all of them deliver.
-fn list(of: &Of, page: Value) -> anyhow::Result<bool> {
+fn list(of: &WebhookTargetArgs, page: Value) -> anyhow::Result<bool> {
     let page: WebhooksPage = serde_json::from_value(page).context(OTHER_VERSION)?;
     if of.json {
         print_json(&page)?;
@@ -265,13 +265,13 @@ fn list(of: &Of, page: Value) -> anyhow::Result<bool> {
     Ok(page.webhooks.iter().all(|webhook| webhook.state == "delivering"))
 }
 
-fn changed(of: &Of, page: Value) -> anyhow::Result<ExitCode> {
+fn changed(of: &WebhookTargetArgs, page: Value) -> anyhow::Result<ExitCode> {
     show(of, page)?;
     Ok(ExitCode::SUCCESS)
 }
 
 /// Returns its state.
-fn show(of: &Of, page: Value) -> anyhow::Result<String> {
+fn show(of: &WebhookTargetArgs, page: Value) -> anyhow::Result<String> {
     let page: WebhookPage = serde_json::from_value(page).context(OTHER_VERSION)?;
     if of.json {
         print_json(&page)?;
@@ -320,7 +320,7 @@ fn render(page: &WebhookPage) -> String {
     text
 }
 
-fn dead_letters(of: &Of, page: WebhookPage) -> anyhow::Result<ExitCode> {
+fn dead_letters(of: &WebhookTargetArgs, page: WebhookPage) -> anyhow::Result<ExitCode> {
     if of.json {
         print_json(&page.dead_letters)?;
     } else {
@@ -350,7 +350,7 @@ fn redeliver(RedeliverArgs { webhook, letter, of }: &RedeliverArgs) -> anyhow::R
     show_sent(of, &sent)
 }
 
-fn show_sent(of: &Of, sent: &[WebhookSentPage]) -> anyhow::Result<ExitCode> {
+fn show_sent(of: &WebhookTargetArgs, sent: &[WebhookSentPage]) -> anyhow::Result<ExitCode> {
     if of.json {
         print_json(&sent)?;
     } else {

@@ -17,7 +17,7 @@ use statehouse_kernel::ids::ModuleId;
 use statehouse_node::api::ReplayPage;
 
 use crate::client::{Access, Client};
-use crate::module::Which;
+use crate::module::ModuleNameArgs;
 use crate::output::{bar, complain, print};
 
 /// The time between two looks at the progress.
@@ -65,7 +65,8 @@ async fn wanted(args: &ReplayArgs<Access>, client: &Client) -> anyhow::Result<Va
         Err(_) => {
             let name = args.candidate.clone().unwrap_or_default();
             let staged = client.get(&format!("/v1/machines/{}/modules", args.machine)).await?;
-            Which::named(name).find(&serde_json::from_value(staged).context("the node is of another version")?)?
+            ModuleNameArgs::named(name)
+                .find(&serde_json::from_value(staged).context("the node is of another version")?)?
         }
     };
     let mut body = Map::new();

@@ -6,7 +6,7 @@ pub mod guest;
 mod archive;
 mod http;
 mod events;
-mod served;
+mod bench_node;
 mod views;
 mod cluster;
 mod load;

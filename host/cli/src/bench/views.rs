@@ -17,8 +17,8 @@ use statehouse_node::system::{Cluster, ModuleSource};
 use statehouse_node::views::View;
 
 use super::Folder;
+use super::bench_node::BenchNode;
 use super::load::{Load, Work};
-use super::served::Served;
 use super::spread::Spread;
 use super::wallet::{Accounts, Connection, Mix, account_name, open_accounts};
 use crate::output::{print, table};
@@ -67,12 +67,12 @@ async fn measure(args: ViewsArgs) -> anyhow::Result<ExitCode> {
         args.views.iter().map(|view| shipped::find(view)).collect::<anyhow::Result<_>>()?
     };
     let count = views.len();
-    let served = Served::start(folder.path(), args.partitions, views).await?;
-    let cluster = served.node.cluster();
-    open_accounts(served.address, 0..args.accounts).await?;
+    let bench = BenchNode::start(folder.path(), args.partitions, views).await?;
+    let cluster = bench.node.cluster();
+    open_accounts(bench.address, 0..args.accounts).await?;
     let opened = caught_up(&cluster, count).await?;
     let accounts = Arc::new(Accounts::new(args.accounts, args.partitions, Mix::default())?);
-    let targets = [served.address.into()];
+    let targets = [bench.address.into()];
     let load = Load { targets: &targets, accounts: &accounts, seconds: args.seconds };
     let (sampling, watched) = (Arc::new(tokio::sync::Notify::new()), cluster.clone());
     let sampler = tokio::spawn(sample(watched, sampling.clone()));
@@ -92,7 +92,7 @@ async fn measure(args: ViewsArgs) -> anyhow::Result<ExitCode> {
     let mut rows = table(&["query", "clients", "per second", "ms p50", "ms p99", "ms max"]);
     for clients in &args.clients {
         for (what, at) in [("statement of 20", false), ("balance of the past", true)] {
-            let (spread, seconds) = ask(&args, served.address, *clients, at).await?;
+            let (spread, seconds) = ask(&args, bench.address, *clients, at).await?;
             rows.add_row([
                 what.to_owned(),
                 clients.to_string(),
@@ -103,7 +103,7 @@ async fn measure(args: ViewsArgs) -> anyhow::Result<ExitCode> {
             ]);
         }
     }
-    served.end().await?;
+    bench.end().await?;
     print(&format!(
         "{lag}\n{rows}\n{} accounts on {} partitions; {} transfers in {:.1} s, {:.0}/s, with {count} views beside \
          them, each of which has two postings a transfer to follow;\nthey had caught up {:.1} s after the last \

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use statehouse_node::api::ClusterPage;
 use statehouse_node::config::is_host_and_port;
 
-use crate::client::Asked;
+use crate::client::ClientArgs;
 use crate::output::{print, print_json};
 
 #[derive(Args)]
@@ -36,7 +36,7 @@ enum Command {
         #[arg(long = "node", required = true, value_parser = parse_node)]
         nodes: Vec<(u64, String)>,
         #[command(flatten)]
-        asked: Asked,
+        asked: ClientArgs,
     },
     /// Show the nodes, and the leader and position of each partition; exit code 1 if something is wrong
     Status {
@@ -44,7 +44,7 @@ enum Command {
         #[arg(long)]
         json: bool,
         #[command(flatten)]
-        asked: Asked,
+        asked: ClientArgs,
     },
     /// Add a running node to the cluster; it votes once it has caught up
     ///
@@ -54,7 +54,7 @@ enum Command {
         #[arg(long, value_parser = parse_node)]
         node: (u64, String),
         #[command(flatten)]
-        asked: Asked,
+        asked: ClientArgs,
     },
     /// Remove a node from the cluster for good; its id is never used again
     ///
@@ -64,7 +64,7 @@ enum Command {
         #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
         node: u64,
         #[command(flatten)]
-        asked: Asked,
+        asked: ClientArgs,
     },
     /// Confirm that the clock of the node at --url, which has jumped, is right
     ///
@@ -74,7 +74,7 @@ enum Command {
     /// back, so check the clock first.
     AcceptClock {
         #[command(flatten)]
-        asked: Asked,
+        asked: ClientArgs,
     },
     /// Transfer the leadership of a partition to another node
     ///
@@ -90,7 +90,7 @@ enum Command {
         #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
         to: u64,
         #[command(flatten)]
-        asked: Asked,
+        asked: ClientArgs,
     },
     /// Let the node at --url open a partition without the acknowledged entries that its log has lost
     ///
@@ -105,7 +105,7 @@ enum Command {
         #[arg(long, required = true)]
         why: String,
         #[command(flatten)]
-        asked: Asked,
+        asked: ClientArgs,
     },
 }
 
@@ -157,13 +157,13 @@ pub fn init_body(nodes: &[(u64, String)]) -> Value {
 }
 
 /// Makes a change and shows the cluster afterwards. Only `status` checks whether all is well: nodes may still catch up.
-async fn change(asked: &Asked, method: Method, path: &str, body: Option<Value>) -> anyhow::Result<ExitCode> {
+async fn change(asked: &ClientArgs, method: Method, path: &str, body: Option<Value>) -> anyhow::Result<ExitCode> {
     let page = read(asked.client()?.send(method, path, body.as_ref()).await?)?;
     print(&format!("done\n{}", status::render(&page)))?;
     Ok(ExitCode::SUCCESS)
 }
 
-async fn show_status(asked: &Asked, as_json: bool) -> anyhow::Result<ExitCode> {
+async fn show_status(asked: &ClientArgs, as_json: bool) -> anyhow::Result<ExitCode> {
     let json = asked.client()?.get("/v1/cluster").await?;
     let page = read(json.clone())?;
     let troubles = status::troubles(&page);

@@ -23,7 +23,7 @@ use statehouse_node::config::{HttpTlsConfig, PeerTlsConfig};
 use statehouse_node::limits::CLUSTER_NODES_MAX;
 
 use self::folder::{DevFolder, DevNode};
-use crate::authority::{Authority, Issued, Issuing};
+use crate::authority::{Authority, IssuePolicy, IssuedCertificate};
 use crate::members::{self, MemberFiles};
 use crate::output::print;
 
@@ -96,7 +96,8 @@ impl Entrance {
         if !names.contains(&listen) {
             names.push(listen);
         }
-        let Issued { certificate, key } = authority.issue("node", names, &[ExtendedKeyUsagePurpose::ServerAuth])?;
+        let IssuedCertificate { certificate, key } =
+            authority.issue("node", names, &[ExtendedKeyUsagePurpose::ServerAuth])?;
         Ok(Self { tls: Some((authority.certificate(), HttpTlsConfig::new(certificate, key))) })
     }
 
@@ -118,7 +119,7 @@ impl Entrance {
 /// first start and kept.
 fn make_members(folder: &DevFolder, nodes: &[DevNode]) -> anyhow::Result<BTreeMap<NodeId, PeerTlsConfig>> {
     let ids: Vec<NodeId> = nodes.iter().map(|node| node.id).collect();
-    let made = members::make(&folder.peers(), &ids, Issuing::WhereNeeded)?;
+    let made = members::make(&folder.peers(), &ids, IssuePolicy::WhereNeeded)?;
     Ok(made.into_iter().map(|MemberFiles { node, tls, .. }| (node, tls)).collect())
 }
 

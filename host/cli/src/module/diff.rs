@@ -13,7 +13,7 @@ use statehouse_abi::describe::Describe;
 use statehouse_engine::guest::{Engine, EngineOptions, check_successor, validate};
 
 use super::inspect;
-use super::named::{Named, Releases};
+use super::named::{NamedModule, Releases};
 use crate::output::{print, print_json, table};
 
 /// Compare what two modules declare
@@ -49,7 +49,7 @@ struct Change {
 
 pub(super) fn run(args: &DiffArgs) -> anyhow::Result<ExitCode> {
     let [a, b] = [args.releases.read(&args.a)?, args.releases.read(&args.b)?];
-    let report = Report::of(&Declared::of(&a)?, &Declared::of(&b)?);
+    let report = Report::of(&ComparedParts::of(&a)?, &ComparedParts::of(&b)?);
     if args.json {
         print_json(&report.to_json())?
     } else {
@@ -59,14 +59,14 @@ pub(super) fn run(args: &DiffArgs) -> anyhow::Result<ExitCode> {
 }
 
 /// The parts of a module that are compared.
-struct Declared {
+struct ComparedParts {
     describe: Describe,
     json: Json,
 }
 
-impl Declared {
+impl ComparedParts {
     /// Asks the module, which need not be compiled for that.
-    fn of(named: &Named) -> anyhow::Result<Self> {
+    fn of(named: &NamedModule) -> anyhow::Result<Self> {
         let engine = Engine::new(EngineOptions { instances_max: 1, ..EngineOptions::default() })?;
         let describe = engine.describe(&named.wasm);
         let describe = describe.with_context(|| format!("{} is no module", named.file.display()))?;
@@ -86,8 +86,8 @@ struct Report {
 }
 
 impl Report {
-    fn of(a: &Declared, b: &Declared) -> Self {
-        let against = |before: &Declared, after: &Declared| {
+    fn of(a: &ComparedParts, b: &ComparedParts) -> Self {
+        let against = |before: &ComparedParts, after: &ComparedParts| {
             check_successor(&before.describe, &after.describe).iter().map(ToString::to_string).collect()
         };
         let (forward, back) = (against(a, b), against(b, a));
@@ -232,11 +232,11 @@ mod tests {
 
     use super::*;
 
-    fn declared(version: &str) -> Declared {
+    fn declared(version: &str) -> ComparedParts {
         let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../modules/releases");
         let file = folder.join(format!("wallet-{version}.wasm"));
         let wasm = std::fs::read(&file).expect("a release stays");
-        Declared::of(&Named { file, wasm }).expect("a release is a module")
+        ComparedParts::of(&NamedModule { file, wasm }).expect("a release is a module")
     }
 
     /// Exit code, changes, and the reasons against the upgrade and against the rollback.

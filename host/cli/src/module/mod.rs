@@ -22,7 +22,7 @@ mod scenario;
 mod lifecycle;
 mod shadow;
 
-pub use lifecycle::{Which, block_on, short};
+pub use lifecycle::{ModuleNameArgs, block_on, short};
 
 use std::process::ExitCode;
 use std::time::Duration;

@@ -16,7 +16,7 @@ use clap::Args;
 use serde::{Deserialize, Serialize};
 use statehouse_kernel::ids::ModuleId;
 
-use super::build::{Built, build};
+use super::build::{BuiltModule, build};
 use crate::output::print;
 
 const MANIFEST: &str = "manifest.toml";
@@ -257,7 +257,7 @@ impl Release {
         format!("{}-{}", self.module, self.version)
     }
 
-    fn of(built: &Built) -> Self {
+    fn of(built: &BuiltModule) -> Self {
         let described = built.module.describe();
         Self {
             module: described.name.clone(),

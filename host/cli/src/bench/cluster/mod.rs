@@ -23,7 +23,7 @@ use statehouse_node::limits::{BATCH_COMMANDS_MAX, SLOT_COUNT};
 use tokio::time::sleep;
 
 use self::nodes::Nodes;
-use self::report::{Idle, RateRow, Report};
+use self::report::{IdleFigures, RateRow, Report};
 use super::load::{Load, Work};
 use super::wallet::{Accounts, Mix, open_accounts};
 use crate::host::{self, Process};
@@ -143,13 +143,13 @@ async fn rate(
     Ok(RateRow::new(name, count, clients, rate, append_bytes))
 }
 
-async fn idle_nodes(seconds: u64, bar: &ProgressBar) -> anyhow::Result<Idle> {
+async fn idle_nodes(seconds: u64, bar: &ProgressBar) -> anyhow::Result<IdleFigures> {
     bar.set_message("idle nodes");
     let nodes = Nodes::start(IDLE_PARTITIONS).await?;
     sleep(SETTLE).await;
     let percent = idle::percent_of_a_core(&nodes.pids(), seconds.max(5)).await?;
     nodes.stop_all().await?;
-    Ok(Idle { partitions: IDLE_PARTITIONS, percent })
+    Ok(IdleFigures { partitions: IDLE_PARTITIONS, percent })
 }
 
 /// The load average of the last minute, if the system provides it.

@@ -21,7 +21,7 @@ use crate::client::{Access, Client};
 use crate::cluster::init_body;
 use crate::dev::WALLET_NAME;
 use crate::dev::folder::{DevFolder, DevNode};
-use crate::dev::processes::{Served, write_configs};
+use crate::dev::processes::{DevContent, write_configs};
 
 const NODES: u32 = 3;
 const APPEND_BYTES: &str = "statehouse_append_bytes_sent_total";
@@ -41,16 +41,16 @@ struct Member {
     config: PathBuf,
     log: PathBuf,
     client: Client,
-    running: Option<Running>,
+    running: Option<NodeProcess>,
 }
 
-struct Running {
+struct NodeProcess {
     child: Child,
     /// Held open: the child stops when it ends.
     stdin: Option<ChildStdin>,
 }
 
-impl Drop for Running {
+impl Drop for NodeProcess {
     fn drop(&mut self) {
         // Neither has an effect if it has ended.
         self.child.kill().ok();
@@ -65,7 +65,7 @@ impl Nodes {
         let lock = DevFolder::open(folder.path(), NODES)?;
         let bound = lock.bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).await?;
         let nodes = bound.iter().map(|bound| bound.node(0)).collect::<anyhow::Result<Vec<_>>>()?;
-        let configs = write_configs(&lock, &nodes, &Served { machines: &[], partitions, views: &[], tls: None })?;
+        let configs = write_configs(&lock, &nodes, &DevContent { machines: &[], partitions, views: &[], tls: None })?;
         // From here on the children may take the addresses.
         drop(bound);
         let member = |(node, config): (&DevNode, PathBuf)| {
@@ -172,7 +172,7 @@ impl Nodes {
         command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(log);
         let mut child = command.spawn().with_context(|| format!("starting the process of node {id}"))?;
         let stdin = child.stdin.take();
-        member.running = Some(Running { child, stdin });
+        member.running = Some(NodeProcess { child, stdin });
         Ok(())
     }
 

@@ -28,7 +28,7 @@ pub struct Report {
     pub cross: u32,
     pub tcc: bool,
     pub rates: Vec<RateRow>,
-    pub idle: Option<Idle>,
+    pub idle: Option<IdleFigures>,
     pub failover: Option<Silences>,
     pub rolling_restart: Option<Silences>,
     /// The machine's load over the last minute, at the start and at the end: it shows whether other programs worked
@@ -61,7 +61,7 @@ impl RateRow {
 }
 
 #[derive(Serialize)]
-pub struct Idle {
+pub struct IdleFigures {
     pub partitions: u32,
     /// Percent of one core, for each node.
     pub percent: Vec<f64>,
@@ -114,7 +114,7 @@ impl Report {
              {protocol}\n{rates}\n{silences}\n"
         );
         writeln!(text, "the longest of each time, with {CLIENTS} clients at work").expect("a text takes everything");
-        if let Some(Idle { partitions, percent }) = &self.idle {
+        if let Some(IdleFigures { partitions, percent }) = &self.idle {
             let each: Vec<_> = percent.iter().map(|percent| format!("{percent:.1} %")).collect();
             let each = each.join(", ");
             writeln!(text, "idle with {partitions} partitions, of one core: {each}").expect("a text takes everything");
@@ -144,7 +144,7 @@ mod tests {
             cross: 0,
             tcc: false,
             rates: vec![RateRow::new("one per request", 10_000, 16, rate, 123_000)],
-            idle: Some(Idle { partitions: 16, percent: vec![1.25, 2.0] }),
+            idle: Some(IdleFigures { partitions: 16, percent: vec![1.25, 2.0] }),
             failover: Some(Silences { longest, transfers: 7, sent_again: 3 }),
             rolling_restart: None,
             load_average: [Some(0.5), None],
