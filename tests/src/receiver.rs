@@ -35,7 +35,7 @@ pub enum Reply {
 
 /// A request that arrived.
 #[derive(Clone, Debug)]
-pub struct Received {
+pub struct ReceivedRequest {
     pub path: String,
     pub headers: HeaderMap,
     pub body: Bytes,
@@ -43,7 +43,7 @@ pub struct Received {
     pub is_taken: bool,
 }
 
-impl Received {
+impl ReceivedRequest {
     pub fn header(&self, name: &str) -> &str {
         self.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_else(|| panic!("no {name}: {self:?}"))
     }
@@ -72,10 +72,10 @@ impl Received {
     }
 }
 
-type Answers = Box<dyn FnMut(&Received) -> Reply + Send>;
+type Answers = Box<dyn FnMut(&ReceivedRequest) -> Reply + Send>;
 
 struct Inner {
-    received: Vec<Received>,
+    received: Vec<ReceivedRequest>,
     answers: Answers,
 }
 
@@ -105,12 +105,12 @@ impl Receiver {
     }
 
     /// Sets how requests are answered from now on.
-    pub fn answer(&self, answers: impl FnMut(&Received) -> Reply + Send + 'static) {
+    pub fn answer(&self, answers: impl FnMut(&ReceivedRequest) -> Reply + Send + 'static) {
         lock(&self.inner).answers = Box::new(answers);
     }
 
     /// All requests that have arrived, in order.
-    pub fn received(&self) -> Vec<Received> {
+    pub fn received(&self) -> Vec<ReceivedRequest> {
         lock(&self.inner).received.clone()
     }
 
@@ -151,7 +151,7 @@ fn lock(inner: &Mutex<Inner>) -> MutexGuard<'_, Inner> {
 async fn on_request(State(inner): State<Arc<Mutex<Inner>>>, uri: Uri, headers: HeaderMap, body: Bytes) -> Response {
     let reply = {
         let mut inner = lock(&inner);
-        let mut received = Received { path: uri.path().to_owned(), headers, body, is_taken: false };
+        let mut received = ReceivedRequest { path: uri.path().to_owned(), headers, body, is_taken: false };
         let reply = (inner.answers)(&received);
         received.is_taken = matches!(reply, Reply::Status(200..300) | Reply::Slow(_));
         inner.received.push(received);
