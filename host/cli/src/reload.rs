@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::Context;
-use statehouse_node::api::{Acceptor, Callers, CommandRoles, LiveCommandRoles, LiveLimits, Replaced, Tls, Tokens};
+use statehouse_node::api::{Acceptor, Callers, CommandRoles, LiveCommandRoles, LiveLimits, Tls, TokenChanges, Tokens};
 use statehouse_node::config::{Config, PeerTlsConfig};
 use statehouse_node::system::CertificateRenewal;
 use tokio::signal::unix::Signal;
@@ -35,7 +35,7 @@ pub struct Reload {
 
 /// What a reload has done.
 struct ReloadReport {
-    tokens: Replaced,
+    tokens: TokenChanges,
     commands_changed: bool,
     /// Connections of other nodes that were closed, because no authority vouches for them any more.
     peers_closed: usize,
@@ -74,7 +74,7 @@ impl Reload {
         let result = if outcome.is_ok() { "done" } else { "refused" };
         match outcome {
             Ok(ReloadReport {
-                tokens: Replaced { kept, added, removed },
+                tokens: TokenChanges { kept, added, removed },
                 commands_changed,
                 peers_closed,
                 needs_restart,

@@ -18,7 +18,6 @@ use minicbor::Decoder;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::asked::Asked;
 use super::body::{check_media_type, read_large_body};
 use super::command::{command_id, request};
 use super::command_roles::CommandRoles;
@@ -26,6 +25,7 @@ use super::handle::Api;
 use super::mount::{Mount, Route};
 use super::problem::{Code, Problem};
 use super::reply::Reply;
+use super::request_context::RequestContext;
 use super::route::HostRequest;
 use super::share::Kind;
 use crate::ids::CommandId;
@@ -44,27 +44,27 @@ pub enum Format {
 pub async fn post(api: &Api, request: HostRequest<'_>) -> Result<Response, Problem> {
     let machine = api.find_machine(request.machine_name())?;
     let mount = api.mounts.of(&machine);
-    let HostRequest { asked, parts, body, .. } = request;
-    let who = api.who(&asked.caller, parts);
-    api.shares.check_rejections(who.network)?;
-    api.shares.check(Kind::Batch, 1, &who)?;
+    let HostRequest { context, parts, body, .. } = request;
+    let requester = api.requester(&context.caller, parts);
+    api.shares.check_rejections(requester.network)?;
+    api.shares.check(Kind::Batch, 1, &requester)?;
     let format = [Format::Ndjson, Format::CborSequence][check_media_type(&parts.headers, &MEDIA_TYPES)?];
     let answer_format = accepted_format(&parts.headers).unwrap_or(format);
-    let (bytes, room) = read_large_body(api, body, BATCH_BODY_BYTES_MAX, &who, asked.deadline).await?;
+    let (bytes, room) = read_large_body(api, body, BATCH_BODY_BYTES_MAX, &requester, context.deadline).await?;
     // The place is taken only now, so that a client that sends slowly keeps nobody out.
-    let _place = api.shares.take(Kind::Batch, 1, &who)?;
+    let _place = api.shares.take(Kind::Batch, 1, &requester)?;
     drop(room);
-    let request_id = asked.request_id.clone();
+    let request_id = context.request_id.clone();
     // Parsing and printing megabytes here would hold up other requests.
     let reading = {
         let (mount, roles) = (mount.clone(), api.mounts.command_roles.now());
-        tokio::task::spawn_blocking(move || read(&mount, &roles, format, &bytes, &asked))
+        tokio::task::spawn_blocking(move || read(&mount, &roles, format, &bytes, &context))
     };
     let Batch { requests, places } = reading.await.expect("reading a batch does not panic")?;
     let ids: Vec<CommandId> = requests.iter().map(|request| request.id).collect();
     let answers = if requests.is_empty() { Vec::new() } else { machine.submit(requests).await };
     assert_eq!(answers.len(), ids.len(), "the router gives one answer per request");
-    api.shares.on_rejected(who.network, answers.iter().filter(|answer| answer.is_new_rejection()).count());
+    api.shares.on_rejected(requester.network, answers.iter().filter(|answer| answer.is_new_rejection()).count());
     let printing = tokio::task::spawn_blocking(move || {
         let mut answers = answers.into_iter().zip(ids);
         let replies = places.into_iter().map(|place| match place {
@@ -106,7 +106,7 @@ pub fn read(
     roles: &CommandRoles,
     format: Format,
     bytes: &Bytes,
-    asked: &Asked,
+    context: &RequestContext,
 ) -> Result<Batch, Problem> {
     let items = match format {
         Format::Ndjson => split_lines(bytes),
@@ -130,8 +130,8 @@ pub fn read(
         };
         let read = read.and_then(|(command, body)| {
             let id = command_id(&body, None)?;
-            roles.check(&mount.machine, &mount.describe.commands[command].name, &asked.caller)?;
-            Ok(request(mount.command_name(command), body, id, asked.clone()))
+            roles.check(&mount.machine, &mount.describe.commands[command].name, &context.caller)?;
+            Ok(request(mount.command_name(command), body, id, context.clone()))
         });
         match read {
             Ok(request) => {

@@ -11,10 +11,10 @@ use serde::{Deserialize, Serialize};
 use statehouse_abi::describe::{Field, Schema, TextFormat};
 use statehouse_abi::value::Value;
 
-use super::asked::Asked;
 use super::handle::Api;
 use super::pages;
 use super::problem::{Code, Problem};
+use super::request_context::RequestContext;
 use super::route::HostRequest;
 use crate::config::is_host_and_port;
 use crate::features::{self, FeatureLevel};
@@ -132,33 +132,33 @@ pub async fn show(api: &Api, _: HostRequest<'_>) -> Result<Response, Problem> {
 }
 
 pub async fn init(api: &Api, request: HostRequest<'_>) -> Result<Response, Problem> {
-    let asked = request.asked.clone();
-    make(api, Change::init(request).await?, asked).await
+    let context = request.context.clone();
+    make(api, Change::init(request).await?, context).await
 }
 
 pub async fn add_node(api: &Api, request: HostRequest<'_>) -> Result<Response, Problem> {
-    let asked = request.asked.clone();
-    make(api, Change::add(request).await?, asked).await
+    let context = request.context.clone();
+    make(api, Change::add(request).await?, context).await
 }
 
 pub async fn remove_node(api: &Api, request: HostRequest<'_>) -> Result<Response, Problem> {
-    let asked = request.asked.clone();
-    make(api, Change::remove(request).await?, asked).await
+    let context = request.context.clone();
+    make(api, Change::remove(request).await?, context).await
 }
 
 pub async fn transfer(api: &Api, request: HostRequest<'_>) -> Result<Response, Problem> {
-    let asked = request.asked.clone();
-    make(api, Change::transfer(request).await?, asked).await
+    let context = request.context.clone();
+    make(api, Change::transfer(request).await?, context).await
 }
 
 pub async fn accept_clock(api: &Api, request: HostRequest<'_>) -> Result<Response, Problem> {
-    let asked = request.asked.clone();
-    make(api, Change::accept_clock(request).await?, asked).await
+    let context = request.context.clone();
+    make(api, Change::accept_clock(request).await?, context).await
 }
 
 pub async fn accept_loss(api: &Api, request: HostRequest<'_>) -> Result<Response, Problem> {
-    let asked = request.asked.clone();
-    make(api, Change::accept_loss(request).await?, asked).await
+    let context = request.context.clone();
+    make(api, Change::accept_loss(request).await?, context).await
 }
 
 fn page(api: &Api) -> Response {
@@ -169,8 +169,8 @@ fn page(api: &Api) -> Response {
 ///
 /// # Errors
 /// See [`ClusterError`](crate::system::ClusterError).
-async fn make(api: &Api, change: Change, asked: Asked) -> Result<Response, Problem> {
-    let Asked { request_id, caller, deadline } = asked;
+async fn make(api: &Api, change: Change, context: RequestContext) -> Result<Response, Problem> {
+    let RequestContext { request_id, caller, deadline } = context;
     tracing::info!(caller = caller.name, %request_id, ?change, "a change of the cluster is requested");
     let cluster = &api.cluster;
     match change {

@@ -18,7 +18,7 @@ mod live;
 mod places;
 mod share;
 mod handle;
-mod asked;
+mod request_context;
 mod origin;
 mod caller;
 mod refusals;
@@ -55,7 +55,7 @@ use std::sync::Arc;
 use metrics_exporter_prometheus::PrometheusHandle;
 
 pub use crate::rfc3339::{parse_time, print_time};
-pub use caller::{Callers, Replaced, Tokens};
+pub use caller::{Callers, TokenChanges, Tokens};
 pub use cluster::{ClusterPage, LossPage, NodePage, ReplicaPage};
 pub use command_roles::{CommandRoles, LiveCommandRoles};
 pub use error::ApiError;
@@ -79,11 +79,11 @@ use crate::rehearsal::jobs::Replays;
 use crate::router::Router;
 use crate::system::Cluster;
 use crate::webhooks::Sender;
-use asked::RequestIds;
 use events::Events;
 use handle::{Api, handle};
 use mount::Mounts;
 use refusals::Refusals;
+use request_context::RequestIds;
 use share::Shares;
 
 /// What the API is served with.

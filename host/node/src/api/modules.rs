@@ -95,7 +95,7 @@ pub struct StepPage {
 }
 
 pub async fn list(api: &Api, request: HostRequest<'_>) -> Result<Response, Problem> {
-    page(api, request.machine_name(), request.asked.deadline).await
+    page(api, request.machine_name(), request.context.deadline).await
 }
 
 /// # Errors

@@ -74,7 +74,7 @@ impl Mount {
     ///
     /// # Errors
     /// 404, 405 with the methods that work, or 400 for malformed percent-encoding.
-    pub fn find(&self, method: &Method, path: &str) -> Result<(&Route, Given), Problem> {
+    pub fn find(&self, method: &Method, path: &str) -> Result<(&Route, GivenFields), Problem> {
         let mut allowed = Vec::new();
         for route in &self.routes {
             let Some(captured) = route.take(path) else { continue };
@@ -101,7 +101,7 @@ impl Mount {
 }
 
 /// Fields by index into a shape, with their text.
-pub type Given = Vec<(usize, String)>;
+pub type GivenFields = Vec<(usize, String)>;
 
 impl Route {
     /// An error, with the path, if it is not a route that a module may have.
@@ -127,7 +127,7 @@ impl Route {
         if self.captures.is_empty() { (self.path == path).then(Vec::new) } else { match_path(&self.path, path) }
     }
 
-    fn given(&self, captured: Vec<&str>) -> Result<Given, Problem> {
+    fn given(&self, captured: Vec<&str>) -> Result<GivenFields, Problem> {
         let fields = self.captures.iter().zip(captured);
         fields
             .map(|(field, text)| {

@@ -12,11 +12,11 @@ use serde::{Deserialize, Serialize};
 use statehouse_abi::describe::{Field, Schema, TextFormat};
 use statehouse_abi::value::Value;
 
-use super::asked::Asked;
 use super::handle::Api;
 use super::pages;
 use super::problem::{Code, Problem};
 use super::reply::JSON;
+use super::request_context::RequestContext;
 use super::route::HostRequest;
 use crate::audit::replay::{Class, Mode};
 use crate::clock::SystemClock;
@@ -85,7 +85,7 @@ pub async fn start(api: &Api, mut request: HostRequest<'_>) -> Result<Response, 
     request.check_media_type()?;
     let json = request.take_json().await?;
     let wanted = wanted(&request.read(&json)?)?;
-    let Asked { request_id, caller, .. } = request.asked;
+    let RequestContext { request_id, caller, .. } = request.context;
     tracing::info!(caller = caller.name, %request_id, machine, ?wanted, "a replay is requested");
     let start = move |replays: &Replays| replays.start(&machine, wanted, &caller.name, &SystemClock);
     let page = page_of(blocking(api, start).await?, Progress::default());
@@ -124,7 +124,7 @@ pub async fn certificate(api: &Api, request: HostRequest<'_>) -> Result<Response
 /// 404.
 pub async fn delete(api: &Api, request: HostRequest<'_>) -> Result<Response, Problem> {
     let (machine, id) = names_of(api, &request)?;
-    let Asked { request_id, caller, .. } = request.asked;
+    let RequestContext { request_id, caller, .. } = request.context;
     tracing::info!(caller = caller.name, %request_id, machine, id, "a replay is cancelled");
     let record = blocking(api, move |replays| replays.delete(&machine, &id)).await?;
     Ok(pages::json(&page_of(record, Progress::default())))

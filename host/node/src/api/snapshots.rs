@@ -107,9 +107,9 @@ pub async fn list(api: &Api, request: HostRequest<'_>) -> Result<Response, Probl
 /// 404 for an unknown machine; 422 if nothing can be made; 503 if too many were asked for already; 504 if it is not
 /// done in time, and continues.
 pub async fn take(api: &Api, request: HostRequest<'_>) -> Result<Response, Problem> {
-    let (machine, asked) = (request.machine_name(), request.asked);
-    tracing::info!(caller = asked.caller.name, request_id = %asked.request_id, machine, "a snapshot is requested");
-    let taken = api.cluster.take_snapshots(machine, asked.deadline).await?;
+    let (machine, context) = (request.machine_name(), request.context);
+    tracing::info!(caller = context.caller.name, request_id = %context.request_id, machine, "a snapshot is requested");
+    let taken = api.cluster.take_snapshots(machine, context.deadline).await?;
     Ok(page(taken.into_iter().map(SnapshotPage::of)))
 }
 

@@ -28,7 +28,7 @@ use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 
 use super::error::ApiError;
-use super::refusals::Paced;
+use super::refusals::PacedLines;
 use crate::config::{ClientCertificates, HttpTlsConfig, TlsVersion};
 use crate::limits::{HTTP_HANDSHAKE_MAX, HTTP_HEADERS_BYTES_MAX};
 
@@ -44,12 +44,12 @@ const SPEAK_TLS: &[u8] =
 #[derive(Clone)]
 pub enum Acceptor {
     Plaintext,
-    Tls(Arc<Current>),
+    Tls(Arc<CurrentTls>),
 }
 
-pub struct Current {
+pub struct CurrentTls {
     tls: RwLock<Tls>,
-    refused: Paced,
+    refused: PacedLines,
 }
 
 /// The contents of the files.
@@ -69,7 +69,7 @@ struct Terms {
 }
 
 /// A connection that HTTP can be spoken on.
-pub struct Opened {
+pub struct OpenConnection {
     pub stream: Stream,
     /// Cancelled when the connection may not continue.
     pub retired: CancellationToken,
@@ -90,7 +90,7 @@ impl Acceptor {
     /// See [`Tls::read`].
     pub fn new(tls: Option<&HttpTlsConfig>) -> Result<Self, ApiError> {
         let Some(tls) = tls else { return Ok(Self::Plaintext) };
-        let current = Current { tls: RwLock::new(Tls::read(tls)?), refused: Paced::default() };
+        let current = CurrentTls { tls: RwLock::new(Tls::read(tls)?), refused: PacedLines::default() };
         Ok(Self::Tls(Arc::new(current)))
     }
 
@@ -116,10 +116,10 @@ impl Acceptor {
     }
 
     /// Opens a connection; `None` if it cannot be served, which a client that still listens was told.
-    pub async fn accept(&self, stream: TcpStream, address: SocketAddr) -> Option<Opened> {
+    pub async fn accept(&self, stream: TcpStream, address: SocketAddr) -> Option<OpenConnection> {
         let current = match self {
             Self::Plaintext => {
-                return Some(Opened { stream: Stream::Plaintext(stream), retired: CancellationToken::new() });
+                return Some(OpenConnection { stream: Stream::Plaintext(stream), retired: CancellationToken::new() });
             }
             Self::Tls(current) => current,
         };
@@ -129,7 +129,7 @@ impl Acceptor {
         };
         let opened = timeout(HTTP_HANDSHAKE_MAX, handshake(config, stream)).await;
         let refusal = match opened.unwrap_or(Err(Refusal::Gone)) {
-            Ok(stream) => return Some(Opened { stream: Stream::Tls(Box::new(stream)), retired }),
+            Ok(stream) => return Some(OpenConnection { stream: Stream::Tls(Box::new(stream)), retired }),
             Err(refusal) => refusal,
         };
         let (reason, detail) = match refusal {

@@ -116,7 +116,7 @@ async fn sent(method: &str, path: &str, body: &'static str) -> Result<Change, St
     let request = Request::builder().method(method).uri(path).header("content-type", "application/json");
     let (parts, body) = request.body(Body::from(body)).expect("a request").into_parts();
     let (route, captured) = find_host_route(&parts.method, parts.uri.path()).map_err(shown)?;
-    let request = HostRequest { route, captured, asked: asked(), parts: &parts, body };
+    let request = HostRequest { route, captured, context: context(), parts: &parts, body };
     let read = match route.name {
         "ClusterInit" => Change::init(request).await,
         "NodeAdd" => Change::add(request).await,

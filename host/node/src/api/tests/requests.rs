@@ -71,10 +71,10 @@ fn the_id_is_the_bodys_or_the_headers_or_new() {
 }
 
 /// Freshness, moment, cursor and limit.
-type Shown = (Consistency, Option<Moment>, Option<String>, u32);
+type OptionValues = (Consistency, Option<Moment>, Option<String>, u32);
 
 /// What a query string asks of the query with this index, or the status and detail.
-fn options(query: usize, text: &str) -> Result<Shown, (u16, String)> {
+fn options(query: usize, text: &str) -> Result<OptionValues, (u16, String)> {
     let mount = mount();
     let declared = &mount.describe.queries[query];
     let path = declared.path.replace("{account}", "alice").replace("{transaction_id}", ID);
@@ -119,7 +119,7 @@ fn reads_say_how_fresh_and_where() {
 fn read_batch(format: Format, bytes: &[u8]) -> Result<Vec<Result<usize, u16>>, u16> {
     let declared = mount().describe.commands.clone();
     let index = |name: &str| declared.iter().position(|command| command.name == name).expect("it was found by name");
-    let batch = batch::read(&mount(), &CommandRoles::default(), format, &bytes.to_vec().into(), &asked())
+    let batch = batch::read(&mount(), &CommandRoles::default(), format, &bytes.to_vec().into(), &context())
         .map_err(|problem| problem.status())?;
     let mut requests = batch.requests.iter();
     let places = batch.places.iter().map(|place| match place {
