@@ -382,7 +382,7 @@ impl ViewPage {
 
 impl From<BuildStatus> for BuildPage {
     fn from(status: BuildStatus) -> Self {
-        let followed = |followed: crate::views::Followed| FollowedPage {
+        let followed = |followed: crate::views::FollowProgress| FollowedPage {
             partition: followed.partition,
             position: followed.position.to_string(),
             time: print_time(followed.time),

@@ -32,7 +32,7 @@ pub const ACTIVATED: &str = "ModuleActivated";
 const RENDER_ITEMS_MAX: usize = 128;
 
 /// An entry with the lines of its events.
-pub struct Rendered {
+pub struct RenderedEntry {
     pub partition: PartitionId,
     pub index: JournalIndex,
     /// The beginning of the head before the entry.
@@ -69,9 +69,9 @@ impl Item {
     }
 
     /// Adds who asked.
-    fn by(self, whose: &Whose<'_>) -> Self {
+    fn by(self, requester: &RequesterMembers<'_>) -> Self {
         let json = self.json();
-        let (object, members) = (json.strip_suffix(b"}").expect("an event is an object"), print(whose));
+        let (object, members) = (json.strip_suffix(b"}").expect("an event is an object"), print(requester));
         let members =
             members.strip_prefix(b"{").and_then(|members| members.strip_suffix(b"}")).expect("an object, too");
         let begin = DATA.len() + object.len();
@@ -149,7 +149,7 @@ struct CloudEvent<'a> {
 
 /// Who asked: members of the event that not everybody is shown.
 #[derive(Serialize)]
-struct Whose<'a> {
+struct RequesterMembers<'a> {
     caller: &'a str,
     requestid: &'a str,
 }
@@ -169,17 +169,17 @@ struct Draft<'a> {
 ///
 /// # Errors
 /// See [`render_each`].
-pub fn render(entry: &TailEntry, logic: Option<&dyn Logic>, origin: &Origin) -> Result<Rendered, Fault> {
+pub fn render(entry: &TailEntry, logic: Option<&dyn Logic>, origin: &Origin) -> Result<RenderedEntry, Fault> {
     let head = entry.entry().header().parent;
     let [a, b, c, d, ..] = head.0;
-    let mut rendered = Rendered {
+    let mut rendered = RenderedEntry {
         partition: entry.partition(),
         index: entry.index(),
         before8: [a, b, c, d],
         end: entry.position(),
         time: entry.time(),
         items: Vec::new(),
-        size: size_of::<Rendered>(),
+        size: size_of::<RenderedEntry>(),
     };
     if let Ok(activation) = entry.entry().activation() {
         let data = Value::map([
@@ -200,7 +200,7 @@ pub fn render(entry: &TailEntry, logic: Option<&dyn Logic>, origin: &Origin) -> 
     Ok(rendered)
 }
 
-impl Rendered {
+impl RenderedEntry {
     fn push(&mut self, item: Item) {
         let entities: usize = item.entities.iter().map(|entity| entity.len() + size_of::<Box<[u8]>>()).sum();
         self.size += size_of::<Item>() + item.text.len() + entities;
@@ -277,8 +277,8 @@ fn finish<'a>(
                 data: Json(&data),
                 ..frame(entry, position, &kind, origin)
             });
-            let whose = Whose { caller: command.command.caller, requestid: command.command.request_id };
-            Item::new(position.n, kind, entities, &json).by(&whose)
+            let requester = RequesterMembers { caller: command.command.caller, requestid: command.command.request_id };
+            Item::new(position.n, kind, entities, &json).by(&requester)
         });
     Ok(finished)
 }
@@ -320,8 +320,8 @@ mod tests {
     #[test]
     fn who_asked_is_left_out_for_whom_it_does_not_concern() {
         let item = |json: &str| Item::new(0, "Opened".into(), Vec::new(), json.as_bytes());
-        let whose = Whose { caller: "till \"7\"", requestid: "r-1" };
-        let told = item(r#"{"id":"0.1.0","data":{}}"#).by(&whose);
+        let requester = RequesterMembers { caller: "till \"7\"", requestid: "r-1" };
+        let told = item(r#"{"id":"0.1.0","data":{}}"#).by(&requester);
         let all = r#"{"id":"0.1.0","data":{},"caller":"till \"7\"","requestid":"r-1"}"#;
         assert_eq!(String::from_utf8_lossy(told.json()), all);
         let anonymous = "data: {\"id\":\"0.1.0\",\"data\":{}}\n\n";

@@ -39,7 +39,7 @@ const CURSOR: u8 = 0;
 const ROW: u8 = 1;
 
 /// The result of a read that may have waited for the archive.
-pub type Reading = Result<Read, PartitionError>;
+pub type ReadResult = Result<Read, PartitionError>;
 
 pub struct Build {
     pub logic: Arc<dyn Logic>,
@@ -104,7 +104,7 @@ impl Build {
         &self,
         partition: &Arc<Partition>,
         modules: &dyn Modules,
-        wait: impl FnOnce(BoxFuture<'_, Reading>) -> Reading,
+        wait: impl FnOnce(BoxFuture<'_, ReadResult>) -> ReadResult,
     ) -> Result<bool, ViewError> {
         let Some(mut at) = self.attach(partition)? else { return Ok(false) };
         let (id, before, applied) = (partition.id(), at, partition.progress());

@@ -35,9 +35,9 @@ use crate::store::StoreShared;
 
 pub use error::ViewError;
 pub use query::{Freshness, ViewAnswer, ViewQuery, ViewQueryError, WithinEntry};
-pub use status::{BuildStatus, Followed, Lag, ViewStatus};
-use view::Running;
+pub use status::{BuildStatus, FollowProgress, Lag, ViewStatus};
 pub use view::View;
+use view::ViewThread;
 
 /// The machine that a view follows, as this node has it.
 #[derive(Clone)]
@@ -79,7 +79,7 @@ pub struct Views {
 /// The views of a machine, by name.
 #[derive(Default)]
 struct MachineViews {
-    running: BTreeMap<String, Running>,
+    running: BTreeMap<String, ViewThread>,
     /// Threads that delete the files of dropped views. A new view of the same name waits for its thread.
     deleting: BTreeMap<String, JoinHandle<()>>,
 }
@@ -121,7 +121,7 @@ impl Views {
         };
         let gone: Vec<String> = running.keys().filter(|name| !names.contains(name)).cloned().collect();
         for name in gone {
-            let forgetting = running.remove(&name).and_then(Running::forget);
+            let forgetting = running.remove(&name).and_then(ViewThread::forget);
             deleting.extend(forgetting.map(|forgetting| (name, forgetting)));
         }
         for wanted in wanted {
@@ -129,7 +129,7 @@ impl Views {
                 Some(running) => running.view.set_wanted(wanted),
                 None => {
                     let before = deleting.remove(&wanted.name);
-                    match Running::start(self.shared.clone(), source.clone(), wanted.clone(), before) {
+                    match ViewThread::start(self.shared.clone(), source.clone(), wanted.clone(), before) {
                         Ok(started) => drop(running.insert(wanted.name, started)),
                         Err(error) => tracing::error!(%error, view = wanted.name, "a view cannot be started"),
                     }
@@ -180,8 +180,8 @@ impl Views {
             self.is_closed.store(true, Ordering::Relaxed);
             std::mem::take(&mut *kept)
         };
-        let running: Vec<Running> = kept.into_values().flat_map(|kept| kept.running.into_values()).collect();
+        let running: Vec<ViewThread> = kept.into_values().flat_map(|kept| kept.running.into_values()).collect();
         running.iter().for_each(|running| running.view.stop());
-        running.into_iter().for_each(Running::close);
+        running.into_iter().for_each(ViewThread::close);
     }
 }

@@ -35,7 +35,7 @@ pub struct BuildStatus {
     pub version: String,
     pub number: u64,
     pub lag: Lag,
-    pub partitions: Vec<Followed>,
+    pub partitions: Vec<FollowProgress>,
     /// Its size on this node's disk.
     pub bytes: u64,
     pub problem: Option<String>,
@@ -45,7 +45,7 @@ pub struct BuildStatus {
 
 /// How far a partition is followed.
 #[derive(Clone, Debug)]
-pub struct Followed {
+pub struct FollowProgress {
     pub partition: PartitionId,
     pub position: Position,
     pub time: Micros,
@@ -95,7 +95,7 @@ impl View {
             let genesis = || partition.as_ref().map(|partition| Cursor::genesis(&partition.genesis()));
             let cursor = build.cursor(id).or_else(genesis)?;
             let newest = partition.as_ref().map(|partition| partition.progress().journal.index);
-            Some(Followed { partition: id, position: cursor.position(id), time: cursor.time, newest })
+            Some(FollowProgress { partition: id, position: cursor.position(id), time: cursor.time, newest })
         };
         let problem = build.problem.lock().clone();
         BuildStatus {

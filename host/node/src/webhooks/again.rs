@@ -6,7 +6,7 @@ use reqwest::Url;
 use tokio::time::{Instant, timeout_at};
 
 use super::message::{Maker, Message};
-use super::post::{Sent, may_be_sent, read_url};
+use super::post::{PostResult, may_be_sent, read_url};
 use super::signers::has_newest;
 use super::{Secret, Sender, WebhookError};
 use crate::feed::{Feed, FeedPlace};
@@ -54,7 +54,7 @@ impl Sender {
         row: &WebhookRow,
         message: &Message,
         until: Instant,
-    ) -> Result<Sent, WebhookError> {
+    ) -> Result<PostResult, WebhookError> {
         let url = Url::parse(&row.url).map_err(|error| {
             let (url, reason) = (row.url.clone(), error.to_string());
             WebhookError::Recorded { url, reason }
@@ -69,7 +69,7 @@ impl Sender {
         }
         let secrets: Vec<Secret> = secrets.into_iter().map(|(_, secret)| secret).collect();
         let posting = self.poster.post(&url, message, &secrets, self.cluster.now());
-        let sent = timeout_at(until, posting).await.unwrap_or_else(|_| Sent::unanswered());
+        let sent = timeout_at(until, posting).await.unwrap_or_else(|_| PostResult::unanswered());
         if let Some(detail) = sent.detail() {
             tracing::warn!(webhook, id = message.id, detail, "a receiver cannot be reached");
         }

@@ -24,7 +24,7 @@ use tokio::time::{Instant, sleep};
 use super::Sender;
 use super::message::{Maker, Message};
 use super::post::{Outcome, PLAINTEXT, clip, may_be_sent};
-use super::retry::{Next, after_failure};
+use super::retry::{RetryDecision, after_failure};
 use super::sign::Secret;
 use super::signers::Signers;
 use crate::feed::{Feed, FeedPlace};
@@ -271,8 +271,8 @@ impl Delivery {
             }
             self.board.lock().on_failed(partition, failing, &problem);
             match after_failure(&failing, now, retry_after, self.sender.retry_for, rand::random()) {
-                Next::Again(pause) => sleep(pause).await,
-                Next::GiveUp => return self.give_up(message, failing, problem).await,
+                RetryDecision::Again(pause) => sleep(pause).await,
+                RetryDecision::GiveUp => return self.give_up(message, failing, problem).await,
             }
         }
     }

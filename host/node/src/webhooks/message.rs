@@ -16,7 +16,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::feed::rendered::Filter;
-use crate::feed::rendered::{Item, Rendered};
+use crate::feed::rendered::{Item, RenderedEntry};
 use crate::ids::{Micros, Position};
 use crate::limits::{WEBHOOK_BATCH_WINDOW, WEBHOOK_BODY_BYTES};
 use crate::system::webhook_row::WebhookRow;
@@ -50,7 +50,7 @@ pub struct Gather<'a> {
     /// The message that is being made. It holds no entry, because it may wait.
     draft: Option<Draft>,
     /// The entry that is being taken, and its next item.
-    current: Option<(Arc<Rendered>, usize)>,
+    current: Option<(Arc<RenderedEntry>, usize)>,
 }
 
 /// A message that may become longer.
@@ -87,7 +87,7 @@ impl Maker {
 
 impl Gather<'_> {
     /// Takes the next entry, of which `had` positions were taken before; then [`Gather::next_whole`] has its messages.
-    pub fn take(&mut self, rendered: Arc<Rendered>, had: u32) {
+    pub fn take(&mut self, rendered: Arc<RenderedEntry>, had: u32) {
         assert!(self.current.is_none(), "the one before was taken to its end");
         let first = rendered.items.partition_point(|item| item.n < had);
         self.current = Some((rendered, first));
@@ -150,7 +150,7 @@ mod tests {
     const WINDOW: i64 = WEBHOOK_BATCH_WINDOW.as_micros() as i64;
 
     /// An entry with this number and time, and events of these kinds.
-    fn entry(index: u64, time: i64, kinds: &[&str]) -> Arc<Rendered> {
+    fn entry(index: u64, time: i64, kinds: &[&str]) -> Arc<RenderedEntry> {
         let n = kinds.len().max(1) as u32 - 1;
         let end = Position { partition: PartitionId(3), index: JournalIndex(index), n, head8: [0, 1, 0xab, 0xff] };
         let item = |(n, kind): (usize, &&str)| {
@@ -158,7 +158,7 @@ mod tests {
         };
         let items = kinds.iter().enumerate().map(item).collect();
         let (partition, before8, size, time) = (end.partition, [0; 4], 0, Micros(time));
-        Arc::new(Rendered { partition, index: end.index, before8, end, time, items, size })
+        Arc::new(RenderedEntry { partition, index: end.index, before8, end, time, items, size })
     }
 
     fn maker(batch: usize, kinds: &[&str]) -> Maker {
@@ -167,7 +167,7 @@ mod tests {
     }
 
     /// The messages of a journal after a position.
-    fn gather(maker: &Maker, journal: &[Arc<Rendered>], behind: Option<Position>) -> Vec<Message> {
+    fn gather(maker: &Maker, journal: &[Arc<RenderedEntry>], behind: Option<Position>) -> Vec<Message> {
         let mut gather = maker.gather();
         let mut messages = Vec::new();
         for rendered in journal {
@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[track_caller]
-    fn check(maker: &Maker, journal: &[Arc<Rendered>], expected: &[&str]) {
+    fn check(maker: &Maker, journal: &[Arc<RenderedEntry>], expected: &[&str]) {
         let messages = gather(maker, journal, None);
         let bodies: Vec<_> = messages.iter().map(|message| String::from_utf8_lossy(&message.body)).collect();
         assert_eq!(bodies, expected);

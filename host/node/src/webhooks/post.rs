@@ -51,12 +51,12 @@ pub enum Outcome {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Sent {
+pub struct PostResult {
     pub status: Option<u16>,
     pub outcome: Outcome,
 }
 
-impl Sent {
+impl PostResult {
     /// The result of a request whose sender could not wait any longer.
     pub fn unanswered() -> Self {
         let problem = "no answer before the deadline of this request; the receiver may have taken it".to_owned();
@@ -108,7 +108,7 @@ impl Poster {
         Self { plain, tls, receivers }
     }
 
-    pub async fn post(&self, url: &Url, message: &Message, secrets: &[Secret], now: Micros) -> Sent {
+    pub async fn post(&self, url: &Url, message: &Message, secrets: &[Secret], now: Micros) -> PostResult {
         let client = if url.scheme() == "https" { &self.tls } else { &self.plain };
         let client = match client {
             Ok(client) => client,
@@ -136,7 +136,7 @@ impl Poster {
     }
 }
 
-async fn judge(mut response: Response, now: Micros) -> Sent {
+async fn judge(mut response: Response, now: Micros) -> PostResult {
     let status = response.status();
     let after = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok());
     let retry_after = after.and_then(|text| read_retry_after(text, now));
@@ -157,17 +157,17 @@ async fn judge(mut response: Response, now: Micros) -> Sent {
         StatusCode::GONE => Outcome::Gone,
         _ => return failed(Some(status.as_u16()), format!("the receiver answered {status}"), retry_after),
     };
-    Sent { status: Some(status.as_u16()), outcome }
+    PostResult { status: Some(status.as_u16()), outcome }
 }
 
-fn failed(status: Option<u16>, problem: String, retry_after: Option<Duration>) -> Sent {
-    Sent { status, outcome: Outcome::Failed { problem: clip(&problem), detail: None, retry_after } }
+fn failed(status: Option<u16>, problem: String, retry_after: Option<Duration>) -> PostResult {
+    PostResult { status, outcome: Outcome::Failed { problem: clip(&problem), detail: None, retry_after } }
 }
 
 /// The result if there was no answer, for whatever reason.
-fn unreachable(detail: String) -> Sent {
+fn unreachable(detail: String) -> PostResult {
     let problem = UNREACHABLE.to_owned();
-    Sent { status: None, outcome: Outcome::Failed { problem, detail: Some(clip(&detail)), retry_after: None } }
+    PostResult { status: None, outcome: Outcome::Failed { problem, detail: Some(clip(&detail)), retry_after: None } }
 }
 
 /// An error and its causes, in words.
@@ -283,7 +283,7 @@ mod tests {
         let posting = poster.post(&url, &message, &secrets, Micros(0));
         let both = async { tokio::join!(receiving, posting) };
         let (_open, sent) = timeout(WEBHOOK_TIMEOUT / 2, both).await.expect("its status is known");
-        assert_eq!(sent, Sent { status: Some(200), outcome: Outcome::Taken });
+        assert_eq!(sent, PostResult { status: Some(200), outcome: Outcome::Taken });
     }
 
     fn on_this_machine() -> Receivers {

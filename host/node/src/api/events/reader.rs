@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::api::problem::Code;
 use crate::feed::cursor::Cursor;
-use crate::feed::rendered::{Filter, Rendered};
+use crate::feed::rendered::{Filter, RenderedEntry};
 use crate::feed::{Feed, FeedPlace};
 use crate::ids::{PartitionId, Position};
 use crate::limits;
@@ -211,7 +211,7 @@ impl Reader {
     }
 
     /// Adds the events of an entry that are to be shown and were not sent yet, while the piece has room.
-    fn take(&mut self, number: usize, rendered: &Rendered, piece: &mut Vec<u8>) {
+    fn take(&mut self, number: usize, rendered: &RenderedEntry, piece: &mut Vec<u8>) {
         let lane = &mut self.lanes[number];
         let (lower, higher) = self.cursor.around(lane.partition);
         for item in rendered.items.iter().skip_while(|item| item.n < lane.had) {
