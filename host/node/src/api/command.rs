@@ -22,7 +22,7 @@ use super::share::{Kind, Share, Shares};
 use crate::ids::CommandId;
 use crate::json::{self, read_json};
 use crate::limits::BODY_BYTES_MAX;
-use crate::router::Accepted;
+use crate::router::AcceptedCommand;
 use crate::router::answer::CommandRequest;
 use crate::router::machine::Machine;
 
@@ -86,8 +86,8 @@ type UnattendedPlace = (Arc<Shares>, Option<ClientNetwork>, Share);
 
 /// Answers 202: the command is carried out without the client, which asks at `Location` for the outcome. The command
 /// keeps its place until it is over.
-fn respond_accepted(accepted: Accepted, mount: &Mount, id: CommandId, place: UnattendedPlace) -> Response {
-    let Accepted { home, expires, fingerprint, .. } = &accepted;
+fn respond_accepted(accepted: AcceptedCommand, mount: &Mount, id: CommandId, place: UnattendedPlace) -> Response {
+    let AcceptedCommand { home, expires, fingerprint, .. } = &accepted;
     let location = resolve_url(&mount.machine, id, Some(home), *expires, Some(*fingerprint));
     tokio::spawn(async move {
         let (shares, network, _place) = place;

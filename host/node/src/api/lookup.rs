@@ -19,7 +19,7 @@ use super::url::query_pairs;
 use crate::ids::{CommandId, Micros, NodeId};
 use crate::json::{Json, print};
 use crate::rfc3339::print_time;
-use crate::router::answer::{Caller, CommandLookup, CommandQuestion, CommandStatus, InFlight, Waiting};
+use crate::router::answer::{AwaitedCall, Caller, CommandLookup, CommandQuestion, CommandStatus, InFlight};
 
 const ID_REUSED: &str =
     "the id belongs to another command here; this one was not executed and will not be, send it with a new id";
@@ -185,7 +185,7 @@ fn in_flight(status: CommandStatus, senders: Senders) -> Value {
     Value::map(members.into_iter().chain(home).chain(senders.members(caller, request_id, vouched)))
 }
 
-fn waiting(waiting: Waiting) -> Value {
+fn waiting(waiting: AwaitedCall) -> Value {
     let mut members = vec![
         ("partition", Value::Int(waiting.partition.0.into())),
         ("what", Value::text(waiting.what)),

@@ -36,7 +36,7 @@ use statehouse_abi::value::Value;
 
 use crate::json::{BodyError, Fault, Json, print};
 use crate::limits::PROBLEM_DETAIL_CHARS_MAX;
-use crate::router::answer::{Obstacle, Unavailable, UnavailableReason};
+use crate::router::answer::{Obstacle, Unavailability, UnavailableReason};
 
 /// The codes of the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -393,8 +393,8 @@ impl From<Refusal> for Problem {
     }
 }
 
-impl From<Unavailable> for Problem {
-    fn from(unavailable: Unavailable) -> Self {
+impl From<Unavailability> for Problem {
+    fn from(unavailable: Unavailability) -> Self {
         let (code, detail) = match unavailable.reason {
             UnavailableReason::Overloaded => (Code::Overloaded, "not accepted, the queue is full; send it again later"),
             UnavailableReason::Expired => {

@@ -18,7 +18,7 @@ use super::problem::{Code, Problem};
 use super::url;
 use crate::ids::{CommandId, Fingerprint, Micros, Position};
 use crate::json::{Json, print};
-use crate::router::answer::{Answer, Recorded};
+use crate::router::answer::{Answer, RecordedOutcome};
 use crate::saga::ABORTED;
 
 pub const POSITION: HeaderName = HeaderName::from_static("statehouse-position");
@@ -42,7 +42,7 @@ impl Reply {
     pub fn new(answer: Answer, machine: &str, describe: &Describe, id: CommandId) -> Self {
         let transaction_id = || Value::Text(id.to_string());
         match answer {
-            Answer::Done(Recorded { position, is_replayed, status, body, .. }) => {
+            Answer::Done(RecordedOutcome { position, is_replayed, status, body, .. }) => {
                 let status = StatusCode::from_u16(status).unwrap_or(StatusCode::OK);
                 Self { position: Some(position), is_replayed, content: Content::Success(status, body) }
             }
@@ -139,7 +139,7 @@ pub fn position_value(position: &Position) -> HeaderValue {
     HeaderValue::try_from(position.to_string()).expect("a position is digits, dots and a tilde")
 }
 
-fn rejected(recorded: Recorded, rejection: Rejection, describe: &Describe, transaction_id: Value) -> Problem {
+fn rejected(recorded: RecordedOutcome, rejection: Rejection, describe: &Describe, transaction_id: Value) -> Problem {
     let declared = describe.rejections.iter().find(|declared| declared.code == rejection.code);
     let title = declared.map_or_else(|| host_title(&rejection.code).to_owned(), |declared| declared.title.clone());
     let status = if (400..600).contains(&recorded.status) { recorded.status } else { 422 };

@@ -20,7 +20,7 @@ use crate::partition::error::PartitionError;
 use crate::partition::participants::DueCall;
 use crate::partition::requests::{CheckpointRequest, NotOrdered, SnapshotRequest};
 use crate::partition::status::Progress;
-use crate::sequencer::submission::{Recorded, Refusal, Reply, Ticket};
+use crate::sequencer::submission::{RecordedEntry, Refusal, Reply, Ticket};
 use crate::snapshot::canonical::ListedFile;
 use crate::store::{Meta, StoreError, View};
 
@@ -85,7 +85,7 @@ impl OneshotReply {
 
 /// Who gets which outcome of one entry. Made by applying the entry, and by nothing else.
 pub struct EntryAnswers {
-    recorded: Arc<Recorded>,
+    recorded: Arc<RecordedEntry>,
     waiting: Vec<EntryAnswer>,
 }
 
@@ -105,7 +105,7 @@ struct EntryAnswer {
 
 impl EntryAnswers {
     /// Nobody waits yet. The caller has applied the entry, and the point that it leads to is to be published.
-    pub fn of(recorded: &Arc<Recorded>) -> Self {
+    pub fn of(recorded: &Arc<RecordedEntry>) -> Self {
         Self { recorded: recorded.clone(), waiting: Vec::new() }
     }
 

@@ -27,7 +27,7 @@ use crate::partition::leader::LeaderState;
 use crate::partition::requests::ActivationRequest;
 use crate::partition::run::Executor;
 use crate::partition::status::Progress;
-use crate::sequencer::submission::{Recorded, Submission};
+use crate::sequencer::submission::{RecordedEntry, Submission};
 use crate::store::Meta;
 
 impl Executor {
@@ -107,7 +107,7 @@ impl Executor {
             }
             base.show_under_way();
         }
-        let recorded = Arc::new(Recorded::new(applied.entry().clone(), id.index));
+        let recorded = Arc::new(RecordedEntry::new(applied.entry().clone(), id.index));
         if let Some(leader) = role.leader() {
             leader.coordinator.on_ordered(recorded.entry.records().orders(), after.index, out);
         }
@@ -122,7 +122,7 @@ impl Executor {
         Ok(())
     }
 
-    fn answer(&mut self, recorded: &Arc<Recorded>, submissions: Vec<Submission>, out: &mut Actions) {
+    fn answer(&mut self, recorded: &Arc<RecordedEntry>, submissions: Vec<Submission>, out: &mut Actions) {
         let Self { base, role } = self;
         base.answer_activated(recorded, out);
         count(&recorded.entry);
@@ -187,7 +187,7 @@ impl Base {
     }
 
     /// Tells the one who has asked for this activation that the module decides from now on.
-    fn answer_activated(&mut self, recorded: &Recorded, out: &mut Actions) {
+    fn answer_activated(&mut self, recorded: &RecordedEntry, out: &mut Actions) {
         let is_done =
             |wanted: &mut ActivationRequest| recorded.entry.activation().is_ok_and(|done| done == wanted.activation);
         if let Some(wanted) = self.activation.take_if(is_done) {
@@ -223,7 +223,7 @@ impl Base {
         Ok(rows.finish(Vec::with_capacity(rows.size() + 64)))
     }
 
-    fn record_ids(&self, recorded: &Recorded, submissions: &[Submission]) -> Result<(), HaltReason> {
+    fn record_ids(&self, recorded: &RecordedEntry, submissions: &[Submission]) -> Result<(), HaltReason> {
         let ids: Vec<journal_lookup::Id> = if submissions.is_empty() {
             journal_lookup::ids_of(&recorded.entry, self.partition)
         } else {

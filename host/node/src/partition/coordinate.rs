@@ -34,7 +34,7 @@ use crate::partition::saga_table::SagaTable;
 use crate::partition::timers::Timer;
 use crate::saga::participant::{CallKnowledge, OnCancel, on_cancel};
 use crate::saga::{Advance, CallKey, Order, PhaseMoment, Progress, Records, Saga};
-use crate::sequencer::submission::{Called, Recorded, Refusal, Reply, Submission, Unticketed};
+use crate::sequencer::submission::{BranchCall, RecordedEntry, Refusal, Reply, Submission, UnticketedSubmission};
 use statehouse_abi::ops::OpsBlock;
 use statehouse_abi::rows::WritesBlock;
 
@@ -249,7 +249,7 @@ impl LeaderState {
 }
 
 impl Base {
-    fn call_of(&self, saga: &Saga, due: CallKey) -> Unticketed {
+    fn call_of(&self, saga: &Saga, due: CallKey) -> UnticketedSubmission {
         let (command, branch, identity) = (&saga.command, saga.branch(due), saga.identity());
         let home = &saga.plan.branches[0].steps[0].entity;
         let block = branch.to_plan(saga.form(due), home, &command.body);
@@ -271,7 +271,7 @@ impl Base {
             deadline: None,
             size,
             saga: None,
-            called: Some(std::sync::Arc::new(Called {
+            called: Some(std::sync::Arc::new(BranchCall {
                 parent: command.id(),
                 home: self.partition,
                 key: due,
@@ -286,7 +286,7 @@ impl Base {
     }
 
     /// Handles a cancel of a call that this partition may never have received. `Ok(None)`: undo it like any other call.
-    pub(super) fn cancel(&self, submission: &Submission, called: &Called) -> Result<Option<Cancel>, HaltReason> {
+    pub(super) fn cancel(&self, submission: &Submission, called: &BranchCall) -> Result<Option<Cancel>, HaltReason> {
         let identity = called.identity(submission.fingerprint);
         let tried = identity.call(called.key.first_do());
         assert_ne!(tried, submission.id);
@@ -346,7 +346,7 @@ pub(super) enum Cancel {
 }
 
 /// The id under which the end of a command is recorded, if the command continues after its own entry.
-pub fn end_of(recorded: &Recorded, command: u32, here: PartitionId) -> Option<CommandId> {
+pub fn end_of(recorded: &RecordedEntry, command: u32, here: PartitionId) -> Option<CommandId> {
     // Computing the identity reads the whole command, and hardly any command starts a Saga.
     if recorded.entry.part(command) != Part::Start {
         return None;

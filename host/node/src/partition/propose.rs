@@ -25,7 +25,7 @@ use crate::partition::error::{HaltReason, store_failed};
 use crate::partition::leader::LeaderState;
 use crate::partition::now::Now;
 use crate::saga::{Derivation, Origin, Records, Start};
-use crate::sequencer::queue::Forbidden;
+use crate::sequencer::queue::ForbiddenSubmission;
 use crate::sequencer::submission::{NotNow, Refusal, Submission};
 use crate::store::StoreError;
 
@@ -146,7 +146,7 @@ impl LeaderState {
         let forbidden = self.queue.take_forbidden(limits::BATCH_COMMANDS_MAX);
         let mut submissions = Vec::with_capacity(forbidden.len());
         let mut rejections = Vec::with_capacity(forbidden.len());
-        for Forbidden { submission, rejection } in forbidden {
+        for ForbiddenSubmission { submission, rejection } in forbidden {
             // It may have been proposed before, in an entry that was not known to be lost.
             match base.ids.lookup(&submission.id).map_err(store_failed)? {
                 None => {

@@ -31,11 +31,11 @@ use crate::partition::tail::{Bound, Place, Start, Tail};
 use crate::partition::{
     Answered, Leading, Needed, Participants, Partition, PartitionError, PartitionOptions, Remembered,
 };
-use crate::peer::{GroupName, GroupPeers, NoNetwork, Seen};
+use crate::peer::{GroupName, GroupPeers, NoNetwork, SeenEntries};
 use crate::records::command::SystemCommand;
-use crate::router::answer::{Answer, Caller, CommandRequest, Unavailable, UnavailableReason};
+use crate::router::answer::{Answer, Caller, CommandRequest, Unavailability, UnavailableReason};
 use crate::router::{Machine, MachineOptions};
-use crate::sequencer::submission::Unticketed;
+use crate::sequencer::submission::UnticketedSubmission;
 use crate::store::{StoreOptions, StoreShared};
 use crate::system::logic::{SYSTEM, System};
 
@@ -68,7 +68,7 @@ impl Modules for Only {
 /// A node that has seen nothing of any other node.
 struct Nobody;
 
-impl Seen for Nobody {
+impl SeenEntries for Nobody {
     fn on_durable(&self, _: NodeId, _: &GroupName, _: EntryId) {}
 
     fn held(&self, _: NodeId, _: &GroupName) -> Option<EntryId> {
@@ -79,7 +79,7 @@ impl Seen for Nobody {
 struct NoOthers;
 
 impl Participants for NoOthers {
-    fn call(&self, _: PartitionId, calls: Vec<Unticketed>) -> BoxFuture<'static, Vec<Option<Answered>>> {
+    fn call(&self, _: PartitionId, calls: Vec<UnticketedSubmission>) -> BoxFuture<'static, Vec<Option<Answered>>> {
         async move { vec![None; calls.len()] }.boxed()
     }
 }

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use crate::ids::{CommandId, JournalIndex, NodeId, PartitionId};
 use crate::partition::{NotOrdered, Partition, PartitionError};
 use crate::peer::{Call, GroupName, Topic};
-use crate::router::answer::Unavailable;
+use crate::router::answer::Unavailability;
 use crate::router::lookup::read_failed;
 use crate::router::machine::Machine;
 use crate::router::wire::WireError;
@@ -44,7 +44,7 @@ pub enum OrderError {
     #[error("{0}")]
     Refused(NotAllowed),
     #[error("the partition cannot be read")]
-    Unavailable(Unavailable),
+    Unavailable(Unavailability),
     /// It is not known whether the order is recorded; giving the same order again finds out.
     #[error("no node confirmed in time that the order is recorded: give it again")]
     Unknown,
@@ -154,7 +154,7 @@ impl Machine {
         partition: PartitionId,
         id: CommandId,
         deadline: Instant,
-    ) -> Result<Option<Saga>, Unavailable> {
+    ) -> Result<Option<Saga>, Unavailability> {
         let replica = self.replica(partition)?;
         let patience = deadline.min(Instant::now() + PARTICIPANT_PATIENCE);
         replica.read_linearizable(patience).await.map_err(read_failed)?;

@@ -31,7 +31,7 @@ use crate::router::answer::{
 use crate::router::machine::{Machine, position_text, unavailable};
 use crate::router::reply::{render_items, with_position};
 use crate::saga::status::ENTITY;
-use crate::sequencer::submission::Recorded;
+use crate::sequencer::submission::RecordedEntry;
 use crate::store::{KeyRow, View};
 
 pub use failed::partition_error;
@@ -110,10 +110,17 @@ impl Machine {
         // Rows of one entity lie in one partition. Only `@local` rows are in every partition, and few queries ask for
         // them.
         let alone = self.partition_count() == 1;
-        let first =
-            self.ask(logic, declared, partition, request, if alone { Others::None } else { Others::NotAsked }).await;
+        let first = self
+            .ask(
+                logic,
+                declared,
+                partition,
+                request,
+                if alone { OtherPartitions::None } else { OtherPartitions::NotAsked },
+            )
+            .await;
         match first {
-            Err(Stop::AllPartitions) => self.ask(logic, declared, partition, request, Others::All).await,
+            Err(Stop::AllPartitions) => self.ask(logic, declared, partition, request, OtherPartitions::All).await,
             other => other,
         }
         .map_err(|stop| match stop {
@@ -128,9 +135,9 @@ impl Machine {
         declared: &QueryDecl,
         partition: &Arc<Partition>,
         request: &QueryRequest,
-        others: Others,
+        others: OtherPartitions,
     ) -> Result<QueryAnswer, Stop> {
-        let further = self.partition_ids().filter(|other| others == Others::All && *other != partition.id());
+        let further = self.partition_ids().filter(|other| others == OtherPartitions::All && *other != partition.id());
         let further: Vec<Arc<Partition>> =
             further.map(|other| self.replica(other)).collect::<Result<_, _>>().map_err(QueryError::Unavailable)?;
         if let Some(moment) = request.at {
@@ -282,7 +289,7 @@ fn walk_history(
 }
 
 /// An entry's events on one entity, in order.
-fn events_of(partition: &Partition, recorded: &Recorded, entity: &[u8]) -> Vec<(Position, RenderItem)> {
+fn events_of(partition: &Partition, recorded: &RecordedEntry, entity: &[u8]) -> Vec<(Position, RenderItem)> {
     // An entry of this kind ends commands whose events happened in other entries.
     let batch = recorded.entry.batch().filter(|_| recorded.entry.header().kind != EntryKind::Saga);
     let Some(batch) = batch else { return Vec::new() };
@@ -338,7 +345,7 @@ fn check_position(partition: &Partition, position: Position) -> Result<(), Query
 
 /// Whether the `@local` rows of other partitions belong to a query's rows.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Others {
+enum OtherPartitions {
     /// There are no other partitions.
     None,
     /// There are others, and they have not been read.
@@ -362,14 +369,14 @@ impl From<QueryError> for Stop {
 /// The rows of the entity's partition, then those of the others.
 struct Sources<S> {
     rows: Vec<S>,
-    others: Others,
+    others: OtherPartitions,
 }
 
 impl<S: Source> Sources<S> {
     /// Rows, and whether there are more. A scan of `@local` goes through all partitions, in order.
     fn scan(&self, range: &ScanRange) -> Result<(Vec<KeyRow>, bool), Stop> {
         let is_local = split_key(&range.prefix).is_some_and(|(entity, _)| entity == LOCAL);
-        if is_local && self.others == Others::NotAsked {
+        if is_local && self.others == OtherPartitions::NotAsked {
             return Err(Stop::AllPartitions);
         }
         let (mut found, mut more) = (Vec::new(), false);

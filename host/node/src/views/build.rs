@@ -27,7 +27,7 @@ use crate::machine::logic::{Fault, Logic, ViewLogic};
 use crate::machine::modules::Modules;
 use crate::partition::tail::{Bound, Gap, Read, log_index_of};
 use crate::partition::{Partition, PartitionError};
-use crate::sequencer::submission::Recorded;
+use crate::sequencer::submission::RecordedEntry;
 use crate::store::{OrderedStore, StoreShared};
 use crate::views::cursor::Cursor;
 use crate::views::decisions::decisions;
@@ -137,7 +137,7 @@ impl Build {
     fn take(
         &self,
         partition: PartitionId,
-        recorded: &Recorded,
+        recorded: &RecordedEntry,
         before: Cursor,
         modules: &dyn Modules,
         batch: &mut Batch,

@@ -15,7 +15,7 @@ use crate::ids::{JournalIndex, Micros, ModuleId, PartitionId, Position};
 use crate::limits::{GUEST_INPUT_BYTES_MAX, QUERY_ROUNDS_MAX, SCAN_ROWS_MAX};
 use crate::machine::beginning::{groups_until, is_whole, may_change};
 use crate::partition::{Partition, PartitionError};
-use crate::sequencer::submission::Recorded;
+use crate::sequencer::submission::RecordedEntry;
 use crate::store::{KeyRow, OrderedRows};
 use crate::views::View;
 use crate::views::build::{Build, read_cursors, row_key, split_row_key};
@@ -196,7 +196,7 @@ impl View {
         })
     }
 
-    async fn find_entry(&self, position: Position, deadline: Instant) -> Option<Arc<Recorded>> {
+    async fn find_entry(&self, position: Position, deadline: Instant) -> Option<Arc<RecordedEntry>> {
         let partition = (self.source.find)(position.partition)?;
         let finding = tokio::time::timeout_at(deadline, partition.find_entry_anywhere(position.index));
         let recorded = finding.await.ok()?.ok()?;

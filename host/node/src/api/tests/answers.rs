@@ -14,7 +14,7 @@ use crate::api::problem::{Code, Problem};
 use crate::api::reply::Reply;
 use crate::ids::{CommandId, Fingerprint, Micros, Position};
 use crate::json::read_json;
-use crate::router::answer::{Answer, Obstacle, Recorded, Unavailable, UnavailableReason};
+use crate::router::answer::{Answer, Obstacle, RecordedOutcome, Unavailability, UnavailableReason};
 
 fn id() -> CommandId {
     ID.parse().expect("a uuid")
@@ -24,12 +24,12 @@ fn position() -> Position {
     "0.42.1~1a2b3c4d".parse().expect("a position")
 }
 
-fn recorded(status: u16, is_replayed: bool, body: Value) -> Recorded {
-    Recorded { position: position(), time: Micros(0), is_replayed, status, body }
+fn recorded(status: u16, is_replayed: bool, body: Value) -> RecordedOutcome {
+    RecordedOutcome { position: position(), time: Micros(0), is_replayed, status, body }
 }
 
 fn unavailable(reason: UnavailableReason) -> Answer {
-    Answer::Unavailable(Unavailable { reason, retry_after: Duration::from_millis(1200) })
+    Answer::Unavailable(Unavailability { reason, retry_after: Duration::from_millis(1200) })
 }
 
 fn rejection() -> Answer {
@@ -138,7 +138,7 @@ fn every_reason_has_its_status() {
     ];
     let mut details = std::collections::BTreeSet::new();
     for reason in obstacles.map(UnavailableReason::NotNow).into_iter().chain([UnavailableReason::NoLeader]) {
-        let problem = Problem::from(Unavailable { reason, retry_after: Duration::from_secs(1) });
+        let problem = Problem::from(Unavailability { reason, retry_after: Duration::from_secs(1) });
         assert_eq!((problem.status(), problem.code()), (503, "no_leader"), "{reason:?}");
         assert!(details.insert(problem.detail().to_owned()), "{reason:?} has words of its own");
     }

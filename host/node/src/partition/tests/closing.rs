@@ -67,7 +67,7 @@ async fn what_has_halted_does_not_lead_on() {
     tokio::time::timeout_at(soon(), stopped).await.expect("in time").expect("it says so");
     assert_eq!((partition.leader(), partition.is_running()), (None, false));
     let answer = ask(&partition, 2).await;
-    let Answer::Unavailable(Unavailable { reason: UnavailableReason::Halted, .. }) = answer else {
+    let Answer::Unavailable(Unavailability { reason: UnavailableReason::Halted, .. }) = answer else {
         panic!("{answer:?}")
     };
     partition.close().await.expect("it closes");
@@ -76,7 +76,7 @@ async fn what_has_halted_does_not_lead_on() {
 /// What another node was heard to hold.
 struct Heard(parking_lot::Mutex<u64>);
 
-impl Seen for Heard {
+impl SeenEntries for Heard {
     fn on_durable(&self, _: NodeId, _: &GroupName, _: EntryId) {}
 
     fn held(&self, node: NodeId, _: &GroupName) -> Option<EntryId> {

@@ -26,7 +26,7 @@ use crate::partition::open::Files;
 use crate::partition::requests::ActivationRequest;
 use crate::partition::run::Executor;
 use crate::partition::status::RunState;
-use crate::sequencer::admission::Admitted;
+use crate::sequencer::admission::Admission;
 use crate::sequencer::submission::{Refusal, Replies, Reply, Submission};
 
 /// An executor that nobody drives but the test.
@@ -89,7 +89,7 @@ impl Stepped {
     /// Puts a submission into the queue, as if a majority were heard.
     fn queue(&mut self, submission: Submission) {
         let admitted = self.driver.executor.base.waiters.in_flight.admit(submission, None);
-        let Admitted::First(submission) = admitted else { panic!("nothing else has its id") };
+        let Admission::First(submission) = admitted else { panic!("nothing else has its id") };
         self.leader().queue.push(submission);
     }
 
@@ -204,7 +204,7 @@ async fn an_entry_is_proposed_and_published_before_it_answers() {
     // The same command once more, while it is under way and after it is recorded.
     let again = |slot| submission(0, Micros(i64::MAX), None, replies.ticket(slot));
     let follows = stepped.driver.executor.base.waiters.in_flight.admit(again(2), None);
-    assert!(matches!(follows, Admitted::Follows));
+    assert!(matches!(follows, Admission::Follows));
     let applied = stepped.oldest_committed();
     stepped.check(
         applied,

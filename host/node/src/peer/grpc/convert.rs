@@ -16,16 +16,16 @@ use crate::peer::{Call, GroupName, Topic};
 /// What a message lacks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
-pub(super) struct Unreadable(&'static str);
+pub(super) struct UnreadableMessage(&'static str);
 
-type Read<T> = Result<T, Unreadable>;
+type Read<T> = Result<T, UnreadableMessage>;
 
 pub(super) fn group_out(group: &GroupName) -> wire::Group {
     wire::Group { machine: group.machine.to_string(), partition: group.partition.0 }
 }
 
 pub(super) fn group_in(group: Option<wire::Group>) -> Read<GroupName> {
-    let group = group.ok_or(Unreadable("it names no group"))?;
+    let group = group.ok_or(UnreadableMessage("it names no group"))?;
     Ok(GroupName::new(&group.machine, PartitionId(group.partition)))
 }
 
@@ -34,7 +34,7 @@ pub(super) fn call_out(call: Call) -> wire::CallRequest {
 }
 
 pub(super) fn call_in(call: wire::CallRequest) -> Read<Call> {
-    let topic = Topic::from_number(call.topic).ok_or(Unreadable("its topic is unknown"))?;
+    let topic = Topic::from_number(call.topic).ok_or(UnreadableMessage("its topic is unknown"))?;
     let group = call.group.map(|group| group_in(Some(group))).transpose()?;
     Ok(Call { topic, group, body: call.body })
 }
@@ -52,7 +52,7 @@ pub(super) fn request_out(group: &GroupName, request: PeerRequest) -> wire::Raft
 }
 
 pub(super) fn request_in(request: wire::RaftRequest) -> Read<(GroupName, PeerRequest)> {
-    let message = match request.message.ok_or(Unreadable("it holds no message that is known"))? {
+    let message = match request.message.ok_or(UnreadableMessage("it holds no message that is known"))? {
         Message::Append(append) => append_in(append)?,
         Message::Vote(ballot) => {
             PeerRequest::Vote { vote: vote_in(ballot.vote)?, last: ballot.last.map(id_in), transfer: ballot.transfer }
@@ -101,7 +101,7 @@ pub(super) fn reply_out(reply: PeerReply) -> wire::RaftReply {
 }
 
 pub(super) fn reply_in(reply: wire::RaftReply) -> Read<PeerReply> {
-    Ok(match reply.reply.ok_or(Unreadable("it holds no reply that is known"))? {
+    Ok(match reply.reply.ok_or(UnreadableMessage("it holds no reply that is known"))? {
         Reply::Append(reply) => PeerReply::Append(append_reply_in(reply)?),
         Reply::Vote(reply) => {
             PeerReply::Vote { vote: vote_in(reply.vote)?, granted: reply.granted, last: reply.last.map(id_in) }
@@ -121,7 +121,7 @@ pub(super) fn append_reply_out(reply: AppendReply) -> wire::AppendReply {
 }
 
 pub(super) fn append_reply_in(reply: wire::AppendReply) -> Read<AppendReply> {
-    Ok(match reply.outcome.ok_or(Unreadable("it holds no outcome that is known"))? {
+    Ok(match reply.outcome.ok_or(UnreadableMessage("it holds no outcome that is known"))? {
         Outcome::Success(_) => AppendReply::Success,
         Outcome::Partial(partial) => AppendReply::Partial(partial.last.map(id_in)),
         Outcome::Conflict(_) => AppendReply::Conflict,
@@ -139,12 +139,12 @@ fn entry_out(entry: LogEntry) -> wire::Entry {
 }
 
 fn entry_in(entry: wire::Entry) -> Read<LogEntry> {
-    let payload = match entry.payload.ok_or(Unreadable("an entry has no payload that is known"))? {
+    let payload = match entry.payload.ok_or(UnreadableMessage("an entry has no payload that is known"))? {
         WirePayload::Blank(_) => Payload::Blank,
         WirePayload::Entry(bytes) => Payload::Entry(bytes),
         WirePayload::Membership(bytes) => Payload::Membership(bytes),
     };
-    Ok(LogEntry { id: entry.id.map(id_in).ok_or(Unreadable("an entry has no id"))?, payload })
+    Ok(LogEntry { id: entry.id.map(id_in).ok_or(UnreadableMessage("an entry has no id"))?, payload })
 }
 
 fn ballot_out(vote: Vote, last: Option<EntryId>, transfer: bool) -> wire::Ballot {
@@ -156,7 +156,7 @@ fn vote_out(vote: Vote) -> wire::Vote {
 }
 
 fn vote_in(vote: Option<wire::Vote>) -> Read<Vote> {
-    let vote = vote.ok_or(Unreadable("it carries no vote"))?;
+    let vote = vote.ok_or(UnreadableMessage("it carries no vote"))?;
     Ok(Vote { term: Term(vote.term), node: vote.node.map(NodeId), committed: vote.committed })
 }
 

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::convert::Unreadable;
+use super::convert::UnreadableMessage;
 use super::wire::appends_request::Message;
 use super::wire::peer_server::{Peer, PeerServer};
 use super::{Identity, PeerOptions, convert, handshake, links, status, wire};
@@ -168,7 +168,7 @@ fn appends_until_fault(
     appends.scan((), move |(), append| note(append)).boxed()
 }
 
-fn unreadable(error: Unreadable) -> Status {
+fn unreadable(error: UnreadableMessage) -> Status {
     status::of_service(ServiceError::Malformed(error.to_string()))
 }
 

@@ -18,7 +18,7 @@ impl Machine {
         (logic, declared): (&Arc<dyn Logic>, &QueryDecl),
         (partition, further): (&Arc<Partition>, &[Arc<Partition>]),
         request: &QueryRequest,
-        others: Others,
+        others: OtherPartitions,
     ) -> Result<QueryAnswer, Stop> {
         let turn = self.turn_to_rewind(request.deadline).await?;
         let past = self.rewind(partition, request, moment, &turn).await?;
