@@ -11,7 +11,7 @@ use statehouse_abi::ops::OpsBlock;
 use statehouse_abi::outcome::GroupOutcome;
 use statehouse_abi::rows::RowsWriter;
 
-use crate::consensus::Committed;
+use crate::consensus::CommittedValue;
 use crate::ids::Micros;
 use crate::log::{EntryId, LogEntry, Payload};
 use crate::machine::entry::{Batch, Entry, EntryKind};
@@ -32,7 +32,11 @@ use crate::store::Meta;
 
 impl Executor {
     /// The stages *apply* and *answer* for one committed entry.
-    pub(super) fn on_committed(&mut self, committed: Committed<LogEntry>, out: &mut Actions) -> Result<(), HaltReason> {
+    pub(super) fn on_committed(
+        &mut self,
+        committed: CommittedValue<LogEntry>,
+        out: &mut Actions,
+    ) -> Result<(), HaltReason> {
         let LogEntry { id, payload } = committed.into_inner();
         self.base.at.check_next(id);
         match payload {

@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
-use crate::archive::Past;
+use crate::archive::ArchivedJournal;
 use crate::consensus::{Group, Leadership};
 use crate::ids::{CommandId, Head, JournalIndex, LogIndex, Micros, NodeId, PartitionId, Position};
 use crate::limits;
@@ -65,7 +65,7 @@ pub(super) struct Parts {
     pub canonical: Arc<Canonical>,
     pub genesis: Journal,
     /// The archived journal, if there is an archive.
-    pub past: Option<Arc<Past>>,
+    pub past: Option<Arc<ArchivedJournal>>,
 }
 
 /// A partition that runs on this node.

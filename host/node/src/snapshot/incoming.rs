@@ -16,14 +16,14 @@ use crate::disk::{Disk, DiskFile, read_whole};
 use crate::durable;
 use crate::ids::LogIndex;
 
-pub struct Incoming {
+pub struct IncomingSnapshot {
     disk: Arc<dyn Disk>,
     partition: PathBuf,
     folder: PathBuf,
     pub manifest: Manifest,
 }
 
-impl Incoming {
+impl IncomingSnapshot {
     /// Accepts an offer for the partition in this folder.
     pub fn open(disk: Arc<dyn Disk>, partition: &Path, stream: &str, offer: &[u8]) -> Result<Self, SnapshotError> {
         let manifest = Manifest::decode(offer)?;
@@ -74,7 +74,7 @@ impl Incoming {
     }
 
     /// Continues a file at its end.
-    pub fn append(&self, file: &FileFacts) -> Result<Appending, SnapshotError> {
+    pub fn append(&self, file: &FileFacts) -> Result<IncomingFile, SnapshotError> {
         let path = self.path(file);
         files::create(&*self.disk, path.parent().expect("it lies in the snapshot's folder"))?;
         let open = |path: &Path| match self.disk.open(path) {
@@ -83,7 +83,7 @@ impl Incoming {
         };
         let opened = durable::open(&path, open).map_err(SnapshotError::io(&path, "written"))?;
         let size = opened.size().map_err(SnapshotError::io(&path, "read"))?;
-        Ok(Appending { facts: file.clone(), path, file: opened, size })
+        Ok(IncomingFile { facts: file.clone(), path, file: opened, size })
     }
 
     /// After a failed sync the bytes are lost although they can still be read, so the file must be fetched again.
@@ -127,14 +127,14 @@ impl Incoming {
 }
 
 /// A file that is being fetched.
-pub struct Appending {
+pub struct IncomingFile {
     facts: FileFacts,
     path: PathBuf,
     file: Arc<dyn DiskFile>,
     size: u64,
 }
 
-impl Appending {
+impl IncomingFile {
     pub fn write(&mut self, piece: &[u8]) -> Result<(), SnapshotError> {
         if self.facts.size < self.size + piece.len() as u64 {
             return Err(SnapshotError::FileDamaged { name: self.facts.name.clone() });

@@ -28,8 +28,8 @@ pub(super) fn install_folder(partition: &Path) -> PathBuf {
     partition.join(INSTALL)
 }
 
-/// Finishes the installation that [`super::Incoming::accept`] has begun, if there is one. Returns the entry up to which
-/// the state then reaches. The partition's log is open; its state and ids are not.
+/// Finishes the installation that [`super::IncomingSnapshot::accept`] has begun, if there is one. Returns the entry
+/// up to which the state then reaches. The partition's log is open; its state and ids are not.
 pub fn finish_install(
     disk: &dyn Disk,
     partition: &Path,

@@ -109,7 +109,7 @@ impl Cell {
 }
 
 /// The place of a looked-up key.
-pub type Found = Option<u32>;
+pub type FoundSlot = Option<u32>;
 
 pub struct HotTable {
     hasher: DefaultHashBuilder,
@@ -154,7 +154,7 @@ impl HotTable {
     }
 
     /// Looks up at most [`ROUND`] keys. The result stays valid until the next `put`.
-    pub fn find_round(&self, keys: &[&[u8]], found: &mut [Found; ROUND]) {
+    pub fn find_round(&self, keys: &[&[u8]], found: &mut [FoundSlot; ROUND]) {
         assert!(keys.len() <= ROUND);
         let mut hashes = [0; ROUND];
         for (hash, key) in hashes.iter_mut().zip(keys) {
@@ -233,7 +233,7 @@ impl HotTable {
     }
 
     /// The first slot with this hash, which is almost always the right one.
-    fn find_by_hash(&self, hash: u32) -> Found {
+    fn find_by_hash(&self, hash: u32) -> FoundSlot {
         self.probe(hash).find(|(_, cell)| cell.hash() == hash).map(|(_, cell)| cell.slot())
     }
 

@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use super::StoreError;
 use super::disk::{Disk, DiskSnapshot, StoreShared};
-use super::state::{Pending, Store};
+use super::state::{PendingWrites, Store};
 use super::view::View;
 
 const BUILDING: &str = "building";
@@ -59,7 +59,7 @@ impl Store {
 }
 
 /// Whether the state on disk is exactly the oldest state to be kept.
-pub(super) fn is_due(pending: &Pending) -> bool {
+pub(super) fn is_due(pending: &PendingWrites) -> bool {
     let Some(keep) = pending.kept.front() else { return false };
     assert!(pending.seq_written <= keep.seq, "nothing behind a state to be kept is written");
     keep.seq == pending.seq_written

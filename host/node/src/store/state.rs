@@ -17,7 +17,7 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 use super::StoreError;
 use super::delta::Delta;
 use super::disk::{Disk, DiskSnapshot, StoreShared};
-use super::hot::{Found, HotTable, ROUND};
+use super::hot::{FoundSlot, HotTable, ROUND};
 use super::keep::Keep;
 use super::meta::Meta;
 use super::tiers;
@@ -65,7 +65,7 @@ pub(super) enum WriterState {
 }
 
 /// The state that the executor, the readers and the writer share. The lock is held for microseconds.
-pub(super) struct Pending {
+pub(super) struct PendingWrites {
     /// Deltas applied and not yet written, oldest first. Each is newer in `seq` and log index than the one before.
     pub deltas: Vec<Arc<Delta>>,
     pub seq_applied: u64,
@@ -87,7 +87,7 @@ pub(super) struct Pending {
     pub is_closing: bool,
 }
 
-impl Pending {
+impl PendingWrites {
     pub fn dirty_bytes(&self) -> usize {
         self.deltas.iter().map(|delta| delta.size()).sum()
     }
@@ -102,7 +102,7 @@ impl Pending {
 pub(super) struct StoreCore {
     pub disk: Arc<Disk>,
     pub dir: PathBuf,
-    pub pending: Mutex<Pending>,
+    pub pending: Mutex<PendingWrites>,
     /// The writer waits here for work.
     pub work: Condvar,
     /// All others wait here for the writer.
@@ -137,7 +137,7 @@ impl Store {
     pub fn open(dir: &Path, options: StoreOptions) -> Result<Self, StoreError> {
         let disk = Arc::new(Disk::open(dir, &options.shared, options.paranoid)?);
         let meta = disk.meta()?;
-        let pending = Pending {
+        let pending = PendingWrites {
             deltas: Vec::new(),
             seq_applied: 0,
             seq_written: 0,
@@ -235,7 +235,7 @@ impl Store {
         let mut keys = keys.into_iter();
         let mut hot = self.hot.lock();
         let mut round: Vec<&[u8]> = Vec::with_capacity(ROUND);
-        let mut found: [Found; ROUND] = [None; ROUND];
+        let mut found: [FoundSlot; ROUND] = [None; ROUND];
         loop {
             round.clear();
             round.extend(keys.by_ref().take(ROUND));
@@ -262,7 +262,7 @@ impl Store {
     ) -> Result<(), StoreError> {
         let mut slots = Vec::with_capacity(keys.len());
         for round in keys.chunks(ROUND) {
-            let mut found: [Found; ROUND] = [None; ROUND];
+            let mut found: [FoundSlot; ROUND] = [None; ROUND];
             hot.find_round(round, &mut found);
             slots.extend_from_slice(&found[..round.len()]);
         }
@@ -425,7 +425,7 @@ impl Drop for Store {
 
 impl StoreCore {
     /// Makes the executor wait until the writer or the log has advanced.
-    pub fn wait_for_writer(&self, pending: &mut MutexGuard<'_, Pending>) -> Result<(), StoreError> {
+    pub fn wait_for_writer(&self, pending: &mut MutexGuard<'_, PendingWrites>) -> Result<(), StoreError> {
         self.check(pending)?;
         if let Some(reason) = &pending.ended {
             return Err(StoreError::Ended { reason: reason.clone() });
@@ -436,7 +436,7 @@ impl StoreCore {
         Ok(())
     }
 
-    pub fn check(&self, pending: &Pending) -> Result<(), StoreError> {
+    pub fn check(&self, pending: &PendingWrites) -> Result<(), StoreError> {
         match &pending.state {
             WriterState::Running => Ok(()),
             WriterState::NoSpace => Err(StoreError::NoSpace { path: self.dir.clone() }),

@@ -13,7 +13,7 @@ use parking_lot::MutexGuard;
 use super::StoreError;
 use super::delta::Delta;
 use super::keep;
-use super::state::{Pending, StoreCore, WriterState};
+use super::state::{PendingWrites, StoreCore, WriterState};
 use super::tiers::neighbours_to_merge;
 
 /// Deltas up to this size are merged as soon as there are a few; see `tiers.rs`.
@@ -87,7 +87,7 @@ fn work(shared: &StoreCore) {
     }
 }
 
-fn next_step(shared: &StoreCore, pending: &Pending, is_quiet: bool) -> WriterStep {
+fn next_step(shared: &StoreCore, pending: &PendingWrites, is_quiet: bool) -> WriterStep {
     let writable = pending.writable();
     let (bytes, log_bytes) = pending.deltas[..writable]
         .iter()
@@ -121,7 +121,7 @@ fn write(shared: &StoreCore, deltas: &[Arc<Delta>]) -> (Arc<Delta>, Result<(), S
 
 fn on_written(
     shared: &StoreCore,
-    pending: &mut Pending,
+    pending: &mut PendingWrites,
     count: usize,
     delta: &Arc<Delta>,
     result: Result<(), StoreError>,
@@ -144,7 +144,7 @@ fn on_written(
     shared.progress.notify_all();
 }
 
-fn on_kept(shared: &StoreCore, pending: &mut MutexGuard<'_, Pending>, result: Result<(), StoreError>) {
+fn on_kept(shared: &StoreCore, pending: &mut MutexGuard<'_, PendingWrites>, result: Result<(), StoreError>) {
     match result {
         Ok(()) => {
             let keep = pending.kept.pop_front().expect("only this thread takes one away");
@@ -157,7 +157,7 @@ fn on_kept(shared: &StoreCore, pending: &mut MutexGuard<'_, Pending>, result: Re
     shared.progress.notify_all();
 }
 
-fn on_failed(shared: &StoreCore, pending: &mut Pending, error: &StoreError) {
+fn on_failed(shared: &StoreCore, pending: &mut PendingWrites, error: &StoreError) {
     let reason = error.reason();
     // RocksDB remembers some errors until it is opened again, long after descriptors are available. Then only reopening
     // helps.
@@ -178,7 +178,7 @@ fn has_descriptor() -> bool {
     std::fs::File::open("/dev/null").is_ok()
 }
 
-fn stop(shared: &StoreCore, pending: &mut Pending, reason: String) {
+fn stop(shared: &StoreCore, pending: &mut PendingWrites, reason: String) {
     tracing::error!(dir = %shared.dir.display(), reason, "state store: the writer has stopped");
     pending.state = WriterState::Stopped { reason };
     shared.progress.notify_all();

@@ -34,10 +34,10 @@ fn options() -> LogOptions {
 }
 
 #[derive(Clone, Default)]
-pub struct MemoryDisk(Arc<Shared>);
+pub struct MemoryDisk(Arc<SharedDisk>);
 
 #[derive(Default)]
-struct Shared {
+struct SharedDisk {
     state: Mutex<State>,
     released: Condvar,
 }
@@ -88,7 +88,7 @@ impl MemoryDisk {
             (path.clone(), Arc::new(Mutex::new(Content { now: synced.clone(), synced })))
         });
         let state = State { files: synced.collect(), ..State::default() };
-        Self(Arc::new(Shared { state: Mutex::new(state), released: Condvar::new() }))
+        Self(Arc::new(SharedDisk { state: Mutex::new(state), released: Condvar::new() }))
     }
 
     fn file(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {

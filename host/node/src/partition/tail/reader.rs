@@ -13,7 +13,7 @@ use std::sync::Arc;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 
-use crate::archive::Past;
+use crate::archive::ArchivedJournal;
 use crate::ids::{Head, JournalIndex, LogIndex, PartitionId, Position};
 use crate::log::{Log, LogEntry, Payload};
 use crate::machine::entry::Entry;
@@ -33,7 +33,7 @@ pub struct Reader {
     pub(super) log: Log,
     pub(super) entries: Arc<RecordedEntries>,
     /// The archive of what the log has released.
-    pub(super) past: Option<Arc<Past>>,
+    pub(super) past: Option<Arc<ArchivedJournal>>,
 }
 
 /// A place between two entries.

@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 use super::timelines::{NOW, clock_at, submission};
 use super::*;
 use crate::clock::Clock;
-use crate::consensus::{Committed, Leadership};
+use crate::consensus::{CommittedValue, Leadership};
 use crate::ids::{Head, LogIndex, Micros, Term};
 use crate::log::{LogEntry, Payload};
 use crate::partition::actions::{Action, Actions, NextStep, OneshotReply};
@@ -75,7 +75,7 @@ impl Stepped {
     pub fn committed(&self, term: u64, payload: Payload) -> Input {
         let last = self.driver.executor.base.at.log_index().unwrap_or(LogIndex(0));
         let id = EntryId { term: Term(term), node: NodeId(1), index: last.next() };
-        Input::Committed(Committed::by_test(LogEntry { id, payload }))
+        Input::Committed(CommittedValue::by_test(LogEntry { id, payload }))
     }
 
     pub fn commit(&mut self, term: u64, payload: Payload) {

@@ -89,7 +89,7 @@ fn offer() -> (Manifest, Bytes) {
 
 /// Fetches like `receive`, in pieces of some hundred bytes.
 fn fetch(disk: &SimDisk) -> Result<(), SnapshotError> {
-    let incoming = Incoming::open(Arc::new(disk.clone()), partition(), "wallet/3", &offer().1)?;
+    let incoming = IncomingSnapshot::open(Arc::new(disk.clone()), partition(), "wallet/3", &offer().1)?;
     for file in incoming.manifest.files.clone() {
         let Some(from) = incoming.missing_from(&file)? else { continue };
         let mut appending = incoming.append(&file)?;

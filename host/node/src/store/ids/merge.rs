@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::super::StoreError;
-use super::recent::Recent;
+use super::recent::RecentIds;
 use super::record::{IdHasher, Record};
 use super::run::{Run, RunRecords, RunWriter};
 use crate::data_folder::Span;
@@ -18,7 +18,7 @@ pub fn write_table(
     dir: &Path,
     number: u64,
     hasher: &IdHasher,
-    table: &Recent,
+    table: &RecentIds,
 ) -> Result<Run, StoreError> {
     let span = Span { number, after: table.after(), last: table.last() };
     let mut writer = RunWriter::create(disk, dir, span, hasher, table.count() as u64)?;

@@ -27,7 +27,7 @@ use std::thread::JoinHandle;
 
 use parking_lot::{Condvar, Mutex, MutexGuard, RwLock};
 
-use self::recent::Recent;
+use self::recent::RecentIds;
 pub use self::record::IdRecord;
 use self::record::{IdHasher, Record};
 use self::run::Run;
@@ -53,8 +53,8 @@ impl Default for IdOptions {
 /// Everything that is searched, in order of age.
 struct Levels {
     runs: Vec<Arc<Run>>,
-    frozen: Vec<Arc<Recent>>,
-    recent: Recent,
+    frozen: Vec<Arc<RecentIds>>,
+    recent: RecentIds,
     /// Everything up to this entry has been recorded.
     applied: JournalIndex,
 }
@@ -113,7 +113,7 @@ impl IdIndex {
     pub fn open(disk: Arc<dyn Disk>, dir: &Path, options: IdOptions) -> Result<Self, StoreError> {
         disk.create_dir_all(dir).map_err(StoreError::io(dir, "created"))?;
         let (manifest, runs) = manifest::open(&disk, dir)?;
-        let recent = Recent::new(options.recent_max, manifest.applied);
+        let recent = RecentIds::new(options.recent_max, manifest.applied);
         let shared = Arc::new(IdIndexCore {
             disk,
             dir: dir.to_owned(),
@@ -310,7 +310,7 @@ impl IdIndex {
             runs: levels.runs.len(),
             frozen: levels.frozen.len(),
             memory_bytes: levels.runs.iter().map(|run| run.memory_size()).sum::<usize>()
-                + tables().map(Recent::memory_size).sum::<usize>(),
+                + tables().map(RecentIds::memory_size).sum::<usize>(),
             disk_bytes: levels.runs.iter().map(|run| run.disk_size()).sum(),
         }
     }
@@ -327,7 +327,7 @@ impl IdIndex {
     }
 
     fn freeze(&self, levels: &mut Levels) {
-        let next = Recent::new(self.shared.recent_max, levels.applied);
+        let next = RecentIds::new(self.shared.recent_max, levels.applied);
         let frozen = std::mem::replace(&mut levels.recent, next);
         levels.frozen.push(Arc::new(frozen));
         self.shared.progress.lock().tables_frozen += 1;
@@ -356,7 +356,7 @@ impl Drop for IdIndex {
 }
 
 impl IdIndexCore {
-    fn allows(&self, table: &Recent) -> bool {
+    fn allows(&self, table: &RecentIds) -> bool {
         table.last_in_log().0 <= self.durable.load(Ordering::Acquire)
     }
 

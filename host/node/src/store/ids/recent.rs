@@ -10,7 +10,7 @@ use crate::store::prefetch::prefetch;
 /// The number of ids that are looked up together, see `store/hot.rs`.
 const ROUND: usize = 32;
 
-pub struct Recent {
+pub struct RecentIds {
     cells: Box<[u64]>,
     records: Vec<Record>,
     /// It holds the ids of the entries after `after`, up to and including `last`.
@@ -20,7 +20,7 @@ pub struct Recent {
     last_in_log: LogIndex,
 }
 
-impl Recent {
+impl RecentIds {
     pub fn new(count_expected: usize, after: JournalIndex) -> Self {
         // A quarter more than expected, because the last entry may exceed the expected number.
         let count = count_expected + count_expected / 4;
