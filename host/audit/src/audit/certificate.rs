@@ -3,8 +3,8 @@
 //! ```json
 //! {"blake3": "…", "facts": {…}, "key": "…", "signature": "…"}
 //! ```
-//! `facts` is [`Facts`]. *Canonical* means: members sorted by name, no spaces, integers only, UTF-8. `blake3` is the
-//! hash of the canonical facts, and `signature` the Ed25519 signature of the same bytes by `key`; all three are
+//! `facts` is [`CertifiedFacts`]. *Canonical* means: members sorted by name, no spaces, integers only, UTF-8. `blake3`
+//! is the hash of the canonical facts, and `signature` the Ed25519 signature of the same bytes by `key`; all three are
 //! hexadecimal text. In: a report. Out: a file that anybody can check without the node. It does not know whether its
 //! differences are wanted: that is stated when the module is activated.
 
@@ -13,23 +13,23 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 
-use crate::audit::replay::request::Mode;
+use crate::audit::replay::request::ReplayMode;
 use crate::audit::replay::{Class, Report};
 use crate::ids::{Digest, ModuleId, PartitionId};
 use crate::key::{KeyError, NodeKey, PublicKey, Signature};
 
-/// Version of [`Facts`].
+/// Version of [`CertifiedFacts`].
 pub const FORMAT: u32 = 1;
 
 /// What a certificate says.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Facts {
+pub struct CertifiedFacts {
     /// [`FORMAT`].
     pub format: u32,
     pub cluster: String,
     pub machine: String,
-    pub mode: Mode,
+    pub mode: ReplayMode,
     /// The module that was active at the end of the covered history.
     pub current: ModuleId,
     pub candidate: ModuleId,
@@ -59,7 +59,7 @@ pub struct CoveredPartition {
 /// A certificate whose signature is valid.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Certificate {
-    facts: Facts,
+    facts: CertifiedFacts,
     digest: Digest,
     key: PublicKey,
     signature: Signature,
@@ -107,16 +107,16 @@ impl Certificate {
         if 0 < report.count_of(Class::HostDrift) {
             return Err(CertificateError::Inconclusive);
         }
-        Ok(Self::of(Facts::of(report), key))
+        Ok(Self::of(CertifiedFacts::of(report), key))
     }
 
     /// Signs facts.
-    pub fn of(facts: Facts, key: &NodeKey) -> Self {
+    pub fn of(facts: CertifiedFacts, key: &NodeKey) -> Self {
         let bytes = facts.canonical();
         Self { digest: Digest::of(&bytes), key: key.public(), signature: key.sign(&bytes), facts }
     }
 
-    pub fn facts(&self) -> &Facts {
+    pub fn facts(&self) -> &CertifiedFacts {
         &self.facts
     }
 
@@ -146,7 +146,7 @@ impl Certificate {
     }
 }
 
-impl Facts {
+impl CertifiedFacts {
     fn of(report: &Report) -> Self {
         let covered = report.partitions.iter().map(|covered| CoveredPartition {
             partition: covered.partition,
@@ -203,7 +203,7 @@ pub fn verify(file: &[u8], key: Option<PublicKey>) -> Result<Certificate, Certif
     if let Some(expected) = key.filter(|key| *key != signer) {
         return Err(CertificateError::Key { expected: expected.to_string(), found: signer.to_string() });
     }
-    let facts: Facts = serde_json::from_value(content.facts).map_err(malformed)?;
+    let facts: CertifiedFacts = serde_json::from_value(content.facts).map_err(malformed)?;
     Ok(Certificate { facts, digest, key: signer, signature })
 }
 
@@ -248,7 +248,7 @@ fn write_canonical(value: &Json, out: &mut String) -> Result<(), &'static str> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Certificate, CertificateError, CoveredPartition, FORMAT, Facts, Mode, verify};
+    use super::{Certificate, CertificateError, CertifiedFacts, CoveredPartition, FORMAT, ReplayMode, verify};
     use crate::audit::replay::Class;
     use crate::disk::RealDisk;
     use crate::ids::{ModuleId, PartitionId};
@@ -256,11 +256,11 @@ mod tests {
 
     fn certificate(key: &NodeKey) -> Certificate {
         let covered = CoveredPartition { partition: PartitionId(0), index: 42, head: "1a2b".to_owned(), time: 7 };
-        let facts = Facts {
+        let facts = CertifiedFacts {
             format: FORMAT,
             cluster: "c".to_owned(),
             machine: "wallet".to_owned(),
-            mode: Mode::Isolated,
+            mode: ReplayMode::Isolated,
             current: ModuleId([1; 32]),
             candidate: ModuleId([2; 32]),
             partitions: vec![covered],

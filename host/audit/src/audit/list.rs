@@ -130,7 +130,7 @@ pub fn list(
     entity: Option<&str>,
     mut each: impl FnMut(Line) -> ControlFlow<()>,
 ) -> Result<(), AuditError> {
-    let mut walks: Vec<Walk<'_>> = partitions.iter().map(Walk::new).collect();
+    let mut walks: Vec<PartitionWalk<'_>> = partitions.iter().map(PartitionWalk::new).collect();
     let mut next: BTreeMap<(Micros, PartitionId), (usize, Journal, Entry)> = BTreeMap::new();
     for (at, walk) in walks.iter_mut().enumerate() {
         next.extend(walk.next_effective()?.map(|(journal, entry)| (walk.place(), (at, journal, entry))));
@@ -148,14 +148,14 @@ pub fn list(
 }
 
 /// The entries of one partition.
-struct Walk<'p> {
+struct PartitionWalk<'p> {
     partition: &'p PartitionSource,
     entries: Box<dyn Iterator<Item = Result<ReadEntry, AuditError>> + 'p>,
     journal: Journal,
     heads: Heads,
 }
 
-impl<'p> Walk<'p> {
+impl<'p> PartitionWalk<'p> {
     fn new(partition: &'p PartitionSource) -> Self {
         let (journal, entries) = (partition.genesis, partition.entries());
         Self { partition, entries, journal, heads: Heads::new(&journal) }

@@ -17,7 +17,7 @@ use serde::Serialize;
 use crate::audit::error::AuditError;
 use crate::audit::heads::Heads;
 use crate::audit::source::{PartitionSource, Source};
-use crate::audit::verify::Fault;
+use crate::audit::verify::AuditFault;
 use crate::canonical::{CanonicalError, Days, Facts, ListedFile, SnapshotFile, SnapshotWriter, copy_file, list_files};
 use crate::disk::RealDisk;
 use crate::durable;
@@ -27,14 +27,14 @@ use crate::machine::replay::Replay;
 
 /// The snapshots of one partition while its journal is replayed.
 #[derive(Default)]
-pub struct Snapshots {
+pub struct SnapshotChecks {
     /// By the entry at which they stand.
     waiting: BTreeMap<JournalIndex, Vec<ListedFile>>,
     /// The snapshots at the last entry that stand for midnights, with the time of that entry.
     last: Vec<(ListedFile, Micros)>,
     /// How many were found to equal the replayed state.
     pub verified: u64,
-    pub faults: Vec<Fault>,
+    pub faults: Vec<AuditFault>,
 }
 
 /// The partition whose snapshots are checked.
@@ -45,7 +45,7 @@ pub struct CheckedPartition<'a> {
     pub partition: PartitionId,
 }
 
-impl Snapshots {
+impl SnapshotChecks {
     /// Reads every byte of all files in the folder that are named like snapshots.
     pub fn read(folder: &Path, of: CheckedPartition<'_>) -> Self {
         let mut found = Self::default();
@@ -132,7 +132,7 @@ impl Snapshots {
 
     fn fault(&mut self, listed: &ListedFile, detail: String) {
         let (segment, journal_index) = (Some(listed.name.clone()), Some(listed.facts.journal.index.0));
-        self.faults.push(Fault { kind: "snapshot", detail, segment, offset: None, journal_index });
+        self.faults.push(AuditFault { kind: "snapshot", detail, segment, offset: None, journal_index });
     }
 }
 
@@ -145,7 +145,7 @@ pub struct SnapshotsReport {
     pub verified: u64,
     /// How many stand at entries that are not in the folder.
     pub ahead: u64,
-    pub faults: Vec<Fault>,
+    pub faults: Vec<AuditFault>,
 }
 
 /// Compares snapshots with the journals of a folder. The named files need not lie there; if none is named, all
@@ -163,7 +163,7 @@ pub fn verify(source: &Source, files: &[PathBuf], on_entry: &dyn Fn(u64)) -> Res
     if !files.is_empty() {
         for ((machine, partition), files) in named {
             let opened = source.partition(&machine, partition)?;
-            let mut snapshots = Snapshots::default();
+            let mut snapshots = SnapshotChecks::default();
             files.iter().for_each(|file| snapshots.add(file, source.of(&opened)));
             checked.push(replay(source, &opened, snapshots, on_entry)?);
         }
@@ -172,7 +172,7 @@ pub fn verify(source: &Source, files: &[PathBuf], on_entry: &dyn Fn(u64)) -> Res
     for machine in source.machines()? {
         for partition in source.partitions(&machine)? {
             let opened = source.partition(&machine, partition)?;
-            let snapshots = Snapshots::read(&source.snapshot_folder(&opened), source.of(&opened));
+            let snapshots = SnapshotChecks::read(&source.snapshot_folder(&opened), source.of(&opened));
             checked.push(replay(source, &opened, snapshots, on_entry)?);
         }
     }
@@ -182,7 +182,7 @@ pub fn verify(source: &Source, files: &[PathBuf], on_entry: &dyn Fn(u64)) -> Res
 fn replay(
     source: &Source,
     opened: &PartitionSource,
-    mut snapshots: Snapshots,
+    mut snapshots: SnapshotChecks,
     on_entry: &dyn Fn(u64),
 ) -> Result<SnapshotsReport, AuditError> {
     let end = snapshots.end();
@@ -283,10 +283,10 @@ pub fn read_whole(file: &Path) -> Result<ListedFile, CanonicalError> {
     Ok(opened.listed().clone())
 }
 
-fn fault_of(error: &CanonicalError, file: Option<String>) -> Fault {
+fn fault_of(error: &CanonicalError, file: Option<String>) -> AuditFault {
     let (detail, offset) = match error {
         CanonicalError::Damaged { offset, damage, .. } => (damage.to_string(), Some(*offset)),
         error => (error.to_string(), None),
     };
-    Fault { kind: "snapshot", detail, segment: file, offset, journal_index: None }
+    AuditFault { kind: "snapshot", detail, segment: file, offset, journal_index: None }
 }

@@ -209,7 +209,7 @@ pub struct Moves {
 
 /// A command on several partitions, as far as it was seen.
 #[derive(Default)]
-struct Flight {
+struct TransitFlight {
     is_started: bool,
     is_over: bool,
     /// What it has taken out of rows and not put into other rows yet.
@@ -219,7 +219,7 @@ struct Flight {
 /// The commands of a machine on several partitions, and what the rows show.
 pub struct Transits {
     cut: ConsistentCut,
-    flights: BTreeMap<FlightId, Flight>,
+    flights: BTreeMap<FlightId, TransitFlight>,
     in_transit: InTransit,
     faults: Vec<String>,
 }
@@ -297,7 +297,7 @@ impl Transits {
 
     /// Forgets a command that is over and has nothing in transit.
     fn forget_even(&mut self, id: FlightId) {
-        let is_even = |flight: &Flight| flight.moved.is_nothing() && flight.is_started == flight.is_over;
+        let is_even = |flight: &TransitFlight| flight.moved.is_nothing() && flight.is_started == flight.is_over;
         if self.flights.get(&id).is_some_and(is_even) {
             self.flights.remove(&id);
         }

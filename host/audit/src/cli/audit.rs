@@ -23,7 +23,7 @@ use statehouse_abi::value::Value;
 use tempfile::TempDir;
 
 use crate::audit::balance::entity_at;
-use crate::audit::verify::{Report, verify};
+use crate::audit::verify::{VerifyReport, verify};
 use crate::audit::{AuditError, Source};
 use crate::cli::output::{print, print_json, progress, table, to_json};
 use crate::ids::Micros;
@@ -197,7 +197,7 @@ fn run_verify(args: &VerifyArgs, reach: &impl Reach) -> anyhow::Result<ExitCode>
     })
 }
 
-fn report_text(report: &Report) -> String {
+fn report_text(report: &VerifyReport) -> String {
     let mut rows =
         table(&["partition", "entries", "commands", "events", "rejected", "rows", "position", "state digest"]);
     for partition in &report.partitions {

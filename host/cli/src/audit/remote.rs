@@ -11,7 +11,7 @@ use anyhow::{Context, bail};
 use hyper::Method;
 use serde_json::{Map, Value};
 use statehouse_audit::audit::replay::words::parse_approved;
-use statehouse_audit::audit::replay::{Report, Verdict};
+use statehouse_audit::audit::replay::{ReplayVerdict, Report};
 use statehouse_audit::cli::audit::{CandidateSource, ReplayArgs, find_source, give};
 use statehouse_kernel::ids::ModuleId;
 use statehouse_node::api::ReplayPage;
@@ -41,7 +41,7 @@ async fn ask(args: &ReplayArgs<Access>, client: &Client) -> anyhow::Result<u8> {
         bail!("the replay is {}: {}", done.state, done.problem.unwrap_or_default());
     }
     let report: Report = serde_json::from_str(&client.get_text(&format!("{path}/report")).await?)?;
-    let verdict = Verdict::of(&report, &approved);
+    let verdict = ReplayVerdict::of(&report, &approved);
     give(args, &report, verdict, Duration::from_secs(done.progress.seconds))?;
     if let Some(file) = &args.certificate {
         if let Some(problem) = done.certificate_problem {

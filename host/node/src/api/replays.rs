@@ -18,7 +18,7 @@ use super::problem::{Code, Problem};
 use super::reply::JSON;
 use super::request_context::RequestContext;
 use super::route::HostRequest;
-use crate::audit::replay::{Class, Mode};
+use crate::audit::replay::{Class, ReplayMode};
 use crate::clock::SystemClock;
 use crate::ids::ModuleId;
 use crate::limits::SLOT_COUNT;
@@ -36,7 +36,7 @@ pub struct ReplayPage {
     /// `queued`, `running`, `done`, `failed` or `cancelled`.
     pub state: String,
     pub candidate: ModuleId,
-    pub mode: Mode,
+    pub mode: ReplayMode,
     pub from: Option<String>,
     pub to: Option<String>,
     pub partition: Option<u32>,
@@ -193,10 +193,10 @@ fn wanted(body: &Value) -> Result<jobs::ReplayRequest, Problem> {
         Some(Value::Int(number)) => u32::try_from(*number).ok(),
         _ => None,
     };
-    let is_cumulative = text("mode").as_deref() == Some(Mode::Cumulative.name());
+    let is_cumulative = text("mode").as_deref() == Some(ReplayMode::Cumulative.name());
     Ok(jobs::ReplayRequest {
         candidate,
-        mode: if is_cumulative { Mode::Cumulative } else { Mode::Isolated },
+        mode: if is_cumulative { ReplayMode::Cumulative } else { ReplayMode::Isolated },
         from: text("from"),
         to: text("to"),
         partition,
@@ -215,7 +215,7 @@ pub fn start_body() -> Schema {
         required,
         summary: summary.to_owned(),
     };
-    let modes = [Mode::Isolated, Mode::Cumulative].map(|mode| mode.name().to_owned());
+    let modes = [ReplayMode::Isolated, ReplayMode::Cumulative].map(|mode| mode.name().to_owned());
     let partition = Schema::Int { min: 0, max: i64::from(SLOT_COUNT) };
     Schema::Object {
         fields: vec![

@@ -151,8 +151,8 @@ mod tests {
     use std::sync::LazyLock;
 
     use super::*;
-    use crate::audit::certificate::{Certificate, FORMAT, Facts};
-    use crate::audit::replay::Mode;
+    use crate::audit::certificate::{Certificate, CertifiedFacts, FORMAT};
+    use crate::audit::replay::ReplayMode;
     use crate::key::NodeKey;
 
     const CURRENT: ModuleId = ModuleId([1; 32]);
@@ -176,11 +176,11 @@ mod tests {
 
     fn signed(key: &NodeKey, classes: &[(Class, u64)], approved: &[(Class, u64)]) -> Proof {
         let covered = CoveredPartition { partition: PartitionId(0), index: 42, head: HEAD.to_string(), time: 7 };
-        let facts = Facts {
+        let facts = CertifiedFacts {
             format: FORMAT,
             cluster: "c".to_owned(),
             machine: "wallet".to_owned(),
-            mode: Mode::Isolated,
+            mode: ReplayMode::Isolated,
             current: CURRENT,
             candidate: CANDIDATE,
             partitions: vec![covered],

@@ -14,10 +14,10 @@ use crate::audit::replay::class::Class;
 use crate::audit::replay::error::ReplayFault;
 use crate::audit::replay::history::History;
 use crate::audit::replay::isolated::Walk;
-use crate::audit::replay::plans::Places;
+use crate::audit::replay::plans::EntityPlaces;
 use crate::audit::replay::report::Difference;
 use crate::audit::replay::request::Request;
-use crate::audit::replay::state::State;
+use crate::audit::replay::state::PartitionRows;
 use crate::audit::replay::tally::Tally;
 use crate::ids::PartitionId;
 use crate::machine::entry::{Entry, EntryKind};
@@ -75,10 +75,10 @@ impl<'a> LivePartition<'a> {
         point: ReadPoint,
         recorder: Arc<dyn Logic>,
     ) -> Result<Self, ReplayFault> {
-        let places = Places { here, count: history.partition_count() };
+        let places = EntityPlaces { here, count: history.partition_count() };
         let mut walk = Walk::new(history, request, places, point.journal);
         let is_migrating = recorder.describe().schema != request.candidate.describe().schema;
-        walk.own = is_migrating.then(State::default);
+        walk.own = is_migrating.then(PartitionRows::default);
         walk.recorder = Some(recorder);
         let (loaded, candidate) = (BTreeSet::new(), request.candidate.clone());
         let mut live = Self { walk, point, candidate, loaded, bytes: 0 };

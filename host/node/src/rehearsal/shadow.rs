@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::audit::error::AuditError;
 use crate::audit::replay::report::Difference;
-use crate::audit::replay::{Class, Filter, History, Mode, PartitionJournal, ReplayFault, Request};
+use crate::audit::replay::{Class, History, PartitionJournal, ReplayFault, ReplayFilter, ReplayMode, Request};
 use crate::ids::{LogIndex, ModuleId, PartitionId};
 use crate::limits::{SHADOW_BYTES_MAX, SHADOW_VIEW_AGE_MAX};
 use crate::log::{LogEntry, Payload};
@@ -139,7 +139,7 @@ impl History for HostedMachine {
 fn follow(history: &HostedMachine, wanted: ShadowWanted, candidate: Arc<dyn Logic>, stop: &Arc<Stop>) {
     let module = candidate.id();
     let candidate = GuardedLogic::around(candidate, stop);
-    let (mode, filter) = (Mode::Isolated, Filter::default());
+    let (mode, filter) = (ReplayMode::Isolated, ReplayFilter::default());
     let request = Request { candidate, mode, from: None, to: None, partition: None, filter, jobs: 1 };
     let new = |id| Shadow::new(history, &request, PartitionId(id));
     let mut shadows: Vec<Shadow<'_>> = (0..history.count).map(new).collect();

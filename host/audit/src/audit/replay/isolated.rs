@@ -20,13 +20,13 @@ use crate::audit::replay::class::{Class, Decision};
 use crate::audit::replay::error::ReplayFault;
 use crate::audit::replay::examine::{command_of, deciding_side, recorded_side, rows_before, short};
 use crate::audit::replay::history::History;
-use crate::audit::replay::judge::{GroupDifference, Judgement, Task, apply_all, judge};
-use crate::audit::replay::plans::{Facts, Item, Places, items_of};
+use crate::audit::replay::judge::{BatchTask, GroupDifference, Judgement, apply_all, judge};
+use crate::audit::replay::plans::{EntityPlaces, FactTreatment, GroupItem, items_of};
 use crate::audit::replay::render::{self, CommandContext};
 use crate::audit::replay::report::{Brief, CoveredRange, Difference};
-use crate::audit::replay::request::{FilterSubject, Mode, Request};
-use crate::audit::replay::state::{State, is_of_host};
-use crate::audit::replay::tally::{Place, Tally, slot_of};
+use crate::audit::replay::request::{FilterSubject, ReplayMode, Request};
+use crate::audit::replay::state::{PartitionRows, is_of_host};
+use crate::audit::replay::tally::{HistoryPlace, Tally, slot_of};
 use crate::ids::{Micros, ModuleId};
 use crate::machine::entry::{Batch, Entry, EntryKind, Part};
 use crate::machine::journal::{Journal, Verdict};
@@ -41,14 +41,14 @@ use crate::saga::{Outcome, Saga};
 pub struct Walk<'a> {
     pub(super) history: &'a dyn History,
     pub(super) request: &'a Request,
-    pub(super) places: Places,
+    pub(super) places: EntityPlaces,
     pub journal: Journal,
     /// The module that decides at `journal`.
     pub recorder: Option<Arc<dyn Logic>>,
     /// The rows as the record has them.
-    pub recorded: State,
+    pub recorded: PartitionRows,
     /// The candidate's rows, if they differ.
-    pub own: Option<State>,
+    pub own: Option<PartitionRows>,
     pub tally: Tally,
     pub(super) covered: CoveredRange,
 }
@@ -58,7 +58,7 @@ pub struct WalkOutcome {
     pub tally: Tally,
     pub covered: CoveredRange,
     /// The candidate's rows at the end: its `apply` over the recorded events.
-    pub state: State,
+    pub state: PartitionRows,
 }
 
 /// Whether the walk continues.
@@ -69,7 +69,7 @@ pub enum Flow {
 }
 
 impl<'a> Walk<'a> {
-    pub fn new(history: &'a dyn History, request: &'a Request, places: Places, genesis: Journal) -> Self {
+    pub fn new(history: &'a dyn History, request: &'a Request, places: EntityPlaces, genesis: Journal) -> Self {
         let covered = CoveredRange {
             partition: places.here,
             entries: 0,
@@ -82,7 +82,7 @@ impl<'a> Walk<'a> {
             module: ModuleId::ZERO,
             activation: 0,
         };
-        let (recorded, tally) = (State::default(), Tally::default());
+        let (recorded, tally) = (PartitionRows::default(), Tally::default());
         Self { history, request, places, journal: genesis, recorder: None, recorded, own: None, tally, covered }
     }
 
@@ -108,7 +108,7 @@ impl<'a> Walk<'a> {
     }
 
     pub fn finish(mut self) -> WalkOutcome {
-        if self.request.mode == Mode::Cumulative {
+        if self.request.mode == ReplayMode::Cumulative {
             let here = self.places.here;
             let due = |saga: Saga| saga.due().into_iter().map(move |key| slot_of(here, saga.command.id(), key));
             self.tally.slots.due = self.recorded.in_flight().flat_map(due).collect();
@@ -156,7 +156,7 @@ impl<'a> Walk<'a> {
     /// Outcomes of calls: they change the phase status table, but no row of a module.
     fn on_progress(&mut self, entry: &Entry) -> Result<(), ReplayFault> {
         let applied = self.in_history(entry, AppliedEntry::promote(entry.clone(), no_writes(), &self.recorded))?;
-        if self.request.mode == Mode::Cumulative {
+        if self.request.mode == ReplayMode::Cumulative {
             let place = self.place(entry);
             for progress in &entry.records().progress {
                 let slot = slot_of(self.places.here, progress.command(), progress.key);
@@ -172,7 +172,7 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
-    pub(super) fn place(&self, entry: &Entry) -> Place {
+    pub(super) fn place(&self, entry: &Entry) -> HistoryPlace {
         (entry.header().time, self.places.here.0, entry.header().index.0)
     }
 
@@ -193,7 +193,7 @@ impl<'a> Walk<'a> {
         let is_decided = self.request.from.is_none_or(|from| from <= entry.header().time);
         let mut judgement = Judgement::default();
         if is_decided {
-            let items = items_of(candidate.as_ref(), recorder.as_ref(), entry, self.places, Facts::Kept);
+            let items = items_of(candidate.as_ref(), recorder.as_ref(), entry, self.places, FactTreatment::Kept);
             let task = self.task(candidate.as_ref(), entry, &batch, &items);
             judgement = judge(&task, self.own.as_ref().unwrap_or(&self.recorded))?;
             self.count(entry, &batch, &items, judgement.differences.len());
@@ -217,12 +217,12 @@ impl<'a> Walk<'a> {
         logic: &'t dyn Logic,
         entry: &'t Entry,
         batch: &'t Batch<'t>,
-        items: &'t [Item],
-    ) -> Task<'t> {
-        Task { logic, partition: self.places.here, entry, batch, items }
+        items: &'t [GroupItem],
+    ) -> BatchTask<'t> {
+        BatchTask { logic, partition: self.places.here, entry, batch, items }
     }
 
-    fn count(&mut self, entry: &Entry, batch: &Batch<'_>, items: &[Item], found_count: usize) {
+    fn count(&mut self, entry: &Entry, batch: &Batch<'_>, items: &[GroupItem], found_count: usize) {
         if self.covered.first_index == 0 {
             self.covered.first_index = entry.header().index.0;
         }
@@ -236,7 +236,7 @@ impl<'a> Walk<'a> {
         for (group, item) in items.iter().enumerate() {
             let part = entry.part(batch.ops.group(group).command);
             self.tally.coverage.count(batch, group, part);
-            if matches!(item, Item::Fact) {
+            if matches!(item, GroupItem::Fact) {
                 counts.facts += 1;
                 continue;
             }
@@ -248,7 +248,7 @@ impl<'a> Walk<'a> {
         }
         counts.decisions += decisions;
         self.tally.timeline.count(entry.header().time, Class::Same, decisions - found_count as u64);
-        if self.request.mode == Mode::Cumulative {
+        if self.request.mode == ReplayMode::Cumulative {
             let place = self.place(entry);
             for origin in &entry.records().origins {
                 let slot = slot_of(origin.home(), origin.parent(), origin.key);
@@ -264,14 +264,14 @@ impl<'a> Walk<'a> {
         recorder: &dyn Logic,
         entry: &Entry,
         batch: &Batch<'_>,
-        items: &[Item],
+        items: &[GroupItem],
         judgement: &Judgement,
     ) -> Result<(), ReplayFault> {
         let candidate = self.request.candidate.clone();
         let drifted: BTreeSet<usize> = if recorder.id() == candidate.id() {
             judgement.differences.iter().map(|found| found.group).collect()
         } else {
-            let control = items_of(recorder, recorder, entry, self.places, Facts::Kept);
+            let control = items_of(recorder, recorder, entry, self.places, FactTreatment::Kept);
             let control = judge(&self.task(recorder, entry, batch, &control), &self.recorded)?;
             control.differences.iter().map(|found| found.group).collect()
         };
@@ -286,7 +286,7 @@ impl<'a> Walk<'a> {
 
     fn report(
         &mut self,
-        task: &Task<'_>,
+        task: &BatchTask<'_>,
         recorder: &dyn Logic,
         class: Class,
         found: &GroupDifference,
@@ -473,7 +473,7 @@ pub fn is_reported(
     request.filter.accepts(&FilterSubject { id, command: command.name, time, entities: &entities, codes })
 }
 
-fn put_all(state: &mut State, applied: &AppliedEntry) {
+fn put_all(state: &mut PartitionRows, applied: &AppliedEntry) {
     for (key, row) in applied.rows() {
         state.put(key, row);
     }

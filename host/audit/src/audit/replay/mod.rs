@@ -42,15 +42,15 @@ pub use class::Class;
 pub use error::ReplayFault;
 use history::GuardedHistory;
 pub use history::{FolderHistory, History, PartitionJournal};
-pub use report::{Report, Verdict};
-pub use request::{Filter, Mode, Request};
+pub use report::{ReplayVerdict, Report};
+pub use request::{ReplayFilter, ReplayMode, Request};
 
 use crate::audit::error::AuditError;
 use crate::audit::replay::isolated::WalkOutcome;
-use crate::audit::replay::plans::Places;
+use crate::audit::replay::plans::EntityPlaces;
 use crate::audit::replay::report::{FORMAT, ModuleFacts};
 use crate::audit::replay::resume::{BoundedJournal, Keep, ResumableReplay};
-use crate::audit::replay::state::State;
+use crate::audit::replay::state::PartitionRows;
 use crate::audit::replay::tally::Tally;
 use crate::audit::transit::ConsistentCut;
 use crate::ids::{Micros, ModuleId, PartitionId, Position};
@@ -104,16 +104,16 @@ fn replay(history: &dyn History, request: &Request, meter: &Meter<'_>, keep: &Ke
     let (asked, cut) = (request, cut_of(request, &journals)?);
     let request = &Request { to: cut.into_iter().chain(request.to).min(), ..request.clone() };
     let bytes: u64 = journals.iter().map(|journal| journal.byte_count()).sum();
-    let passes = if request.mode == Mode::Cumulative { 2 } else { 1 };
+    let passes = if request.mode == ReplayMode::Cumulative { 2 } else { 1 };
     (meter.on_begin)(bytes * passes);
     let numbers: Vec<usize> = (0..partitions.len()).collect();
     let count = history.partition_count();
     let outcomes = in_parallel(request.jobs, &numbers, |at| {
-        let places = Places { here: partitions[*at], count };
+        let places = EntityPlaces { here: partitions[*at], count };
         resumable.walk(history, request, places, &journals[*at], meter)
     })?;
     let mut tally = Tally::default();
-    let (mut covered, mut states): (Vec<_>, Vec<State>) = (Vec::new(), Vec::new());
+    let (mut covered, mut states): (Vec<_>, Vec<PartitionRows>) = (Vec::new(), Vec::new());
     for WalkOutcome { tally: own, covered: partition, state } in outcomes {
         tally.merge(own);
         covered.push(partition);
@@ -122,7 +122,7 @@ fn replay(history: &dyn History, request: &Request, meter: &Meter<'_>, keep: &Ke
     let current = covered.iter().max_by_key(|covered| covered.activation).map(|covered| covered.module);
     let current = current.filter(|module| *module != ModuleId::ZERO).ok_or(AuditError::NoModule)?;
     let mut rows = None;
-    if request.mode == Mode::Cumulative {
+    if request.mode == ReplayMode::Cumulative {
         let journals: Vec<&dyn PartitionJournal> =
             journals.iter().map(|journal| journal as &dyn PartitionJournal).collect();
         let simulated =
@@ -145,7 +145,7 @@ fn replay(history: &dyn History, request: &Request, meter: &Meter<'_>, keep: &Ke
 /// start of a call may lie after the end of its command's journal. Such a call would be taken for one that is no longer
 /// made.
 fn cut_of(request: &Request, journals: &[BoundedJournal]) -> Result<Option<Micros>, ReplayFault> {
-    if request.mode != Mode::Cumulative || journals.len() < 2 {
+    if request.mode != ReplayMode::Cumulative || journals.len() < 2 {
         return Ok(None);
     }
     let journals: Vec<&dyn PartitionJournal> =
@@ -161,7 +161,7 @@ fn check(history: &dyn History, request: &Request) -> Result<Vec<PartitionId>, R
         return Err(ReplayFault::OtherMachine { expected: history.machine().to_owned(), found: found.clone() });
     }
     let count = history.partition_count();
-    if request.mode == Mode::Cumulative && (request.from.is_some() || request.partition.is_some()) {
+    if request.mode == ReplayMode::Cumulative && (request.from.is_some() || request.partition.is_some()) {
         let why = "a cumulative replay begins with the first entry and needs all partitions: leave out --from and \
                    --partition";
         return Err(ReplayFault::Request(why.to_owned()));
@@ -258,7 +258,7 @@ fn notes(request: &Request, counts: &report::Counts) -> Vec<String> {
     if request.from.is_some() || request.to.is_some() {
         notes.push("Only a part of the history was decided again: see the partitions.".to_owned());
     }
-    if request.mode == Mode::Cumulative {
+    if request.mode == ReplayMode::Cumulative {
         notes.push(
             "Cumulative: commands are decided at the recorded times and in the recorded batches; what clients would \
              have sent instead cannot be known."

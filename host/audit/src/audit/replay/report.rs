@@ -12,7 +12,7 @@ use statehouse_abi::describe::Describe;
 
 use crate::audit::replay::class::Class;
 use crate::audit::replay::coverage::Coverage;
-use crate::audit::replay::request::Mode;
+use crate::audit::replay::request::ReplayMode;
 use crate::audit::replay::timeline::Timeline;
 use crate::ids::{ModuleId, PartitionId};
 
@@ -30,7 +30,7 @@ pub struct Report {
     pub format: u32,
     pub cluster: String,
     pub machine: String,
-    pub mode: Mode,
+    pub mode: ReplayMode,
     pub candidate: ModuleFacts,
     /// The module that was active at the end of the covered history.
     pub current: ModuleFacts,
@@ -300,7 +300,7 @@ impl Report {
 
 /// The verdict on a replay, given what was approved beforehand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub enum ReplayVerdict {
     /// Nothing differs: exit code 0.
     Same,
     /// Everything that differs was approved, class by class with its count: exit code 1.
@@ -311,7 +311,7 @@ pub enum Verdict {
     Inconclusive,
 }
 
-impl Verdict {
+impl ReplayVerdict {
     /// `approved` has each class with its expected count.
     pub fn of(report: &Report, approved: &BTreeMap<Class, u64>) -> Self {
         if report.count_of(Class::HostDrift) > 0 || report.counts.decisions == 0 {

@@ -11,14 +11,14 @@ use crate::machine::logic::Logic;
 /// How the candidate's decisions are carried forward.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Mode {
+pub enum ReplayMode {
     /// Each decision is made on the rows that the recorded events gave, compared, and discarded.
     Isolated,
     /// The candidate lives with the consequences of its own decisions, in all partitions.
     Cumulative,
 }
 
-impl Mode {
+impl ReplayMode {
     pub fn name(self) -> &'static str {
         match self {
             Self::Isolated => "isolated",
@@ -31,21 +31,21 @@ impl Mode {
 #[derive(Clone)]
 pub struct Request {
     pub candidate: Arc<dyn Logic>,
-    pub mode: Mode,
+    pub mode: ReplayMode,
     /// Entries before this time are applied, but not decided again.
     pub from: Option<Micros>,
     /// Entries after this time are left out. All entries up to a time are a consistent cut of all partitions.
     pub to: Option<Micros>,
     /// Only this partition; `None`: all partitions.
     pub partition: Option<PartitionId>,
-    pub filter: Filter,
+    pub filter: ReplayFilter,
     /// How many partitions are replayed at once.
     pub jobs: usize,
 }
 
 /// Which differences are reported. It does not affect what is decided.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Filter {
+pub struct ReplayFilter {
     pub entity: Option<String>,
     pub id: Option<CommandId>,
     /// The code of a rejection, on either side.
@@ -64,7 +64,7 @@ pub struct FilterSubject<'a> {
     pub codes: [Option<&'a str>; 2],
 }
 
-impl Filter {
+impl ReplayFilter {
     /// The keys of `--where`, for errors and help.
     pub const KEYS: &'static str = "account, id, code, command, after, before";
 

@@ -27,11 +27,11 @@ use crate::audit::replay::coverage::Counter;
 use crate::audit::replay::error::ReplayFault;
 use crate::audit::replay::history::{History, PartitionJournal};
 use crate::audit::replay::isolated::{Flow, Walk, WalkOutcome};
-use crate::audit::replay::plans::Places;
+use crate::audit::replay::plans::EntityPlaces;
 use crate::audit::replay::report::{Brief, ClassCount, Counts, CoveredRange, Difference};
 use crate::audit::replay::request::Request;
-use crate::audit::replay::state::State;
-use crate::audit::replay::tally::{Place, Slots, Tally};
+use crate::audit::replay::state::PartitionRows;
+use crate::audit::replay::tally::{HistoryPlace, Slots, Tally};
 use crate::audit::replay::timeline::Timeline;
 use crate::durable::{self, PRIVATE};
 use crate::ids::{CommandId, Digest, Head, JournalIndex, Micros, ModuleId, PartitionId};
@@ -79,7 +79,7 @@ impl Keep {
 /// The content of `replay.json`.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Run {
+struct SavedReplay {
     identity: Digest,
     /// By partition.
     ends: BTreeMap<u32, u64>,
@@ -88,7 +88,7 @@ struct Run {
 /// A replay under way.
 pub struct ResumableReplay<'k> {
     keep: &'k Keep,
-    run: Run,
+    run: SavedReplay,
 }
 
 /// A walk up to one effective entry, without its rows.
@@ -101,14 +101,14 @@ struct SavedWalk {
     has_own: bool,
     counts: Counts,
     classes: BTreeMap<Class, ClassCount>,
-    first: Vec<(Place, Class, Difference)>,
-    briefs: Vec<(Place, Brief)>,
+    first: Vec<(HistoryPlace, Class, Difference)>,
+    briefs: Vec<(HistoryPlace, Brief)>,
     coverage: Counter,
     timeline: Timeline,
     deciders: Vec<ModuleId>,
     differing: Vec<(u32, u64, usize)>,
-    calls: Vec<(String, Place)>,
-    heard: Vec<(String, Place)>,
+    calls: Vec<(String, HistoryPlace)>,
+    heard: Vec<(String, HistoryPlace)>,
     reused: Vec<(String, Vec<u8>)>,
 }
 
@@ -125,8 +125,8 @@ struct SavedJournal {
 /// A walk as it was read back.
 struct ResumedWalk {
     saved: SavedWalk,
-    recorded: State,
-    own: Option<State>,
+    recorded: PartitionRows,
+    own: Option<PartitionRows>,
 }
 
 impl<'k> ResumableReplay<'k> {
@@ -142,13 +142,13 @@ impl<'k> ResumableReplay<'k> {
     ) -> Result<Self, ReplayFault> {
         let identity = identity(history, request);
         let ends = opened.iter().map(|(partition, opened)| (partition.0, opened.end())).collect();
-        let run = Run { identity, ends };
+        let run = SavedReplay { identity, ends };
         let Some(folder) = &keep.folder else { return Ok(Self { keep, run }) };
         let path = folder.join(RUN);
         let io = |path: &Path, source| ReplayFault::Keep { path: path.to_owned(), source };
         let run = match std::fs::read(&path) {
             Ok(text) => {
-                let known: Run = serde_json::from_slice(&text).map_err(|error| io(&path, error.into()))?;
+                let known: SavedReplay = serde_json::from_slice(&text).map_err(|error| io(&path, error.into()))?;
                 if known.identity != identity {
                     return Err(ReplayFault::OtherReplay { path: folder.clone() });
                 }
@@ -181,7 +181,7 @@ impl<'k> ResumableReplay<'k> {
         &self,
         history: &dyn History,
         request: &Request,
-        places: Places,
+        places: EntityPlaces,
         opened: &dyn PartitionJournal,
         meter: &Meter<'_>,
     ) -> Result<WalkOutcome, ReplayFault> {
@@ -321,7 +321,7 @@ impl SavedWalk {
     fn of(identity: Digest, walk: &Walk<'_>, is_over: bool) -> Self {
         let Journal { index, head, time, module, schema, activation } = walk.journal;
         let tally = &walk.tally;
-        let slots = |slots: &hashbrown::HashMap<CommandId, Place>| {
+        let slots = |slots: &hashbrown::HashMap<CommandId, HistoryPlace>| {
             slots.iter().map(|(id, place)| (id.to_string(), *place)).collect()
         };
         Self {
@@ -353,7 +353,7 @@ impl SavedWalk {
             walk.recorder = Some(loaded);
         }
         walk.covered = self.covered;
-        let slots = |saved: Vec<(String, Place)>| {
+        let slots = |saved: Vec<(String, HistoryPlace)>| {
             saved.into_iter().filter_map(|(id, place)| Some((id.parse().ok()?, place))).collect()
         };
         let reused = self.reused.into_iter().filter_map(|(id, rejection)| Some((id.parse().ok()?, rejection)));
@@ -402,7 +402,7 @@ fn name_of(partition: PartitionId) -> String {
     format!("partition-{partition}")
 }
 
-fn write_rows(state: &State, bytes: &mut Vec<u8>) {
+fn write_rows(state: &PartitionRows, bytes: &mut Vec<u8>) {
     bytes.extend_from_slice(&(state.rows().len() as u64).to_le_bytes());
     for (key, row) in state.rows() {
         for part in [key, row] {
@@ -412,9 +412,9 @@ fn write_rows(state: &State, bytes: &mut Vec<u8>) {
     }
 }
 
-fn read_rows(bytes: &mut &[u8]) -> Option<State> {
+fn read_rows(bytes: &mut &[u8]) -> Option<PartitionRows> {
     let count = u64::from_le_bytes(*take(bytes, 8)?.first_chunk()?);
-    let mut state = State::default();
+    let mut state = PartitionRows::default();
     for _ in 0..count {
         let mut part = || {
             let size = u32::from_le_bytes(*take(bytes, 4)?.first_chunk()?);

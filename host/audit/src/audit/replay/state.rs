@@ -17,9 +17,9 @@ use crate::saga::status::{ENTITY, row_key};
 
 /// All rows of a partition.
 #[derive(Clone, Debug, Default)]
-pub struct State(HashMap<Vec<u8>, Vec<u8>>);
+pub struct PartitionRows(HashMap<Vec<u8>, Vec<u8>>);
 
-impl State {
+impl PartitionRows {
     pub fn find(&self, key: &[u8]) -> Option<&[u8]> {
         self.0.get(key).map(Vec::as_slice)
     }
@@ -84,7 +84,7 @@ impl State {
     }
 }
 
-impl Table for State {
+impl Table for PartitionRows {
     fn find(&self, command: CommandId) -> Option<Saga> {
         // No replica has written a row that cannot be read, so the digest of the entry detects it.
         Saga::of_row(self.0.get(&row_key(command))?).ok()
@@ -98,12 +98,12 @@ pub fn is_of_host(key: &[u8]) -> bool {
 
 /// A state, and what the first groups of a batch have changed in it.
 pub struct Overlay<'s> {
-    base: &'s State,
+    base: &'s PartitionRows,
     changed: HashMap<Vec<u8>, Option<Vec<u8>>>,
 }
 
 impl<'s> Overlay<'s> {
-    pub fn on(base: &'s State) -> Self {
+    pub fn on(base: &'s PartitionRows) -> Self {
         Self { base, changed: HashMap::new() }
     }
 

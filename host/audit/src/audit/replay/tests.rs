@@ -16,10 +16,10 @@ use statehouse_abi::describe::Describe;
 use statehouse_abi::value::Value;
 
 use crate::audit::replay::explain::explain;
-use crate::audit::replay::report::{Difference, RowChange, Verdict};
+use crate::audit::replay::report::{Difference, ReplayVerdict, RowChange};
 use crate::audit::replay::tests::maker::{ClientCommand, Maker, id_of};
 use crate::audit::replay::tests::purse::{Purse, variant};
-use crate::audit::replay::{Class, Filter, Meter, Mode, ReplayFault, Report, Request, run};
+use crate::audit::replay::{Class, Meter, ReplayFault, ReplayFilter, ReplayMode, Report, Request, run};
 use crate::ids::{Micros, ModuleId, PartitionId};
 use crate::machine::logic::{Fault, Logic, Pace};
 use crate::machine::native::NativeLogic;
@@ -34,15 +34,15 @@ fn maker() -> Maker {
     Maker::new(purse::<{ variant::RECORDED }>(), PARTITIONS)
 }
 
-fn request(candidate: Arc<dyn Logic>, mode: Mode) -> Request {
-    Request { candidate, mode, from: None, to: None, partition: None, filter: Filter::default(), jobs: 2 }
+fn request(candidate: Arc<dyn Logic>, mode: ReplayMode) -> Request {
+    Request { candidate, mode, from: None, to: None, partition: None, filter: ReplayFilter::default(), jobs: 2 }
 }
 
 fn replay_as(maker: &Maker, request: &Request) -> Result<Report, ReplayFault> {
     run(maker, request, &Meter { on_begin: &|_| {}, on_done: &|_, _| {} })
 }
 
-fn replay(maker: &Maker, candidate: Arc<dyn Logic>, mode: Mode) -> Report {
+fn replay(maker: &Maker, candidate: Arc<dyn Logic>, mode: ReplayMode) -> Report {
     replay_as(maker, &request(candidate, mode)).unwrap_or_else(|fault| panic!("inconclusive: {fault}"))
 }
 
@@ -142,7 +142,7 @@ fn first(report: &Report, class: Class) -> &Difference {
 
 fn check_same(report: &Report) {
     assert_eq!(report.difference_count(), 0, "{:#?}", report.first.first());
-    assert_eq!(Verdict::of(report, &BTreeMap::new()), Verdict::Same);
+    assert_eq!(ReplayVerdict::of(report, &BTreeMap::new()), ReplayVerdict::Same);
     assert!(0 < report.count_of(Class::Same));
 }
 
@@ -150,7 +150,7 @@ fn check_same(report: &Report) {
 fn a_module_replays_as_itself_in_both_modes() {
     for seed in 0..8 {
         let maker = busy(seed, 300);
-        for mode in [Mode::Isolated, Mode::Cumulative] {
+        for mode in [ReplayMode::Isolated, ReplayMode::Cumulative] {
             let report = replay(&maker, purse::<{ variant::RECORDED }>(), mode);
             check_same(&report);
             assert!(0 < report.counts.facts && 0 < report.counts.calls, "{:?}", report.counts);
@@ -162,7 +162,7 @@ fn a_module_replays_as_itself_in_both_modes() {
 
 #[test]
 fn coverage_names_what_occurred_and_what_never_did() {
-    let coverage = replay(&busy(1, 300), purse::<{ variant::ALIKE }>(), Mode::Isolated).coverage;
+    let coverage = replay(&busy(1, 300), purse::<{ variant::ALIKE }>(), ReplayMode::Isolated).coverage;
     assert_eq!(coverage.commands_never, Vec::<String>::new());
     assert_eq!(coverage.rejections_never, ["limit"]);
     assert!(coverage.rejections.contains_key("module_trap") && coverage.rejections.contains_key("closed"));
@@ -184,14 +184,14 @@ fn batch_of(amounts: &[i64]) -> (Maker, usize) {
 /// Replays a batch under a variant, which must give one difference of the class, for the command with this number.
 fn check_one(amounts: &[i64], candidate: Arc<dyn Logic>, class: Class, number: u64) -> Difference {
     let (maker, _) = batch_of(amounts);
-    let report = replay(&maker, candidate, Mode::Isolated);
+    let report = replay(&maker, candidate, ReplayMode::Isolated);
     assert_eq!((report.difference_count(), report.count_of(class)), (1, 1), "{:?}", report.classes);
     let difference = first(&report, class).clone();
     assert_eq!(difference.brief.id, id_of(number).to_string());
     assert!(difference.brief.is_root);
-    assert_eq!(Verdict::of(&report, &BTreeMap::new()), Verdict::Unapproved);
-    assert_eq!(Verdict::of(&report, &BTreeMap::from([(class, 1)])), Verdict::Approved);
-    assert_eq!(Verdict::of(&report, &BTreeMap::from([(class, 2)])), Verdict::Unapproved);
+    assert_eq!(ReplayVerdict::of(&report, &BTreeMap::new()), ReplayVerdict::Unapproved);
+    assert_eq!(ReplayVerdict::of(&report, &BTreeMap::from([(class, 1)])), ReplayVerdict::Approved);
+    assert_eq!(ReplayVerdict::of(&report, &BTreeMap::from([(class, 2)])), ReplayVerdict::Unapproved);
     difference
 }
 
@@ -232,7 +232,7 @@ fn a_difference_shows_the_rows_that_were_read() {
 #[test]
 fn rows_that_apply_makes_otherwise_are_found_though_the_events_are_the_same() {
     let (maker, _) = batch_of(&[11, 40]);
-    let report = replay(&maker, purse::<{ variant::ROWS }>(), Mode::Isolated);
+    let report = replay(&maker, purse::<{ variant::ROWS }>(), ReplayMode::Isolated);
     assert_eq!((report.difference_count(), report.count_of(Class::RowsDiffer)), (1, 1), "{:?}", report.classes);
 }
 
@@ -241,9 +241,9 @@ fn many_differences_in_a_batch_are_each_found() {
     let amounts: Vec<i64> = (0..200).map(|number| i64::from(number % 7 == 0)).collect();
     let (maker, _) = batch_of(&amounts);
     // No amount is 9, so nothing differs; in the second history everything that is accepted differs.
-    check_same(&replay(&maker, purse::<{ variant::EVENTS }>(), Mode::Isolated));
+    check_same(&replay(&maker, purse::<{ variant::EVENTS }>(), ReplayMode::Isolated));
     let (maker, _) = batch_of(&[9; 15]);
-    let report = replay(&maker, purse::<{ variant::EVENTS }>(), Mode::Isolated);
+    let report = replay(&maker, purse::<{ variant::EVENTS }>(), ReplayMode::Isolated);
     assert_eq!(report.count_of(Class::EventsDiffer), 11, "100 is enough for eleven times 9: {:?}", report.classes);
     assert_eq!(report.count_of(Class::Same), 2 + 4);
 }
@@ -251,8 +251,8 @@ fn many_differences_in_a_batch_are_each_found() {
 #[test]
 fn another_schema_of_rows_is_folded_from_the_beginning() {
     let maker = busy(3, 300);
-    check_same(&replay(&maker, purse::<{ variant::SCHEMA }>(), Mode::Isolated));
-    check_same(&replay(&maker, purse::<{ variant::SCHEMA }>(), Mode::Cumulative));
+    check_same(&replay(&maker, purse::<{ variant::SCHEMA }>(), ReplayMode::Isolated));
+    check_same(&replay(&maker, purse::<{ variant::SCHEMA }>(), ReplayMode::Cumulative));
 }
 
 #[test]
@@ -263,16 +263,16 @@ fn history_that_migrates_replays_on_either_side_of_the_migration() {
     maker.activate(purse::<{ variant::SCHEMA }>());
     maker.batch(0, &[put(3, &purses[0], 100), pay(4, &purses[0], &purses[1], 60, None)]);
     // As itself: with its own rows until it became active, and with the migrated ones from there.
-    check_same(&replay(&maker, purse::<{ variant::SCHEMA }>(), Mode::Isolated));
+    check_same(&replay(&maker, purse::<{ variant::SCHEMA }>(), ReplayMode::Isolated));
     // A module that cannot read what the history has become.
-    let fault = replay_as(&maker, &request(purse::<{ variant::LIMIT }>(), Mode::Isolated));
+    let fault = replay_as(&maker, &request(purse::<{ variant::LIMIT }>(), ReplayMode::Isolated));
     assert!(matches!(fault, Err(ReplayFault::Schema { schema: 2, candidate: 1, .. })), "{fault:?}");
 }
 
 #[test]
 fn what_cannot_be_read_is_inconclusive() {
     let (maker, _) = batch_of(&[1]);
-    let fault = replay_as(&maker, &request(purse::<{ variant::UNREADABLE }>(), Mode::Isolated));
+    let fault = replay_as(&maker, &request(purse::<{ variant::UNREADABLE }>(), ReplayMode::Isolated));
     assert!(matches!(fault, Err(ReplayFault::Schema { schema: 1, candidate: 3, .. })), "{fault:?}");
 }
 
@@ -283,9 +283,9 @@ fn history_that_changes_module_is_decided_by_each_ones_own() {
     maker.batch(0, &[put(1, &purses[0], 100), pay(2, &purses[0], &purses[1], 60, None)]);
     maker.activate(purse::<{ variant::LIMIT }>());
     maker.batch(0, &[put(3, &purses[0], 100), pay(4, &purses[0], &purses[1], 60, None)]);
-    let report = replay(&maker, purse::<{ variant::LIMIT }>(), Mode::Isolated);
+    let report = replay(&maker, purse::<{ variant::LIMIT }>(), ReplayMode::Isolated);
     assert_eq!((report.difference_count(), report.count_of(Class::AcceptedToRejected)), (1, 1));
-    let report = replay(&maker, purse::<{ variant::RECORDED }>(), Mode::Isolated);
+    let report = replay(&maker, purse::<{ variant::RECORDED }>(), ReplayMode::Isolated);
     assert_eq!((report.difference_count(), report.count_of(Class::RejectedToAccepted)), (1, 1));
     assert_eq!((report.deciders.len(), report.current.version.as_str()), (2, "1.2.0"));
 }
@@ -296,23 +296,23 @@ fn a_filter_and_a_range_choose_what_is_reported() {
     let before = maker.time();
     let purses = names(&maker, partition, 2);
     maker.batch(partition, &[put(20, &purses[0], 100), pay(21, &purses[0], &purses[1], 70, None)]);
-    let limit = || request(purse::<{ variant::LIMIT }>(), Mode::Isolated);
+    let limit = || request(purse::<{ variant::LIMIT }>(), ReplayMode::Isolated);
     let count = |request: &Request| replay_as(&maker, request).map(|report| report.difference_count()).ok();
-    let with = |filter: Filter| Request { filter, ..limit() };
+    let with = |filter: ReplayFilter| Request { filter, ..limit() };
     assert_eq!(count(&limit()), Some(2));
-    assert_eq!(count(&with(Filter { id: Some(id_of(21)), ..Filter::default() })), Some(1));
-    assert_eq!(count(&with(Filter { code: Some("limit".to_owned()), ..Filter::default() })), Some(2));
-    assert_eq!(count(&with(Filter { code: Some("closed".to_owned()), ..Filter::default() })), Some(0));
-    assert_eq!(count(&with(Filter { entity: Some(purses[1].clone()), ..Filter::default() })), Some(2));
-    assert_eq!(count(&with(Filter { entity: Some("nobody".to_owned()), ..Filter::default() })), Some(0));
+    assert_eq!(count(&with(ReplayFilter { id: Some(id_of(21)), ..ReplayFilter::default() })), Some(1));
+    assert_eq!(count(&with(ReplayFilter { code: Some("limit".to_owned()), ..ReplayFilter::default() })), Some(2));
+    assert_eq!(count(&with(ReplayFilter { code: Some("closed".to_owned()), ..ReplayFilter::default() })), Some(0));
+    assert_eq!(count(&with(ReplayFilter { entity: Some(purses[1].clone()), ..ReplayFilter::default() })), Some(2));
+    assert_eq!(count(&with(ReplayFilter { entity: Some("nobody".to_owned()), ..ReplayFilter::default() })), Some(0));
     assert_eq!(count(&Request { to: Some(before), ..limit() }), Some(1));
     assert_eq!(count(&Request { from: Some(Micros(before.0 + 1)), ..limit() }), Some(1));
     assert_eq!(count(&Request { partition: Some(PartitionId(0)), ..limit() }), Some(0));
     assert_eq!(count(&Request { partition: Some(PartitionId(9)), ..limit() }), None);
     // Nothing was examined, which is not the same as nothing found.
     let nothing = replay_as(&maker, &Request { from: Some(Micros(i64::MAX)), ..limit() });
-    let verdict = nothing.map(|report| Verdict::of(&report, &BTreeMap::new()));
-    assert!(matches!(verdict, Ok(Verdict::Inconclusive)), "{verdict:?}");
+    let verdict = nothing.map(|report| ReplayVerdict::of(&report, &BTreeMap::new()));
+    assert!(matches!(verdict, Ok(ReplayVerdict::Inconclusive)), "{verdict:?}");
 }
 
 /// Logic under the id of another module: a host that no longer decides what it decided then.
@@ -377,9 +377,9 @@ fn a_host_that_drifted_is_told_from_a_module_that_differs() {
     let (mut maker, _) = batch_of(&[60, 5]);
     let id = purse::<{ variant::RECORDED }>().id();
     maker.replace(id, Arc::new(RenamedLogic(id, purse::<{ variant::LIMIT }>())));
-    let report = replay(&maker, purse::<{ variant::LIMIT }>(), Mode::Isolated);
+    let report = replay(&maker, purse::<{ variant::LIMIT }>(), ReplayMode::Isolated);
     assert_eq!((report.difference_count(), report.count_of(Class::HostDrift)), (1, 1), "{:?}", report.classes);
-    assert_eq!(Verdict::of(&report, &BTreeMap::new()), Verdict::Inconclusive);
+    assert_eq!(ReplayVerdict::of(&report, &BTreeMap::new()), ReplayVerdict::Inconclusive);
 }
 
 #[test]
@@ -388,7 +388,7 @@ fn one_command_is_explained_under_both_modules() {
     // Two events of the first payment, two of the second, and the rejection of the third.
     let explained = |maker: &Maker, n| {
         let position = maker.position(partition, n);
-        explain(maker, &request(purse::<{ variant::LIMIT }>(), Mode::Isolated), position)
+        explain(maker, &request(purse::<{ variant::LIMIT }>(), ReplayMode::Isolated), position)
     };
     let second = explained(&maker, 3).expect("it is there");
     assert_eq!(second.difference.brief.class, Class::AcceptedToRejected);

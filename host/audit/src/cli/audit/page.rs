@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::audit::replay::explain::Explanation;
 use crate::audit::replay::report::{Difference, Side};
-use crate::audit::replay::{Class, Report, Verdict};
+use crate::audit::replay::{Class, ReplayVerdict, Report};
 use crate::cli::output::table;
 use crate::ids::Micros;
 use crate::rfc3339::print_time;
@@ -16,7 +16,7 @@ use crate::rfc3339::print_time;
 /// How many differing numbers fit a page.
 const NUMBERS_SHOWN: usize = 20;
 
-pub fn report_page(report: &Report, verdict: Verdict, took: Duration) -> String {
+pub fn report_page(report: &Report, verdict: ReplayVerdict, took: Duration) -> String {
     let counts = &report.counts;
     let millis = u64::try_from(took.as_millis()).unwrap_or(u64::MAX).max(1);
     let mut out = format!(

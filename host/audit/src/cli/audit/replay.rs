@@ -22,7 +22,7 @@ use crate::audit::replay::explain::explain;
 use crate::audit::replay::report::SCHEMA;
 use crate::audit::replay::resume::{Keep, forget};
 use crate::audit::replay::words::{parse_approved, parse_filter, parse_mode, parse_moment, place};
-use crate::audit::replay::{FolderHistory, Meter, Mode, Report, Request, Verdict, html, run_kept};
+use crate::audit::replay::{FolderHistory, Meter, ReplayMode, ReplayVerdict, Report, Request, html, run_kept};
 use crate::cli::output::{bar, complain, print, print_json};
 use crate::ids::{Micros, ModuleId, PartitionId, Position};
 use crate::key::NodeKey;
@@ -54,7 +54,7 @@ pub struct ReplayArgs<A: Args> {
     /// `isolated` makes each decision on the recorded state before it; `cumulative` makes it on the state that the
     /// candidate's own decisions lead to
     #[arg(long, default_value = "isolated", value_parser = parse_mode)]
-    pub mode: Mode,
+    pub mode: ReplayMode,
     /// Decide from this RFC 3339 time or position on; what is before it is only applied
     #[arg(long)]
     pub from: Option<String>,
@@ -166,7 +166,7 @@ fn carry_out<R: Reach>(args: &ReplayArgs<R::Access>, reach: &R) -> anyhow::Resul
     let report = run_kept(&history, &request, &meter, &keep);
     progress.finish_and_clear();
     let report = report?;
-    let verdict = Verdict::of(&report, &approved);
+    let verdict = ReplayVerdict::of(&report, &approved);
     give(args, &report, verdict, begun.elapsed())?;
     if let (Some(path), Some(key)) = (&args.certificate, &key) {
         write_certificate(args, path, &report, key)?;
@@ -181,7 +181,12 @@ fn carry_out<R: Reach>(args: &ReplayArgs<R::Access>, reach: &R) -> anyhow::Resul
 ///
 /// # Errors
 /// A file cannot be written, or its name says no form.
-pub fn give<A: Args>(args: &ReplayArgs<A>, report: &Report, verdict: Verdict, took: Duration) -> anyhow::Result<()> {
+pub fn give<A: Args>(
+    args: &ReplayArgs<A>,
+    report: &Report,
+    verdict: ReplayVerdict,
+    took: Duration,
+) -> anyhow::Result<()> {
     if args.source.json {
         print_json(report)?;
     } else {
@@ -207,7 +212,7 @@ fn stop_on_signals(stop: Arc<Stop>) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn write_report(path: &Path, report: &Report, verdict: Verdict) -> anyhow::Result<()> {
+fn write_report(path: &Path, report: &Report, verdict: ReplayVerdict) -> anyhow::Result<()> {
     let text = match path.extension().and_then(|ending| ending.to_str()) {
         Some("json") => serde_json::to_string_pretty(report)? + "\n",
         Some("html" | "htm") => html::page(report, verdict),

@@ -15,7 +15,7 @@ use super::{Job, ResultFile, remove};
 use crate::audit::certificate::{Certificate, CertificateError};
 use crate::audit::replay::resume::Keep;
 use crate::audit::replay::words::{ParseTime, parse_approved, parse_filter, parse_moment, place};
-use crate::audit::replay::{FolderHistory, Meter, ReplayFault, Report, Request, Verdict, html, run_kept};
+use crate::audit::replay::{FolderHistory, Meter, ReplayFault, ReplayVerdict, Report, Request, html, run_kept};
 use crate::audit::source::Source;
 use crate::disk::RealDisk;
 use crate::durable;
@@ -100,7 +100,7 @@ impl Job {
         let state = self.folder.join(STATE);
         let keep = Keep { folder: Some(state), bytes: REPLAY_SAVE_BYTES, stop: self.stop.clone() };
         let report = run_kept(&history, &request, &meter, &keep)?;
-        let verdict = Verdict::of(&report, &parse_approved(&asked.approve).map_err(word)?);
+        let verdict = ReplayVerdict::of(&report, &parse_approved(&asked.approve).map_err(word)?);
         self.write_results(data, record, &report, verdict)
     }
 
@@ -109,7 +109,7 @@ impl Job {
         data: &Path,
         record: &Record,
         report: &Report,
-        verdict: Verdict,
+        verdict: ReplayVerdict,
     ) -> Result<Record, Failure> {
         let write = |file: ResultFile, text: String| write_synced(&self.folder.join(file.name()), text.as_bytes());
         let json = serde_json::to_string_pretty(report).expect("texts and integers only");

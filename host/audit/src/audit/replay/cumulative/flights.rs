@@ -10,7 +10,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::audit::replay::tally::{Place, Slots, slot_of};
+use crate::audit::replay::tally::{HistoryPlace, Slots, slot_of};
 use crate::ids::{CommandId, Micros, PartitionId};
 use crate::saga::claim::ID_REUSED;
 use crate::saga::participant::{CallKnowledge, OnCancel, on_cancel};
@@ -23,7 +23,7 @@ const AGAIN_MAX: i64 = 10_000_000;
 /// How many refusals leave a call in flight that must eventually succeed: nothing can change any more.
 const ATTEMPTS_MAX: u32 = 64;
 /// The place of what the record does not have yet but may have had later.
-const AT_END: Place = (Micros(i64::MAX), u32::MAX, u64::MAX);
+const AT_END: HistoryPlace = (Micros(i64::MAX), u32::MAX, u64::MAX);
 
 /// The partition of its home, and its id: two commands under one id may be in flight at two homes.
 pub type FlightId = (PartitionId, CommandId);
@@ -41,7 +41,7 @@ pub struct Flights {
     flights: BTreeMap<FlightId, Flight>,
     slots: Slots,
     /// Calls that the record does not have, by time and partition.
-    agenda: BTreeMap<(Place, u64), (FlightId, CallKey)>,
+    agenda: BTreeMap<(HistoryPlace, u64), (FlightId, CallKey)>,
     counter: u64,
 }
 
@@ -76,7 +76,7 @@ impl Flights {
         plan: SagaPlan,
         derivation: Derivation,
         events: Vec<EventRecord>,
-        now: Place,
+        now: HistoryPlace,
     ) {
         let id = (plan.branches[0].partition(), command.id());
         if let Advance::GoesOn(saga) =
@@ -122,7 +122,7 @@ impl Flights {
     }
 
     /// A call has an outcome. The coordinator hears of it where the record says so, otherwise at once.
-    pub fn on_outcome(&mut self, command: FlightId, key: CallKey, outcome: Outcome, now: Place) {
+    pub fn on_outcome(&mut self, command: FlightId, key: CallKey, outcome: Outcome, now: HistoryPlace) {
         let Some(flight) = self.flights.get_mut(&command) else { return };
         if matches!(outcome, Outcome::NothingDone) {
             // A call that was cancelled before it arrived never arrives.
@@ -136,7 +136,7 @@ impl Flights {
     }
 
     /// The coordinator hears of a call, if it has an outcome.
-    pub fn on_heard(&mut self, command: FlightId, key: CallKey, now: Place) {
+    pub fn on_heard(&mut self, command: FlightId, key: CallKey, now: HistoryPlace) {
         let Some(flight) = self.flights.get_mut(&command) else { return };
         let Some((outcome, recorded, is_heard)) = flight.done.get_mut(&key) else { return };
         if std::mem::replace(is_heard, true) {
@@ -156,7 +156,7 @@ impl Flights {
 
     /// An operator's order takes effect if the simulated command allows it as well. A command that took another course
     /// needs no order, or must do without it.
-    pub fn on_order(&mut self, home: PartitionId, order: &Order, now: Place) {
+    pub fn on_order(&mut self, home: PartitionId, order: &Order, now: HistoryPlace) {
         let id = (home, order.command());
         let Some(flight) = self.flights.get_mut(&id) else { return };
         match flight.saga.clone().order(order, &PhaseMoment::at_home(now.0, now.2)) {
@@ -170,7 +170,7 @@ impl Flights {
     }
 
     /// Makes the calls that have become due.
-    fn send(&mut self, command: FlightId, now: Place) {
+    fn send(&mut self, command: FlightId, now: HistoryPlace) {
         let Some(flight) = self.flights.get_mut(&command) else { return };
         for key in flight.saga.due() {
             if ATTEMPTS_MAX < key.attempt || !flight.sent.insert(key) {
@@ -202,7 +202,7 @@ impl Flights {
     }
 
     /// The next call that the record does not have, up to a time.
-    pub fn next_call(&mut self, until: Micros) -> Option<(Place, FlightId, CallKey)> {
+    pub fn next_call(&mut self, until: Micros) -> Option<(HistoryPlace, FlightId, CallKey)> {
         let entry = self.agenda.first_entry()?;
         let ((place, _), (command, key)) = (*entry.key(), *entry.get());
         if until < place.0 {

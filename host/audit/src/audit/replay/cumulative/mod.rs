@@ -23,8 +23,8 @@ use crate::audit::replay::error::ReplayFault;
 use crate::audit::replay::history::{History, PartitionJournal};
 use crate::audit::replay::request::Request;
 use crate::audit::replay::resume::ResumableReplay;
-use crate::audit::replay::state::State;
-use crate::audit::replay::tally::{Place, Tally};
+use crate::audit::replay::state::PartitionRows;
+use crate::audit::replay::tally::{HistoryPlace, Tally};
 use crate::ids::{Micros, ModuleId};
 use crate::machine::entry::{Entry, EntryKind};
 use crate::machine::logic::Logic;
@@ -32,7 +32,7 @@ use crate::machine::logic::Logic;
 /// The result of the simulation.
 pub struct SimulationOutcome {
     pub tally: Tally,
-    pub states: Vec<State>,
+    pub states: Vec<PartitionRows>,
 }
 
 /// All partitions under a cumulative replay.
@@ -41,13 +41,13 @@ pub(super) struct Simulation<'a> {
     request: &'a Request,
     candidate: Arc<dyn Logic>,
     recorder: Option<Arc<dyn Logic>>,
-    states: Vec<State>,
+    states: Vec<PartitionRows>,
     flights: Flights,
     tally: Tally,
     /// The tally of the isolated walk: what differs without an earlier difference.
     isolated: Tally,
     /// The entry or call that is being carried out.
-    now: Place,
+    now: HistoryPlace,
     /// The first group of its batch whose consequences are not in `states` yet.
     run_start: usize,
 }
@@ -82,7 +82,7 @@ pub(super) fn simulate(
 impl<'a> Simulation<'a> {
     fn new(history: &'a dyn History, request: &'a Request, partitions: usize, mut isolated: Tally) -> Self {
         let flights = Flights::new(std::mem::take(&mut isolated.slots));
-        let states = (0..partitions).map(|_| State::default()).collect();
+        let states = (0..partitions).map(|_| PartitionRows::default()).collect();
         let candidate = request.candidate.clone();
         let now = (Micros(0), 0, 0);
         let tally = Tally::default();

@@ -15,8 +15,8 @@ use crate::audit::replay::cumulative::flights::{FlightId, ParticipantTask};
 use crate::audit::replay::error::ReplayFault;
 use crate::audit::replay::examine::{command_of, recorded_side, short, side};
 use crate::audit::replay::isolated::is_reported;
-use crate::audit::replay::judge::{Task, decision_of};
-use crate::audit::replay::plans::{CANCELLED, Facts, GroupPlan, Item, Places, items_of};
+use crate::audit::replay::judge::{BatchTask, decision_of};
+use crate::audit::replay::plans::{CANCELLED, EntityPlaces, FactTreatment, GroupItem, GroupPlan, items_of};
 use crate::audit::replay::render::{self, CommandContext};
 use crate::audit::replay::report::{Brief, Difference};
 use crate::audit::replay::request::FilterSubject;
@@ -49,22 +49,22 @@ impl Simulation<'_> {
         let batch = entry.batch().expect("its kind says so");
         let recorded = RecordedBatch { entry, batch, partition, head };
         let recorder = self.recorder.clone().expect("loaded for this entry");
-        let places = Places { here: partition, count: self.history.partition_count() };
+        let places = EntityPlaces { here: partition, count: self.history.partition_count() };
         let candidate = self.candidate.clone();
-        let mut items = items_of(candidate.as_ref(), recorder.as_ref(), entry, places, Facts::Kept);
+        let mut items = items_of(candidate.as_ref(), recorder.as_ref(), entry, places, FactTreatment::Kept);
         self.take_calls(&recorded, &mut items);
         let mut next = 0;
         while next < items.len() {
             self.run_start = next;
-            let Item::Decide(_) = &items[next] else {
-                if let Item::Decided(decision) = &items[next] {
+            let GroupItem::Decide(_) = &items[next] else {
+                if let GroupItem::Decided(decision) = &items[next] {
                     let decision = decision.clone();
                     self.on_decided(&recorded, &items, next, decision)?;
                 }
                 next += 1;
                 continue;
             };
-            let is_barrier = |item: &Item| matches!(item, Item::Decided(_));
+            let is_barrier = |item: &GroupItem| matches!(item, GroupItem::Decided(_));
             let end = items[next..].iter().position(is_barrier).map_or(items.len(), |at| next + at);
             next = self.decide_groups(&recorded, &items, next..end)?;
         }
@@ -72,12 +72,12 @@ impl Simulation<'_> {
     }
 
     /// Replaces the recorded calls by what the simulated commands ask for.
-    fn take_calls(&mut self, recorded: &RecordedBatch<'_>, items: &mut [Item]) {
+    fn take_calls(&mut self, recorded: &RecordedBatch<'_>, items: &mut [GroupItem]) {
         for origin in &recorded.entry.records().origins {
             let Some(group) = find_group(&recorded.batch, origin.command) else { continue };
             let command = (origin.home(), origin.parent());
             let then = Decision::recorded(&recorded.batch, group);
-            if matches!(items[group], Item::Fact) && then.code() != Some(CANCELLED) {
+            if matches!(items[group], GroupItem::Fact) && then.code() != Some(CANCELLED) {
                 // The host refused it then, and its coordinator was told so.
                 if self.flights.find_due(command, origin.key).is_some() {
                     self.on_call(command, origin.key, then);
@@ -85,13 +85,13 @@ impl Simulation<'_> {
                 continue;
             }
             items[group] = match self.flights.find_due(command, origin.key) {
-                None => Item::Decided(Decision::NotAsked { why: NOT_MADE }),
+                None => GroupItem::Decided(Decision::NotAsked { why: NOT_MADE }),
                 // The record has something else under the claim's id, which is then no claim.
                 Some(ParticipantTask::Claim) => continue,
-                Some(ParticipantTask::NothingDone) => Item::Decided(Decision::NotAsked { why: NOTHING_DONE }),
+                Some(ParticipantTask::NothingDone) => GroupItem::Decided(Decision::NotAsked { why: NOTHING_DONE }),
                 Some(ParticipantTask::Steps { block, is_undo }) => {
                     let role = if is_undo { OpRole::Undo } else { OpRole::Step };
-                    Item::Decide(Box::new(GroupPlan::of_block(block, role)))
+                    GroupItem::Decide(Box::new(GroupPlan::of_block(block, role)))
                 }
             };
         }
@@ -101,13 +101,13 @@ impl Simulation<'_> {
     fn decide_groups(
         &mut self,
         recorded: &RecordedBatch<'_>,
-        items: &[Item],
+        items: &[GroupItem],
         groups: std::ops::Range<usize>,
     ) -> Result<usize, ReplayFault> {
         let mut views: Vec<PlanView<'_>> = Vec::new();
         let mut numbers = Vec::new();
         for at in groups.clone() {
-            if let Item::Decide(planned) = &items[at] {
+            if let GroupItem::Decide(planned) = &items[at] {
                 views.push(planned.view());
                 numbers.push(at);
             }
@@ -131,7 +131,7 @@ impl Simulation<'_> {
     fn on_decided(
         &mut self,
         recorded: &RecordedBatch<'_>,
-        items: &[Item],
+        items: &[GroupItem],
         group: usize,
         decision: Decision,
     ) -> Result<(), ReplayFault> {
@@ -145,7 +145,7 @@ impl Simulation<'_> {
         } else {
             self.tally.counts.commands += 1;
         }
-        let is_alike = is_call || matches!(&items[group], Item::Decide(planned) if planned.is_alike);
+        let is_alike = is_call || matches!(&items[group], GroupItem::Decide(planned) if planned.is_alike);
         let class = match (&then, &decision) {
             // A cancel that was too early then, and that finds nothing to undo now: the same.
             (Decision::Rejected { code, .. }, Decision::NotAsked { .. }) if is_call && code == CANCELLED => Class::Same,
@@ -158,7 +158,7 @@ impl Simulation<'_> {
         }
         if let Part::Call(origin) = part {
             self.on_call((origin.home(), origin.parent()), origin.key, decision);
-        } else if let (Item::Decide(planned), Decision::Accepted { events }) = (&items[group], decision)
+        } else if let (GroupItem::Decide(planned), Decision::Accepted { events }) = (&items[group], decision)
             && let Some(saga) = &planned.saga
         {
             let EntryCommand { id, name, caller, roles, request_id, body, .. } =
@@ -225,7 +225,7 @@ impl Simulation<'_> {
     fn on_difference(
         &mut self,
         recorded: &RecordedBatch<'_>,
-        items: &[Item],
+        items: &[GroupItem],
         group: usize,
         class: Class,
         decisions: [&Decision; 2],
@@ -271,7 +271,7 @@ impl Simulation<'_> {
     fn difference(
         &self,
         recorded: &RecordedBatch<'_>,
-        items: &[Item],
+        items: &[GroupItem],
         group: usize,
         id: CommandId,
         brief: Brief,
@@ -283,18 +283,18 @@ impl Simulation<'_> {
         let time = entry.header().time;
         let about = CommandContext { command: &command, id: id.0, time, position: &brief.position };
         let rows = self.rows_before(recorded, items, group)?;
-        let task = Task { logic: recorder, partition: recorded.partition, entry, batch, items };
+        let task = BatchTask { logic: recorder, partition: recorded.partition, entry, batch, items };
         let mut then = recorded_side(&task, &rows, group, about);
         then.rows.clear();
         let candidate = self.candidate.as_ref();
         let now = match &items[group] {
-            Item::Decide(planned) => {
+            GroupItem::Decide(planned) => {
                 let fetch = |ops: &OpsBlock<'_>| Ok::<_, ReplayFault>(rows.fetch(ops));
                 let decided = decide(candidate, entry.header().context(), &[planned.view()], fetch)?;
                 let ops = OpsBlock::parse_trusted(&decided.ops).expect("the host wrote this block");
                 side(candidate, decision, Some((&ops, Some(&decided.writes))), &rows, about)
             }
-            Item::Fact | Item::Decided(_) => side(candidate, decision, None, &rows, about),
+            GroupItem::Fact | GroupItem::Decided(_) => side(candidate, decision, None, &rows, about),
         };
         let body = render::body(recorder, about);
         Ok(Difference {
@@ -314,13 +314,13 @@ impl Simulation<'_> {
     fn rows_before(
         &self,
         recorded: &RecordedBatch<'_>,
-        items: &[Item],
+        items: &[GroupItem],
         group: usize,
     ) -> Result<Overlay<'_>, ReplayFault> {
         let mut rows = Overlay::on(&self.states[recorded.partition.0 as usize]);
         let mut earlier: Vec<PlanView<'_>> = Vec::new();
         for item in &items[self.run_start..group] {
-            if let Item::Decide(planned) = item {
+            if let GroupItem::Decide(planned) = item {
                 earlier.push(planned.view());
             }
         }

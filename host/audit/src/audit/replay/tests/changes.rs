@@ -16,7 +16,7 @@ use crate::audit::replay::history::History;
 use crate::audit::replay::tests::maker::{ClientCommand, Maker};
 use crate::audit::replay::tests::purse::{Op, variant};
 use crate::audit::replay::tests::{Numbers, PARTITIONS, check_same, close, maker, names, pay, purse, put, replay};
-use crate::audit::replay::{Class, Mode, Report};
+use crate::audit::replay::{Class, ReplayMode, Report};
 use crate::ids::{ModuleId, PartitionId};
 use crate::machine::entry::{EntryKind, Part};
 use crate::machine::logic::{Fault, Logic, Pace};
@@ -100,12 +100,12 @@ fn every_entry_is_decided_by_its_own_module_through_activations_and_rollbacks() 
         report.classes.iter().map(|(class, found)| (*class, found.count)).collect()
     };
     // Accepts the 60 of two phases, and states another reason in three of them; the rest has its own reasons.
-    let report = replay(&maker, purse::<{ variant::RECORDED }>(), Mode::Isolated);
+    let report = replay(&maker, purse::<{ variant::RECORDED }>(), ReplayMode::Isolated);
     let expected = [(Class::Same, 18 - 5), (Class::RejectedToAccepted, 2), (Class::ReasonDiffers, 3)];
     assert_eq!(counts(&report), BTreeMap::from(expected));
     assert_eq!(report.current.version, "1.0.0");
     // Rejects the 60 of four phases, and states another reason where it did not decide itself.
-    let report = replay(&maker, purse::<{ variant::LIMIT }>(), Mode::Isolated);
+    let report = replay(&maker, purse::<{ variant::LIMIT }>(), ReplayMode::Isolated);
     let expected = [(Class::Same, 18 - 8), (Class::AcceptedToRejected, 4), (Class::ReasonDiffers, 4)];
     assert_eq!(counts(&report), BTreeMap::from(expected));
 }
@@ -188,11 +188,11 @@ fn isolated_differences_over_sagas_migrations_and_budgets_are_those_that_a_simpl
     let mut seen: BTreeSet<String> = BTreeSet::new();
     for seed in 0..6 {
         let maker = everything(seed);
-        let itself = replay(&maker, purse::<{ variant::SCHEMA }>(), Mode::Isolated);
+        let itself = replay(&maker, purse::<{ variant::SCHEMA }>(), ReplayMode::Isolated);
         check_same(&itself);
         seen.extend(itself.coverage.rejections.keys().cloned());
         assert!(0 < itself.counts.calls && itself.deciders.len() == 2, "{:?}", itself.counts);
-        let report = replay(&maker, purse::<{ variant::SCHEMA_LIMIT }>(), Mode::Isolated);
+        let report = replay(&maker, purse::<{ variant::SCHEMA_LIMIT }>(), ReplayMode::Isolated);
         let found: BTreeSet<(Class, String)> =
             report.differences.iter().map(|brief| (brief.class, brief.id.clone())).collect();
         let expected = limited(&maker);

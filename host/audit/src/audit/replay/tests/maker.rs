@@ -16,7 +16,7 @@ use statehouse_abi::value::Value;
 
 use crate::audit::error::AuditError;
 use crate::audit::replay::history::{History, PartitionJournal};
-use crate::audit::replay::state::State;
+use crate::audit::replay::state::PartitionRows;
 use crate::ids::{CommandId, Digest, JournalIndex, Micros, ModuleId, PartitionId, Position};
 use crate::machine::decide::block::BlockBuilder;
 use crate::machine::decide::{HostFault, decide};
@@ -55,7 +55,7 @@ pub enum Step {
 struct Part {
     journal: Journal,
     entries: Vec<Entry>,
-    state: State,
+    state: PartitionRows,
 }
 
 struct DueCall {
@@ -93,7 +93,7 @@ impl Maker {
         let part = |partition| Part {
             journal: Journal::genesis(&[7; 16], &machine, PartitionId(partition)),
             entries: Vec::new(),
-            state: State::default(),
+            state: PartitionRows::default(),
         };
         let mut maker = Self {
             modules: BTreeMap::new(),

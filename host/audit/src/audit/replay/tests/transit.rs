@@ -8,7 +8,7 @@ use crate::audit::replay::history::{History, PartitionJournal};
 use crate::audit::replay::tests::maker::Maker;
 use crate::audit::replay::tests::purse::variant;
 use crate::audit::replay::tests::{PARTITIONS, busy, check_same, maker, pay, purse, put, request, unsettled};
-use crate::audit::replay::{Meter, Mode, run};
+use crate::audit::replay::{Meter, ReplayMode, run};
 use crate::audit::transit::{ConsistentCut, TransitReport, Transits};
 use crate::ids::{ModuleId, PartitionId};
 use crate::machine::entry::Entry;
@@ -141,7 +141,7 @@ fn a_cumulative_replay_of_journals_that_end_at_different_moments_finds_nothing()
         for partition in (0..PARTITIONS).map(PartitionId) {
             for missing in [0, 1, 3, 10, 40] {
                 let history = LaggingHistory { maker: &maker, partition, missing };
-                let request = request(purse::<{ variant::ALIKE }>(), Mode::Cumulative);
+                let request = request(purse::<{ variant::ALIKE }>(), ReplayMode::Cumulative);
                 let report = run(&history, &request, &Meter { on_begin: &|_| {}, on_done: &|_, _| {} });
                 let report = report.unwrap_or_else(|fault| panic!("seed {seed}: {fault}"));
                 check_same(&report);

@@ -11,7 +11,7 @@ use tempfile::TempDir;
 
 use crate::audit::replay::tests::maker::{ClientCommand, Maker, Step, id_of};
 use crate::audit::replay::tests::{Numbers, PARTITIONS, check_same, first, names, replay, uuid};
-use crate::audit::replay::{Class, Mode};
+use crate::audit::replay::{Class, ReplayMode};
 use crate::guest::{CacheOptions, Engine, EngineOptions};
 use crate::machine::logic::Logic;
 use crate::registry::{self, Registry};
@@ -407,7 +407,7 @@ static MADE: LazyLock<MadeHistory> = LazyLock::new(|| {
 
 #[test]
 fn the_model_and_the_record_agree_on_every_rejection() {
-    let report = replay(&MADE.maker, module(RECORDED), Mode::Isolated);
+    let report = replay(&MADE.maker, module(RECORDED), ReplayMode::Isolated);
     check_same(&report);
     let model = MADE.model(|balance, amount| amount <= balance);
     let mut expected: BTreeMap<String, u64> =
@@ -422,7 +422,7 @@ fn the_model_and_the_record_agree_on_every_rejection() {
 #[test]
 fn releases_that_decide_alike_replay_alike_in_both_modes() {
     for wasm in [RECORDED, REFACTORED, LIMITED] {
-        for mode in [Mode::Isolated, Mode::Cumulative] {
+        for mode in [ReplayMode::Isolated, ReplayMode::Cumulative] {
             check_same(&replay(&MADE.maker, module(wasm), mode));
         }
     }
@@ -431,7 +431,7 @@ fn releases_that_decide_alike_replay_alike_in_both_modes() {
 #[test]
 fn whoever_spends_everything_meets_the_first_bug() {
     let model = MADE.model(|balance, amount| amount <= balance);
-    let report = replay(&MADE.maker, module(NEVER_EMPTY), Mode::Isolated);
+    let report = replay(&MADE.maker, module(NEVER_EMPTY), ReplayMode::Isolated);
     // The additional one is the payment of `credit_pending`.
     assert_eq!(report.count_of(Class::AcceptedToRejected), model.emptied.len() as u64 + 1);
     assert_eq!(report.count_of(Class::ReasonDiffers), model.would_have_emptied, "the payer is looked at first");
@@ -456,7 +456,7 @@ fn the_consequences_of_the_first_bug_are_those_of_the_model() {
         .map(|(account, (_, balance))| (account.as_str(), (*balance, candidate.accounts[account].1)))
         .collect();
     assert!(!expected.is_empty(), "it has consequences");
-    let report = replay(&MADE.maker, module(NEVER_EMPTY), Mode::Cumulative);
+    let report = replay(&MADE.maker, module(NEVER_EMPTY), ReplayMode::Cumulative);
     let rows = report.rows.as_ref().expect("a cumulative report has rows");
     let minor = |text: &str| text.replace('.', "").parse::<i64>().unwrap_or_else(|_| panic!("`{text}` is an amount"));
     let found: BTreeMap<&str, (i64, i64)> = rows
@@ -476,7 +476,7 @@ fn whoever_sends_tens_of_cents_meets_the_second_bug() {
     };
     let is_misread = |command: &&Command| amount_of(command) % 10 == 0 && amount_of(command) % 100 != 0;
     let expected = MADE.sending.commands.values().filter(is_misread).count() as u64;
-    let report = replay(&MADE.maker, module(MISREADS), Mode::Isolated);
+    let report = replay(&MADE.maker, module(MISREADS), ReplayMode::Isolated);
     assert_eq!(report.count_of(Class::PlanDiffers), expected);
     assert_eq!(report.difference_count(), expected, "{:?}", report.classes);
 }
