@@ -13,13 +13,13 @@ use statehouse_audit::cli::audit::{self, AuditArgs, OpenSource, Reach, ReplayArg
 use statehouse_journal::segments::Mirror;
 use statehouse_node::archive::Archive;
 
-use crate::client::Access;
+use crate::client::AccessArgs;
 
 /// This program has a network.
 struct OnlineReach;
 
 impl Reach for OnlineReach {
-    type Access = Access;
+    type Access = AccessArgs;
 
     fn fetch(&self, url: &str, folder: &Path, on_bytes: &dyn Fn(u64)) -> anyhow::Result<Mirror> {
         let archive = Archive::open(url)?;
@@ -27,12 +27,12 @@ impl Reach for OnlineReach {
         Ok(runtime.block_on(archive.mirror(folder, on_bytes))?)
     }
 
-    fn replay(&self, args: &ReplayArgs<Access>, url: &str) -> anyhow::Result<u8> {
+    fn replay(&self, args: &ReplayArgs<AccessArgs>, url: &str) -> anyhow::Result<u8> {
         remote::carry_out(args, url)
     }
 }
 
-pub fn run(args: AuditArgs<Access>) -> anyhow::Result<ExitCode> {
+pub fn run(args: AuditArgs<AccessArgs>) -> anyhow::Result<ExitCode> {
     audit::run(args, &OnlineReach)
 }
 

@@ -30,7 +30,7 @@ pub enum CommandCommand {
         of: CommandTargetArgs,
     },
     /// Show the state of one command; exit code 1 while it is not over
-    Status(NamedArgs),
+    Status(CommandNamedArgs),
     /// Abort a command in flight: its completed steps are undone
     ///
     /// The order is refused once the command's confirm was decided, and while a participating partition has no
@@ -43,7 +43,7 @@ pub enum CommandCommand {
 }
 
 #[derive(Debug, Args)]
-pub struct NamedArgs {
+pub struct CommandNamedArgs {
     /// The name of the machine
     machine: String,
     /// The id that the client chose for the command
@@ -58,7 +58,7 @@ pub struct NamedArgs {
 #[derive(Debug, Args)]
 pub struct OrderArgs {
     #[command(flatten)]
-    named: NamedArgs,
+    named: CommandNamedArgs,
     /// The reason, which is recorded for ever for those who read the history
     #[arg(long)]
     why: String,
@@ -109,7 +109,7 @@ fn list(machine: &str, of: &CommandTargetArgs) -> anyhow::Result<ExitCode> {
     Ok(if is_any_stuck { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-fn status(args: &NamedArgs) -> anyhow::Result<ExitCode> {
+fn status(args: &CommandNamedArgs) -> anyhow::Result<ExitCode> {
     let page = args.of.send(Method::GET, &args.path(""), None)?;
     if args.of.json {
         print_json(&page)?;
@@ -151,7 +151,7 @@ fn order(args: &OrderArgs, order: &str) -> anyhow::Result<ExitCode> {
 
 const OTHER_VERSION: &str = "the node's answer is not that of this version; use the `statehouse` it runs";
 
-impl NamedArgs {
+impl CommandNamedArgs {
     fn path(&self, rest: &str) -> String {
         let home = self.home.as_ref().map(|home| format!("?home={}", encode(home))).unwrap_or_default();
         format!("/v1/{}/commands/{}{rest}{home}", self.machine, encode(&self.id))

@@ -42,11 +42,11 @@ pub enum SnapshotArgs {
     ///
     /// A node also lists those that are only in its archive. A node that lacks the snapshot of a midnight fetches it
     /// from the archive or from another node automatically.
-    List(ListArgs),
+    List(SnapshotListArgs),
     /// Check every byte of canonical snapshots, and with --data compare them with the replayed journal
     ///
     /// Exit code 1 means that a snapshot is damaged or differs from the journal.
-    Verify(VerifyArgs),
+    Verify(SnapshotVerifyArgs),
     /// Restore a lost cluster from an archive or export, as one node; add the others with `cluster add`
     ///
     /// The command checks and applies every entry, and prints up to which position each partition is restored. What
@@ -96,7 +96,7 @@ pub struct TakeArgs {
 }
 
 #[derive(Debug, Args)]
-pub struct ListArgs {
+pub struct SnapshotListArgs {
     /// The name of the machine; `system` is a machine, too
     #[arg(long, default_value = "wallet")]
     machine: String,
@@ -111,7 +111,7 @@ pub struct ListArgs {
 }
 
 #[derive(Debug, Args)]
-pub struct VerifyArgs {
+pub struct SnapshotVerifyArgs {
     /// The snapshot files; the default with --data is all snapshots in that folder
     files: Vec<PathBuf>,
     /// The journal to compare with: the data folder of a running or stopped node, or a folder that `audit log --export`
@@ -162,7 +162,7 @@ fn take(args: &TakeArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn list(args: &ListArgs) -> anyhow::Result<ExitCode> {
+fn list(args: &SnapshotListArgs) -> anyhow::Result<ExitCode> {
     let listed = match &args.data {
         Some(data) => {
             let source = open_at(data)?;
@@ -228,7 +228,7 @@ fn table_of(pages: &[SnapshotPage]) -> String {
     format!("{rows}\n")
 }
 
-fn run_verify(args: &VerifyArgs) -> anyhow::Result<ExitCode> {
+fn run_verify(args: &SnapshotVerifyArgs) -> anyhow::Result<ExitCode> {
     let Some(data) = &args.data else { return verify_files(args) };
     let source = open_at(data)?;
     let bar = progress("entries replayed");
@@ -245,7 +245,7 @@ fn run_verify(args: &VerifyArgs) -> anyhow::Result<ExitCode> {
 }
 
 /// Checks files alone: their hashes, without anything to compare them with.
-fn verify_files(args: &VerifyArgs) -> anyhow::Result<ExitCode> {
+fn verify_files(args: &SnapshotVerifyArgs) -> anyhow::Result<ExitCode> {
     ensure!(!args.files.is_empty(), "name snapshots, or a folder that has some with --data");
     let mut pages = Vec::new();
     let mut text = String::new();

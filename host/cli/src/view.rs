@@ -21,26 +21,26 @@ use crate::shipped;
 #[derive(Debug, Subcommand)]
 pub enum ViewCommand {
     /// Show a machine's views, and how far each one lags on the node at --url; exit code 1 if one is stopped
-    List(ListArgs),
+    List(ViewListArgs),
     /// Show one view: which build serves, its position in each partition, and what stops it; exit code 1 if it is
     /// stopped
-    Status(NamedArgs),
+    Status(ViewNamedArgs),
     /// Create a view on every node; if a view of that name exists, replace it with this version once that has caught up
-    Create(CreateArgs),
+    Create(ViewCreateArgs),
     /// Build a view again on every node; the present build serves until the new one has caught up
-    Rebuild(NamedArgs),
+    Rebuild(ViewNamedArgs),
     /// Drop a view on every node, and delete its rows
-    Drop(NamedArgs),
+    Drop(ViewNamedArgs),
 }
 
 #[derive(Debug, Args)]
-pub struct ListArgs {
+pub struct ViewListArgs {
     #[command(flatten)]
     of: ViewTargetArgs,
 }
 
 #[derive(Debug, Args)]
-pub struct NamedArgs {
+pub struct ViewNamedArgs {
     /// The name of the view
     view: String,
     #[command(flatten)]
@@ -48,7 +48,7 @@ pub struct NamedArgs {
 }
 
 #[derive(Debug, Args)]
-pub struct CreateArgs {
+pub struct ViewCreateArgs {
     /// The view: the name of one that comes with this program (`statements`, `audit_trail`, `double_charges`), or a
     /// .wasm file
     view: String,

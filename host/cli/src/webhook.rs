@@ -24,16 +24,16 @@ pub enum WebhookCommand {
     /// Show a machine's webhooks, and how far each one has sent; exit code 1 if one is paused or fails
     List(WebhookTargetArgs),
     /// Show one webhook: what it sends, where, how far, and what stops it; exit code 1 if it is paused or fails
-    Status(NamedArgs),
+    Status(WebhookNamedArgs),
     /// Create a webhook that sends events to a URL
     ///
     /// The command prints the secret by which the receiver verifies the requests. It is printed only this once, and not
     /// at all if you give the secret yourself.
-    Create(CreateArgs),
+    Create(WebhookCreateArgs),
     /// Pause a webhook: nothing more is sent until it is resumed
-    Pause(NamedArgs),
+    Pause(WebhookNamedArgs),
     /// Resume a paused webhook where it stopped
-    Resume(NamedArgs),
+    Resume(WebhookNamedArgs),
     /// Replace a webhook's secret in two steps
     ///
     /// First, `rotate` adds a new secret: requests are signed with both. Once the receiver knows the new secret,
@@ -41,24 +41,24 @@ pub enum WebhookCommand {
     /// first.
     Rotate(RotateArgs),
     /// Drop a webhook, and its dead letters
-    Drop(NamedArgs),
+    Drop(WebhookNamedArgs),
     /// Show the messages that were given up after three days of failed attempts (`retry_seconds`)
     ///
     /// Exit code 1 means that there are any.
-    DeadLetters(NamedArgs),
+    DeadLetters(WebhookNamedArgs),
     /// Send dead letters once more; exit code 1 if the receiver does not take one
     Redeliver(RedeliverArgs),
     /// Continue from another position, so that events are sent again
     ///
     /// Each event keeps its `id`. A request of several events (--batch) keeps its `webhook-id` only if the position is
     /// the end of such a request.
-    Replay(ReplayArgs),
+    Replay(WebhookReplayArgs),
     /// Send a test event, and show the receiver's answer; exit code 1 if the receiver does not take it
-    Test(NamedArgs),
+    Test(WebhookNamedArgs),
 }
 
 #[derive(Debug, Args)]
-pub struct NamedArgs {
+pub struct WebhookNamedArgs {
     /// The name of the webhook
     webhook: String,
     #[command(flatten)]
@@ -66,7 +66,7 @@ pub struct NamedArgs {
 }
 
 #[derive(Debug, Args)]
-pub struct CreateArgs {
+pub struct WebhookCreateArgs {
     /// The name of the new webhook: lower-case letters, digits, `_` and `-`
     webhook: String,
     /// The URL that requests go to: https, or http on the node's own machine
@@ -144,7 +144,7 @@ pub struct RedeliverArgs {
 }
 
 #[derive(Debug, Args)]
-pub struct ReplayArgs {
+pub struct WebhookReplayArgs {
     /// The name of the webhook
     webhook: String,
     /// The position: `start`, `now`, or a cursor from `status` or an event stream
@@ -169,13 +169,17 @@ pub struct WebhookTargetArgs {
 pub fn run(command: &WebhookCommand) -> anyhow::Result<ExitCode> {
     match command {
         WebhookCommand::List(of) => Ok(code(list(of, of.get("")?)?)),
-        WebhookCommand::Status(NamedArgs { webhook, of }) => {
+        WebhookCommand::Status(WebhookNamedArgs { webhook, of }) => {
             let page = of.get(&format!("/{webhook}"))?;
             Ok(code(show(of, page)? == "delivering"))
         }
         WebhookCommand::Create(args) => create(args),
-        WebhookCommand::Pause(NamedArgs { webhook, of }) => changed(of, of.post(&format!("/{webhook}/pause"), None)?),
-        WebhookCommand::Resume(NamedArgs { webhook, of }) => changed(of, of.post(&format!("/{webhook}/resume"), None)?),
+        WebhookCommand::Pause(WebhookNamedArgs { webhook, of }) => {
+            changed(of, of.post(&format!("/{webhook}/pause"), None)?)
+        }
+        WebhookCommand::Resume(WebhookNamedArgs { webhook, of }) => {
+            changed(of, of.post(&format!("/{webhook}/resume"), None)?)
+        }
         WebhookCommand::Rotate(RotateArgs { webhook, finish, secret, of }) => {
             let mut body = json!({ "finish": finish });
             // If no new secret is asked for, the one in the environment is not meant.
@@ -184,17 +188,17 @@ pub fn run(command: &WebhookCommand) -> anyhow::Result<ExitCode> {
             }
             changed(of, of.post(&format!("/{webhook}/rotate"), Some(&body))?)
         }
-        WebhookCommand::Drop(NamedArgs { webhook, of }) => {
+        WebhookCommand::Drop(WebhookNamedArgs { webhook, of }) => {
             // The state of the other webhooks does not affect the success of this command.
             list(of, of.send(Method::DELETE, &format!("/{webhook}"), None)?)?;
             Ok(ExitCode::SUCCESS)
         }
-        WebhookCommand::DeadLetters(NamedArgs { webhook, of }) => dead_letters(of, of.page(webhook)?),
+        WebhookCommand::DeadLetters(WebhookNamedArgs { webhook, of }) => dead_letters(of, of.page(webhook)?),
         WebhookCommand::Redeliver(args) => redeliver(args),
-        WebhookCommand::Replay(ReplayArgs { webhook, from, of }) => {
+        WebhookCommand::Replay(WebhookReplayArgs { webhook, from, of }) => {
             changed(of, of.post(&format!("/{webhook}/replay"), Some(&json!({ "from": from })))?)
         }
-        WebhookCommand::Test(NamedArgs { webhook, of }) => {
+        WebhookCommand::Test(WebhookNamedArgs { webhook, of }) => {
             let sent = of.sent(of.post(&format!("/{webhook}/test"), None)?)?;
             show_sent(of, std::slice::from_ref(&sent))
         }
@@ -227,7 +231,7 @@ impl WebhookTargetArgs {
     }
 }
 
-fn create(args: &CreateArgs) -> anyhow::Result<ExitCode> {
+fn create(args: &WebhookCreateArgs) -> anyhow::Result<ExitCode> {
     let mut body = json!({
         "webhook": args.webhook,
         "url": args.to,

@@ -16,20 +16,20 @@ use statehouse_audit::cli::audit::{CandidateSource, ReplayArgs, find_source, giv
 use statehouse_kernel::ids::ModuleId;
 use statehouse_node::api::ReplayPage;
 
-use crate::client::{Access, Client};
+use crate::client::{AccessArgs, Client};
 use crate::module::ModuleNameArgs;
 use crate::output::{bar, complain, print};
 
 /// The time between two looks at the progress.
 const PAUSE: Duration = Duration::from_millis(300);
 
-pub fn carry_out(args: &ReplayArgs<Access>, url: &str) -> anyhow::Result<u8> {
+pub fn carry_out(args: &ReplayArgs<AccessArgs>, url: &str) -> anyhow::Result<u8> {
     let client = Client::new(url, &args.access)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(ask(args, &client))
 }
 
-async fn ask(args: &ReplayArgs<Access>, client: &Client) -> anyhow::Result<u8> {
+async fn ask(args: &ReplayArgs<AccessArgs>, client: &Client) -> anyhow::Result<u8> {
     let approved = parse_approved(&args.approve)?;
     let path = format!("/v1/machines/{}/replays", args.machine);
     let started = client.send(Method::POST, &path, Some(&wanted(args, client).await?)).await?;
@@ -57,7 +57,7 @@ async fn ask(args: &ReplayArgs<Access>, client: &Client) -> anyhow::Result<u8> {
 }
 
 /// The body of the request.
-async fn wanted(args: &ReplayArgs<Access>, client: &Client) -> anyhow::Result<Value> {
+async fn wanted(args: &ReplayArgs<AccessArgs>, client: &Client) -> anyhow::Result<Value> {
     let candidate = match find_source(args) {
         Ok(CandidateSource::Wasm(wasm)) => ModuleId::of(&wasm).to_string(),
         Ok(CandidateSource::Id(id)) => id.to_string(),

@@ -16,9 +16,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 
-use super::Folder;
+use super::BenchFolder;
 use super::bench_node::BenchNode;
-use super::wallet::{Accounts, Connection, Mix, open_accounts};
+use super::wallet::{Accounts, BenchConnection, Mix, open_accounts};
 use crate::descriptors;
 use crate::output::{print, table};
 
@@ -67,7 +67,7 @@ fn raise_descriptors(wanted: u64) -> anyhow::Result<()> {
 
 async fn measure(args: EventsArgs) -> anyhow::Result<ExitCode> {
     const ACCOUNTS: u32 = 1000;
-    let folder = Folder::new(args.dir.clone())?;
+    let folder = BenchFolder::new(args.dir.clone())?;
     let bench = BenchNode::start(folder.path(), args.partitions, Vec::new()).await?;
     open_accounts(bench.address, 0..ACCOUNTS).await?;
     // Each transfer is two events, wherever its accounts are.
@@ -99,7 +99,7 @@ async fn row(
     }
     let started = Instant::now();
     let wanted = args.deliveries / u64::from(readers).max(1);
-    let mut client = Connection::open(address).await?;
+    let mut client = BenchConnection::open(address).await?;
     let mut events = 0;
     while events < wanted {
         events += client.batch(accounts.batch(args.batch)).await? * EVENTS_PER_TRANSFER;

@@ -16,10 +16,10 @@ use statehouse_node::api::Acceptor;
 use statehouse_node::config::HttpTlsConfig;
 use statehouse_node::system::Node;
 
-use super::Folder;
+use super::BenchFolder;
 use super::bench_node::BenchNode;
-use super::load::{Load, Rate, Work};
-use super::wallet::{Accounts, Mix, Target, open_accounts};
+use super::load::{Load, Rate, RequestLoad};
+use super::wallet::{Accounts, BenchTarget, Mix, open_accounts};
 use crate::authority::{Authority, IssuedCertificate};
 use crate::output::{print, table};
 use crate::trust::{TlsArgs, Trust};
@@ -60,11 +60,11 @@ pub fn run(args: HttpArgs) -> anyhow::Result<ExitCode> {
 }
 
 async fn measure(args: HttpArgs) -> anyhow::Result<ExitCode> {
-    let folder = Folder::new(args.dir.clone())?;
+    let folder = BenchFolder::new(args.dir.clone())?;
     let (acceptor, trust) = if args.tls { secure(folder.path())? } else { (Acceptor::Plaintext, None) };
     let bench = BenchNode::start_behind(acceptor, folder.path(), args.partitions, Vec::new(), None).await?;
     let (node, address, start_ms) = (&bench.node, bench.address, bench.start_ms);
-    let target = Target { address, trust };
+    let target = BenchTarget { address, trust };
     open_accounts(target.clone(), 0..args.accounts).await?;
     let accounts = Arc::new(Accounts::new(args.accounts, args.partitions, args.mix)?);
     let load = Load { targets: &[target], accounts: &accounts, seconds: args.seconds };
@@ -81,21 +81,21 @@ async fn measure(args: HttpArgs) -> anyhow::Result<ExitCode> {
     let mut rows = table(&headings);
     for clients in &args.clients {
         let before = LogSize::of(node);
-        let rate = load.run(*clients, Work::Transfer).await?;
+        let rate = load.run(*clients, RequestLoad::Transfer).await?;
         rows.add_row(row(&rate, "one per request", *clients, before.until(node)));
     }
     for clients in [1, 2] {
         let before = LogSize::of(node);
-        let rate = load.run(clients, Work::Batch(args.batch)).await?;
+        let rate = load.run(clients, RequestLoad::Batch(args.batch)).await?;
         rows.add_row(row(&rate, "batches", clients, before.until(node)));
     }
     let clients = args.clients.iter().copied().max().unwrap_or(1);
     let before = LogSize::of(node);
-    let rate = load.run(clients, Work::TransferOrTwice).await?;
+    let rate = load.run(clients, RequestLoad::TransferOrTwice).await?;
     rows.add_row(row(&rate, "one per request, 10 % sent twice", clients, before.until(node)));
     let before = LogSize::of(node);
     let every = Duration::from_secs(args.retry_seconds);
-    let (rate, retries) = load.run_beside(clients, Work::TransferOrTwice, args.batch, every).await?;
+    let (rate, retries) = load.run_beside(clients, RequestLoad::TransferOrTwice, args.batch, every).await?;
     rows.add_row(row(&rate, "the same beside a whole batch sent again", clients, before.until(node)));
     bench.end().await?;
     print(&format!(

@@ -13,7 +13,7 @@ use statehouse_journal::disk::{Disk, RealDisk};
 use statehouse_journal::log::{EntryId, Log, LogEntry, LogOptions, Pace, Payload, StreamId};
 use statehouse_kernel::ids::{LogIndex, NodeId, PartitionId, Term};
 
-use crate::bench::Folder;
+use crate::bench::BenchFolder;
 use crate::output::{print, table};
 
 const ENTRY_BYTES: usize = 128;
@@ -29,7 +29,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// Opens a log of `gib` GiB twice: with its seals, and without any.
 pub fn open(dir: Option<PathBuf>, gib: u64) -> anyhow::Result<ExitCode> {
-    let folder = Folder::new(dir)?;
+    let folder = BenchFolder::new(dir)?;
     let path = folder.path().join("large");
     let open = || -> anyhow::Result<Log> {
         Ok(Log::open(Arc::new(RealDisk), &path, LogOptions::new(StreamId::new("bench", PartitionId(0))?))?)
@@ -98,7 +98,7 @@ fn scrub(log: &Log, dir: &Path) -> anyhow::Result<f64> {
 }
 
 pub fn run(dir: Option<PathBuf>) -> anyhow::Result<ExitCode> {
-    let folder = Folder::new(dir)?;
+    let folder = BenchFolder::new(dir)?;
     let mut rows =
         table(&["entries an append", "appends a second", "entries a second", "MB a second", "ms p50", "ms p99"]);
     for count in ENTRIES_PER_APPEND {

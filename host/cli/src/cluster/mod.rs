@@ -22,11 +22,11 @@ use crate::output::{print, print_json};
 #[derive(Args)]
 pub struct ClusterArgs {
     #[command(subcommand)]
-    command: Command,
+    command: ClusterCommand,
 }
 
 #[derive(Subcommand)]
-enum Command {
+enum ClusterCommand {
     Certificates(certificates::CertificatesArgs),
     /// Create a cluster of nodes that run and belong to no cluster yet
     ///
@@ -124,29 +124,29 @@ pub fn run(args: ClusterArgs) -> anyhow::Result<ExitCode> {
     runtime.block_on(answer(args.command))
 }
 
-async fn answer(command: Command) -> anyhow::Result<ExitCode> {
+async fn answer(command: ClusterCommand) -> anyhow::Result<ExitCode> {
     match command {
-        Command::Certificates(args) => certificates::run(&args),
-        Command::Init { nodes, asked } => {
+        ClusterCommand::Certificates(args) => certificates::run(&args),
+        ClusterCommand::Init { nodes, asked } => {
             change(&asked, Method::POST, "/v1/cluster/init", Some(init_body(&nodes))).await
         }
-        Command::Add { node: (id, peer), asked } => {
+        ClusterCommand::Add { node: (id, peer), asked } => {
             let body = json!({ "id": id, "peer": peer });
             change(&asked, Method::POST, "/v1/cluster/nodes", Some(body)).await
         }
-        Command::Remove { node, asked } => {
+        ClusterCommand::Remove { node, asked } => {
             change(&asked, Method::DELETE, &format!("/v1/cluster/nodes/{node}"), None).await
         }
-        Command::Transfer { machine, partition, to, asked } => {
+        ClusterCommand::Transfer { machine, partition, to, asked } => {
             let body = json!({ "machine": machine, "partition": partition, "to": to });
             change(&asked, Method::POST, "/v1/cluster/transfer", Some(body)).await
         }
-        Command::AcceptClock { asked } => change(&asked, Method::POST, "/v1/cluster/accept-clock", None).await,
-        Command::AcceptLoss { machine, partition, why, asked } => {
+        ClusterCommand::AcceptClock { asked } => change(&asked, Method::POST, "/v1/cluster/accept-clock", None).await,
+        ClusterCommand::AcceptLoss { machine, partition, why, asked } => {
             let body = json!({ "machine": machine, "partition": partition, "why": why });
             change(&asked, Method::POST, "/v1/cluster/losses", Some(body)).await
         }
-        Command::Status { json, asked } => show_status(&asked, json).await,
+        ClusterCommand::Status { json, asked } => show_status(&asked, json).await,
     }
 }
 
@@ -192,7 +192,7 @@ mod tests {
         cluster: ClusterArgs,
     }
 
-    fn parse(line: &str) -> Result<Command, String> {
+    fn parse(line: &str) -> Result<ClusterCommand, String> {
         let parsed = Line::try_parse_from(["cluster"].into_iter().chain(line.split(' ')));
         parsed.map(|line| line.cluster.command).map_err(|error| error.to_string())
     }
@@ -200,26 +200,27 @@ mod tests {
     #[test]
     fn arguments_are_read() {
         let line = "init --node 1=127.0.0.1:7001 --node 2=n2:7000 --url http://n:1 --token t";
-        let Ok(Command::Init { nodes, asked }) = parse(line) else { panic!("a good line") };
+        let Ok(ClusterCommand::Init { nodes, asked }) = parse(line) else { panic!("a good line") };
         assert_eq!(
             init_body(&nodes).to_string(),
             r#"{"nodes":[{"id":1,"peer":"127.0.0.1:7001"},{"id":2,"peer":"n2:7000"}]}"#
         );
         assert_eq!((asked.url.as_deref(), asked.access.token.as_deref()), (Some("http://n:1"), Some("t")));
-        let Ok(Command::Status { json, asked }) = parse("status --json") else { panic!("a good line") };
+        let Ok(ClusterCommand::Status { json, asked }) = parse("status --json") else { panic!("a good line") };
         assert_eq!((json, asked.url), (true, None));
-        let Ok(Command::Transfer { machine, partition, to, .. }) =
+        let Ok(ClusterCommand::Transfer { machine, partition, to, .. }) =
             parse("transfer --machine wallet --partition 3 --to 2")
         else {
             panic!("a good line")
         };
         assert_eq!((machine.as_str(), partition, to), ("wallet", 3, 2));
-        let Ok(Command::Add { node, .. }) = parse("add --node 4=n4:7000") else { panic!("a good line") };
+        let Ok(ClusterCommand::Add { node, .. }) = parse("add --node 4=n4:7000") else { panic!("a good line") };
         assert_eq!(node, (4, "n4:7000".to_owned()));
-        assert!(matches!(parse("accept-clock --url http://n:1"), Ok(Command::AcceptClock { .. })));
-        let Ok(Command::Remove { node, .. }) = parse("remove --node 4") else { panic!("a good line") };
+        assert!(matches!(parse("accept-clock --url http://n:1"), Ok(ClusterCommand::AcceptClock { .. })));
+        let Ok(ClusterCommand::Remove { node, .. }) = parse("remove --node 4") else { panic!("a good line") };
         assert_eq!(node, 4);
-        let Ok(Command::AcceptLoss { machine, partition, why, .. }) = parse("accept-loss wallet 3 --why fire") else {
+        let Ok(ClusterCommand::AcceptLoss { machine, partition, why, .. }) = parse("accept-loss wallet 3 --why fire")
+        else {
             panic!("a good line")
         };
         assert_eq!((machine.as_str(), partition, why.as_str()), ("wallet", 3, "fire"));

@@ -79,12 +79,12 @@ pub struct DevArgs {
 
 /// How clients reach the nodes.
 #[derive(Clone, Default)]
-struct Entrance {
+struct ClientEntrance {
     /// The authority's certificate, which clients must trust, and the certificate that all nodes show.
     tls: Option<(PathBuf, HttpTlsConfig)>,
 }
 
-impl Entrance {
+impl ClientEntrance {
     /// With `--tls` a certificate is made at each start; its authority stays.
     fn make(args: &DevArgs) -> anyhow::Result<Self> {
         if !args.tls {
@@ -156,7 +156,7 @@ fn print_listening(url: &str, data: &Path) -> anyhow::Result<()> {
 }
 
 /// What a newcomer needs: a transfer to try, and how to check it. `data` is the folder of one node.
-fn welcome(nodes: &[SocketAddr], entrance: &Entrance, data: &Path) -> String {
+fn welcome(nodes: &[SocketAddr], entrance: &ClientEntrance, data: &Path) -> String {
     let urls: Vec<_> = nodes.iter().map(|node| entrance.url(*node)).collect();
     let (first, last) = (&urls[0], &urls[urls.len() - 1]);
     let ca = entrance.ca().map(|ca| ca.display().to_string());

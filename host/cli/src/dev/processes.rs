@@ -24,8 +24,10 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::folder::{DevFolder, DevNode, routes_from};
-use super::{DevArgs, Entrance, LOOK, READY_TIME_MAX, WALLET, WALLET_NAME, make_members, print_listening, welcome};
-use crate::client::{Access, Client};
+use super::{
+    ClientEntrance, DevArgs, LOOK, READY_TIME_MAX, WALLET, WALLET_NAME, make_members, print_listening, welcome,
+};
+use crate::client::{AccessArgs, Client};
 use crate::cluster::init_body;
 use crate::host::{self, Process};
 use crate::output::{complain, print};
@@ -42,7 +44,7 @@ pub fn run(args: DevArgs) -> anyhow::Result<ExitCode> {
         let folder = DevFolder::open(&args.data, args.nodes)?;
         let bound = folder.bind(args.http).await?;
         let mut nodes = bound.iter().map(|bound| bound.node(0)).collect::<anyhow::Result<Vec<_>>>()?;
-        let entrance = Entrance::make(&args)?;
+        let entrance = ClientEntrance::make(&args)?;
         // From here on the children may take the addresses.
         drop(bound);
         let configs = {
@@ -140,7 +142,7 @@ fn config(
 /// try.
 async fn prepare(
     nodes: &[DevNode],
-    entrance: &Entrance,
+    entrance: &ClientEntrance,
     folder: &DevFolder,
     listening: &mut mpsc::Receiver<NodeId>,
 ) -> anyhow::Result<()> {
@@ -153,7 +155,7 @@ async fn prepare(
         print_listening(&entrance.url(node.http), &folder.node(node.id))?;
     }
     let tls = TlsArgs { ca: entrance.ca().map(Path::to_owned), ..TlsArgs::default() };
-    let access = Access { tls, ..Access::default() };
+    let access = AccessArgs { tls, ..AccessArgs::default() };
     let clients = nodes.iter().map(|node| Client::new(&entrance.url(node.http), &access));
     let clients = clients.collect::<anyhow::Result<Vec<_>>>()?;
     let mut is_founded = true;

@@ -72,7 +72,7 @@ pub struct RollbackArgs {
 
 /// Show a machine's modules, and every step that was taken with them
 #[derive(Debug, Args)]
-pub struct LogArgs {
+pub struct ModuleLogArgs {
     /// Print the node's answer, as JSON
     #[arg(long)]
     json: bool,
@@ -181,7 +181,7 @@ pub fn rollback(args: &RollbackArgs) -> anyhow::Result<ExitCode> {
     block_on(args.of.step(&args.which, "rollback", None))
 }
 
-pub fn log(args: &LogArgs) -> anyhow::Result<ExitCode> {
+pub fn log(args: &ModuleLogArgs) -> anyhow::Result<ExitCode> {
     let page = block_on(args.of.page())?;
     if args.json {
         print_json(&page)?

@@ -10,7 +10,7 @@ use anyhow::{Context, bail, ensure};
 use clap::Args;
 use statehouse_kernel::ids::ModuleId;
 
-use super::release::Manifest;
+use super::release::ReleaseManifest;
 
 /// Where releases are looked for.
 #[derive(Debug, Args)]
@@ -36,7 +36,7 @@ impl Releases {
     }
 
     fn read_release(&self, module: &str, version: &str) -> anyhow::Result<NamedModule> {
-        let manifest = Manifest::read(&self.folder)?;
+        let manifest = ReleaseManifest::read(&self.folder)?;
         let Some(release) = manifest.find(module, version) else {
             let known: Vec<String> = manifest.names().collect();
             bail!(

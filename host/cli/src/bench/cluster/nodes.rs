@@ -16,8 +16,8 @@ use statehouse_kernel::ids::{JournalIndex, NodeId, PartitionId, Position};
 use statehouse_node::api::{ClusterPage, ReplicaPage};
 use tokio::time::{Instant, sleep};
 
-use crate::bench::Folder;
-use crate::client::{Access, Client};
+use crate::bench::BenchFolder;
+use crate::client::{AccessArgs, Client};
 use crate::cluster::init_body;
 use crate::dev::WALLET_NAME;
 use crate::dev::folder::{DevFolder, DevNode};
@@ -31,12 +31,12 @@ const LOOK: Duration = Duration::from_millis(20);
 
 pub struct Nodes {
     /// The first field, so that all children have ended before the folder is deleted.
-    members: Vec<Member>,
+    members: Vec<BenchMember>,
     _lock: DevFolder,
-    _folder: Folder,
+    _folder: BenchFolder,
 }
 
-struct Member {
+struct BenchMember {
     node: DevNode,
     config: PathBuf,
     log: PathBuf,
@@ -61,7 +61,7 @@ impl Drop for NodeProcess {
 impl Nodes {
     /// Starts them, initializes the cluster, and waits until every node serves the wallet.
     pub async fn start(partitions: u32) -> anyhow::Result<Self> {
-        let folder = Folder::new(None)?;
+        let folder = BenchFolder::new(None)?;
         let lock = DevFolder::open(folder.path(), NODES)?;
         let bound = lock.bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).await?;
         let nodes = bound.iter().map(|bound| bound.node(0)).collect::<anyhow::Result<Vec<_>>>()?;
@@ -70,8 +70,8 @@ impl Nodes {
         drop(bound);
         let member = |(node, config): (&DevNode, PathBuf)| {
             let log = config.with_extension("log");
-            let client = Client::new(&format!("http://{}", node.http), &Access::default())?;
-            Ok(Member { node: node.clone(), config, log, client, running: None })
+            let client = Client::new(&format!("http://{}", node.http), &AccessArgs::default())?;
+            Ok(BenchMember { node: node.clone(), config, log, client, running: None })
         };
         let members = nodes.iter().zip(configs).map(member).collect::<anyhow::Result<_>>()?;
         let mut started = Self { members, _lock: lock, _folder: folder };
@@ -196,12 +196,12 @@ impl Nodes {
         member.wait(has_all).await
     }
 
-    fn member(&mut self, id: NodeId) -> &mut Member {
+    fn member(&mut self, id: NodeId) -> &mut BenchMember {
         self.members.iter_mut().find(|member| member.node.id == id).expect("ids are of members")
     }
 }
 
-impl Member {
+impl BenchMember {
     /// The cluster as this node sees it; `None` while it does not run or answer.
     async fn page(&self) -> Option<ClusterPage> {
         self.running.as_ref()?;

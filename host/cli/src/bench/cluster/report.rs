@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::failover::{CLIENTS, Silences};
 use crate::bench::load::Rate;
-use crate::bench::spread::Spread;
+use crate::bench::spread::LatencySpread;
 use crate::output::table;
 
 /// Measured once, with 2 cores shared by clients and nodes, and never again by this program.
@@ -22,7 +22,7 @@ const OTHERS: &str = "on a comparable machine, 2 cores for nodes and clients tog
 ";
 
 #[derive(Default, Serialize)]
-pub struct Report {
+pub struct BenchReport {
     pub partitions: u32,
     /// How many of a hundred transfers are between two of them, and by which protocol.
     pub cross: u32,
@@ -42,7 +42,7 @@ pub struct RateRow {
     pub accounts: u32,
     pub clients: u32,
     pub transfers_per_second: f64,
-    pub spread: Spread,
+    pub spread: LatencySpread,
     /// What leaders have sent to the two other nodes together.
     pub append_bytes_per_transfer: f64,
 }
@@ -67,7 +67,7 @@ pub struct IdleFigures {
     pub percent: Vec<f64>,
 }
 
-impl Report {
+impl BenchReport {
     pub fn text(&self) -> String {
         let headings =
             ["what", "accounts", "clients", "transfers/s", "ms p50", "ms p99", "ms max", "bytes sent/transfer"];
@@ -136,10 +136,10 @@ mod tests {
 
     #[test]
     fn a_report_says_what_was_measured_and_what_others_do() {
-        let spread = Spread { count: 2, ms_p50: 1.5, ms_p90: 9.0, ms_p99: 9.25, ms_max: 10.0 };
+        let spread = LatencySpread { count: 2, ms_p50: 1.5, ms_p90: 9.0, ms_p99: 9.25, ms_max: 10.0 };
         let rate = Rate { transfers: 1000, seconds: 2.0, spread: spread.clone() };
-        let longest = Spread::of(vec![Duration::from_millis(300), Duration::from_millis(500)]);
-        let report = Report {
+        let longest = LatencySpread::of(vec![Duration::from_millis(300), Duration::from_millis(500)]);
+        let report = BenchReport {
             partitions: 1,
             cross: 0,
             tcc: false,
