@@ -73,8 +73,8 @@ impl Default for EngineOptions {
 
 /// Both engines with everything they share. It lives until the last module loaded from it is dropped.
 pub struct Engine {
-    pub(super) fast: Lane,
-    pub(super) metered: Lane,
+    pub(super) fast: EngineLane,
+    pub(super) metered: EngineLane,
     fingerprint: blake3::Hash,
     cache: Option<ArtefactCache>,
     stop: StopSignal,
@@ -91,7 +91,7 @@ pub struct ExaminedModule {
 }
 
 /// One wasmtime engine and the gate in front of its pool.
-pub(super) struct Lane {
+pub(super) struct EngineLane {
     pub(super) pace: Pace,
     pub(super) engine: wasmtime::Engine,
     pub(super) ticks: Arc<EngineTicks>,
@@ -106,8 +106,8 @@ impl Engine {
     pub fn new(options: EngineOptions) -> Result<Arc<Self>, GuestError> {
         let instances_max = options.instances_max.max(1);
         let ticks = EngineTicks::every((options.watchdog / WATCHDOG_TICKS).max(TICK_MIN));
-        let fast = Lane::new(Pace::Fast, instances_max, options.has_perf_map, &ticks)?;
-        let metered = Lane::new(Pace::Metered, instances_max, options.has_perf_map, &ticks)?;
+        let fast = EngineLane::new(Pace::Fast, instances_max, options.has_perf_map, &ticks)?;
+        let metered = EngineLane::new(Pace::Metered, instances_max, options.has_perf_map, &ticks)?;
         let watchdog = Watchdog::start(fast.engine.clone(), ticks)?;
         let cache = options.cache.map(ArtefactCache::new).transpose()?;
         let fingerprint = fingerprint(&[&fast.engine, &metered.engine]);
@@ -254,7 +254,7 @@ impl Engine {
         loaded.map_err(|error| GuestError::Compiler { detail: format!("what it has compiled is refused: {error:#}") })
     }
 
-    pub(super) fn lane(&self, pace: Pace) -> &Lane {
+    pub(super) fn lane(&self, pace: Pace) -> &EngineLane {
         match pace {
             Pace::Fast => &self.fast,
             Pace::Metered => &self.metered,
@@ -262,7 +262,7 @@ impl Engine {
     }
 }
 
-impl Lane {
+impl EngineLane {
     fn new(pace: Pace, instances_max: u32, has_perf_map: bool, ticks: &Arc<EngineTicks>) -> Result<Self, GuestError> {
         let mut config = config(pace, pool(instances_max));
         if has_perf_map {
@@ -283,7 +283,7 @@ impl Lane {
 }
 
 /// The right to hold one instance of a lane's pool.
-pub(super) struct Permit<'a>(&'a Lane);
+pub(super) struct Permit<'a>(&'a EngineLane);
 
 impl Drop for Permit<'_> {
     fn drop(&mut self) {

@@ -46,7 +46,7 @@ enum Waste {
 
 /// The role of a module in the job that calls it.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Part {
+enum TrialRole {
     /// Somebody may have sent a command that it cannot answer, and that was recorded: only calls that do not end count.
     Recorded,
     Candidate,
@@ -54,7 +54,7 @@ enum Part {
     Second,
 }
 
-impl Part {
+impl TrialRole {
     fn factor(self) -> u64 {
         if self == Self::Second { TRIAL_STRIKES_FACTOR_SLOW } else { 1 }
     }
@@ -113,7 +113,7 @@ pub struct GuardedLogic {
     is_slow: AtomicBool,
     calls: AtomicU64,
     strikes: AtomicU64,
-    part: Part,
+    part: TrialRole,
     /// Bytes of answers beyond what their calls were allowed.
     surplus: AtomicU64,
     /// Microseconds that calls took beyond what they were allowed.
@@ -124,20 +124,20 @@ pub struct GuardedLogic {
 impl GuardedLogic {
     /// Guards a candidate.
     pub fn around(logic: Arc<dyn Logic>, stop: &Arc<Stop>) -> Arc<dyn Logic> {
-        Arc::new(Self::new(logic, stop, Part::Candidate))
+        Arc::new(Self::new(logic, stop, TrialRole::Candidate))
     }
 
     /// Guards a candidate on the second engine.
     pub fn around_second(logic: Arc<dyn Logic>, stop: &Arc<Stop>) -> Arc<dyn Logic> {
-        Arc::new(Self::new(logic, stop, Part::Second))
+        Arc::new(Self::new(logic, stop, TrialRole::Second))
     }
 
     /// Guards a module that decided what is replayed.
     pub fn around_recorded(logic: Arc<dyn Logic>, stop: &Arc<Stop>) -> Arc<dyn Logic> {
-        Arc::new(Self::new(logic, stop, Part::Recorded))
+        Arc::new(Self::new(logic, stop, TrialRole::Recorded))
     }
 
-    fn new(logic: Arc<dyn Logic>, stop: &Arc<Stop>, part: Part) -> Self {
+    fn new(logic: Arc<dyn Logic>, stop: &Arc<Stop>, part: TrialRole) -> Self {
         Self {
             logic,
             stop: stop.clone(),
@@ -196,7 +196,7 @@ impl GuardedLogic {
 
     /// Adds to an account of excess; every `per_strike` units are a strike.
     fn charge(&self, name: &str, account: &AtomicU64, surplus: u64, per_strike: u64, waste: Waste) {
-        if surplus == 0 || self.part == Part::Recorded {
+        if surplus == 0 || self.part == TrialRole::Recorded {
             return;
         }
         let before = account.fetch_add(surplus, Ordering::Relaxed);
@@ -211,7 +211,7 @@ impl GuardedLogic {
                 (TRIAL_STRIKES_OF_WATCHDOG, Waste::Unended)
             }
             Some(Fault::Budget) => (1, Waste::Unended),
-            Some(Fault::Output { .. }) if self.part != Part::Recorded => (1, Waste::Unreadable),
+            Some(Fault::Output { .. }) if self.part != TrialRole::Recorded => (1, Waste::Unreadable),
             _ => return,
         };
         if is_alone {
@@ -368,28 +368,28 @@ mod tests {
             matches!(cause, Some(StopCause::Spent(why)) if why.contains("cannot be read") && !why.contains("loop"))
         );
 
-        let answers = |len: usize, part: Part| {
+        let answers = |len: usize, part: TrialRole| {
             let stop = Arc::new(Stop::default());
             let guarded = GuardedLogic::new(Arc::new(FailingLogic::with(Fault::Budget)), &stop, part);
             let is_made = |_: &usize| guarded.answer("execute", 1, || Ok(vec![0; len])).is_ok();
             ((0..1000).take_while(is_made).count(), stop.cause().cloned())
         };
         // An answer within what two commands are allowed costs nothing.
-        assert_eq!(answers(2 * TRIAL_ANSWER_BYTES_OWED as usize, Part::Second), (1000, None));
-        let (count, cause) = answers(1 << 20, Part::Candidate);
+        assert_eq!(answers(2 * TRIAL_ANSWER_BYTES_OWED as usize, TrialRole::Second), (1000, None));
+        let (count, cause) = answers(1 << 20, TrialRole::Candidate);
         assert!(
             (64..90).contains(&count) && matches!(cause, Some(StopCause::Spent(why)) if why.contains("far more")),
             "{count}"
         );
-        let (slow, _) = answers(1 << 20, Part::Second);
+        let (slow, _) = answers(1 << 20, TrialRole::Second);
         assert!(0 < slow && slow <= count / 8, "{slow} of {count}");
-        assert_eq!(answers(1 << 20, Part::Recorded), (1000, None), "its answers were recorded");
+        assert_eq!(answers(1 << 20, TrialRole::Recorded), (1000, None), "its answers were recorded");
     }
 
     /// A call within the time of a command's budget costs nothing; half a second for each of a few commands does.
     #[test]
     fn a_module_whose_single_calls_take_too_long_is_given_up_too() {
-        let calls = |taken: Duration, items: usize, part: Part| {
+        let calls = |taken: Duration, items: usize, part: TrialRole| {
             let stop = Arc::new(Stop::default());
             let guarded = GuardedLogic::new(Arc::new(FailingLogic::with(Fault::Budget)), &stop, part);
             let is_made = |_: &usize| {
@@ -399,14 +399,14 @@ mod tests {
             ((0..1000).take_while(is_made).count(), stop.cause().cloned())
         };
         let slow = Duration::from_millis(500);
-        let (count, cause) = calls(slow, 1, Part::Candidate);
+        let (count, cause) = calls(slow, 1, TrialRole::Candidate);
         assert!((10..30).contains(&count), "{count}");
         assert!(matches!(cause, Some(StopCause::Spent(why)) if why.contains("far longer") && why.contains("loop")));
-        assert_eq!(calls(slow, 16, Part::Candidate), (1000, None), "these are many");
-        assert_eq!(calls(slow, 1, Part::Second), (1000, None), "this one takes longer");
-        let (count, _) = calls(slow * TRIAL_STRIKES_FACTOR_SLOW as u32, 1, Part::Second);
+        assert_eq!(calls(slow, 16, TrialRole::Candidate), (1000, None), "these are many");
+        assert_eq!(calls(slow, 1, TrialRole::Second), (1000, None), "this one takes longer");
+        let (count, _) = calls(slow * TRIAL_STRIKES_FACTOR_SLOW as u32, 1, TrialRole::Second);
         assert!(0 < count && count < 3, "{count}");
-        assert_eq!(calls(slow, 1, Part::Recorded), (1000, None), "it was waited for when it was recorded");
+        assert_eq!(calls(slow, 1, TrialRole::Recorded), (1000, None), "it was waited for when it was recorded");
     }
 
     #[test]

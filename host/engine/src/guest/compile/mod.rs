@@ -106,6 +106,7 @@ pub(super) fn compile(
     };
     let paces: Vec<Pace> = engines.iter().map(|(pace, _)| *pace).collect();
     let is_wanted = || bounds.check(is_stopping);
-    let job = child::Job { paces: &paces, fingerprint, wasm, allowance: bounds.allowance, is_wanted: &is_wanted };
+    let job =
+        child::CompileJob { paces: &paces, fingerprint, wasm, allowance: bounds.allowance, is_wanted: &is_wanted };
     child::run(program, &job)
 }

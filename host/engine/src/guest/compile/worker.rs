@@ -5,7 +5,7 @@
 
 use std::io::{Read, Write};
 
-use super::wire::{Answer, Frame};
+use super::wire::{ChildAnswer, ChildFrame};
 use super::{Compilation, confine};
 use crate::guest::allowance::Allowance;
 use crate::guest::engine::{compile_only, fingerprint};
@@ -26,11 +26,11 @@ pub fn compile_module(allowance: Allowance, paces: &[Pace]) -> Result<(), GuestE
         all.iter().filter(|(pace, _)| paces.contains(pace)).map(|(pace, engine)| (*pace, engine)).collect();
     let missing = confine::confine(allowance).map_err(|detail| GuestError::Compiler { detail })?;
     let fingerprint = *fingerprint(&[&all[0].1, &all[1].1]).as_bytes();
-    let mut frames = vec![Frame::Confined(missing.join(", ")), Frame::Fingerprint(fingerprint)];
+    let mut frames = vec![ChildFrame::Confined(missing.join(", ")), ChildFrame::Fingerprint(fingerprint)];
     let mut answer = || -> std::io::Result<()> {
         let mut wasm = Vec::new();
         std::io::stdin().lock().take(limits::MODULE_BYTES_MAX as u64 + 1).read_to_end(&mut wasm)?;
-        frames.extend(Answer::of(work(&engines, &wasm)));
+        frames.extend(ChildAnswer::of(work(&engines, &wasm)));
         let mut stdout = std::io::stdout().lock();
         frames.iter().try_for_each(|frame| frame.write(&mut stdout))?;
         stdout.flush()
