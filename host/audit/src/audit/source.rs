@@ -16,7 +16,7 @@ use crate::data_folder::Identity;
 use crate::disk::RealDisk;
 use crate::guest::{Allowance, Engine, EngineOptions, MeteredCompilation};
 use crate::ids::{ClusterId, LogIndex, ModuleId, PartitionId, Position};
-use crate::log::{LogScan, Payload, Tail};
+use crate::log::{LogScan, LogTail, Payload};
 use crate::machine::entry::Entry;
 use crate::machine::journal::{Journal, Moment};
 use crate::machine::logic::Logic;
@@ -256,8 +256,8 @@ impl PartitionSource {
     pub fn torn_bytes(&self) -> u64 {
         match &self.stored {
             EntryReader::Log(scan) => match scan.tail() {
-                Tail::Clean => 0,
-                Tail::Torn { bytes } => bytes,
+                LogTail::Clean => 0,
+                LogTail::Torn { bytes } => bytes,
             },
             EntryReader::Segments(_) => 0,
         }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use statehouse_journal::disk::{Disk, RealDisk};
-use statehouse_journal::log::{EntryId, Log, LogEntry, LogOptions, Pace, Payload, StreamId};
+use statehouse_journal::log::{EntryId, Log, LogEntry, LogOptions, Payload, ScrubPace, StreamId};
 use statehouse_kernel::ids::{LogIndex, NodeId, PartitionId, Term};
 
 use crate::bench::BenchFolder;
@@ -91,7 +91,7 @@ fn scrub(log: &Log, dir: &Path) -> anyhow::Result<f64> {
     for segment in log.sealed_segments() {
         log.scrub(segment, |piece| {
             bytes += piece;
-            Pace::GoOn
+            ScrubPace::GoOn
         })?;
     }
     Ok(bytes as f64 / f64::from(1 << 20) / started.elapsed().as_secs_f64())

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::error::CanonicalError;
-use super::manifest::{CHUNK_BYTES, Chunk, Facts, HEADER_SIZE, ListedFile, Manifest, TRAILER_SIZE, header};
+use super::manifest::{CHUNK_BYTES, CanonicalManifest, Facts, HEADER_SIZE, ListedFile, RowChunk, TRAILER_SIZE, header};
 use crate::disk::{Disk, UnfinishedFile};
 use crate::ids::Digest;
 
@@ -20,7 +20,7 @@ const BUFFER_BYTES: usize = 1 << 20;
 pub struct SnapshotWriter {
     folder: PathBuf,
     file: BufWriter<UnfinishedFile>,
-    manifest: Manifest,
+    manifest: CanonicalManifest,
     /// The rows of the chunk that is not full yet.
     chunk: Vec<u8>,
     chunk_rows: u32,
@@ -41,7 +41,7 @@ impl SnapshotWriter {
         Ok(Self {
             folder: folder.to_owned(),
             file,
-            manifest: Manifest::new(facts),
+            manifest: CanonicalManifest::new(facts),
             chunk: Vec::with_capacity(CHUNK_BYTES + BUFFER_BYTES / 8),
             chunk_rows: 0,
             digest: blake3::Hasher::new(),
@@ -100,7 +100,7 @@ impl SnapshotWriter {
     fn end_chunk(&mut self) -> Result<(), CanonicalError> {
         let bytes = u32::try_from(self.chunk.len()).expect("a chunk and one row");
         let blake3 = *blake3::hash(&self.chunk).as_bytes();
-        self.manifest.chunks.push(Chunk { bytes, rows: self.chunk_rows, blake3 });
+        self.manifest.chunks.push(RowChunk { bytes, rows: self.chunk_rows, blake3 });
         self.digest.update(&self.chunk);
         self.file.write_all(&self.chunk).map_err(CanonicalError::io(&self.folder))?;
         self.chunk.clear();

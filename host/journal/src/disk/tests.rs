@@ -37,8 +37,8 @@ fn files_have_the_names_they_were_given() {
         assert_eq!(kind(disk.remove(&one)), Some(ErrorKind::NotFound));
         assert_eq!(kind(disk.open(&one)), Some(ErrorKind::NotFound));
         assert_eq!(disk.kind(&one).expect("readable"), None);
-        assert_eq!(disk.kind(dir).expect("readable"), Some(Kind::Folder));
-        assert_eq!(disk.kind(&two).expect("readable"), Some(Kind::File));
+        assert_eq!(disk.kind(dir).expect("readable"), Some(FileKind::Folder));
+        assert_eq!(disk.kind(&two).expect("readable"), Some(FileKind::File));
         write(disk, &one, b"second");
         disk.rename(&one, &two).expect("a file takes the place of another");
         assert_eq!(read_whole(disk, &two).expect("it is there"), b"second");

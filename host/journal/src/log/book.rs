@@ -19,7 +19,7 @@ use crate::log::{EntryId, LogEntry, Payload, Vote};
 
 /// The place of an entry.
 #[derive(Clone)]
-pub(super) struct Slot {
+pub(super) struct EntrySlot {
     pub id: EntryId,
     pub hash: Hash,
     pub segment: Arc<Segment>,
@@ -31,7 +31,7 @@ pub(super) struct Slot {
 /// An entry of the tail, as the book has it.
 pub(super) enum FoundEntry {
     InMemory(LogEntry),
-    OnDisk(Slot),
+    OnDisk(EntrySlot),
 }
 
 /// The first entries of a range that are in one place.
@@ -42,13 +42,13 @@ pub(super) enum FoundRange {
 }
 
 /// The place of an entry in the stream.
-pub(super) enum Place {
+pub(super) enum EntryPlace {
     At(Lsn),
     Sealed(Arc<Seal>, LogIndex),
 }
 
 /// The entries of a sealed segment that are left: consecutive ones.
-struct Part {
+struct SealedPart {
     seal: Arc<Seal>,
     first: LogIndex,
     last: LogIndex,
@@ -77,13 +77,13 @@ pub(super) struct Book {
     purged: PurgePolicy,
     /// INVARIANT: each part begins where the one before ends, the first slot where the last part ends; no part is
     /// purged whole.
-    sealed: VecDeque<Part>,
+    sealed: VecDeque<SealedPart>,
     /// The last sealed entry. It is `Some` if there is any part.
     sealed_end: Option<(EntryId, Hash)>,
     /// Seals of segments whose payloads are still in memory, oldest first.
     waiting: VecDeque<Arc<Seal>>,
     /// INVARIANT: the slots are ordered by index, and without gaps if purged entries are dropped.
-    slots: VecDeque<Slot>,
+    slots: VecDeque<EntrySlot>,
     /// INVARIANT: the payloads of the last `tail.len()` slots.
     tail: VecDeque<Payload>,
     tail_bytes: usize,
@@ -167,7 +167,7 @@ impl Book {
         self.last_purged
     }
 
-    pub fn slots(&self) -> impl DoubleEndedIterator<Item = &Slot> {
+    pub fn slots(&self) -> impl DoubleEndedIterator<Item = &EntrySlot> {
         self.slots.iter()
     }
 
@@ -191,7 +191,7 @@ impl Book {
     }
 
     /// Adds the entry after the last one. A `payload` stays in memory until [`Book::forget_payloads`].
-    pub fn push(&mut self, slot: Slot, payload: Option<Payload>) {
+    pub fn push(&mut self, slot: EntrySlot, payload: Option<Payload>) {
         assert!(self.last().is_none_or(|last| last.index.next() == slot.id.index));
         if self.runs.back().is_none_or(|run| (run.term, run.node) != (slot.id.term, slot.id.node)) {
             self.runs.push_back(slot.id);
@@ -267,20 +267,20 @@ impl Book {
         sealed.or(self.find_slot(index).map(|slot| slot.id))
     }
 
-    fn find_slot(&self, index: LogIndex) -> Option<&Slot> {
+    fn find_slot(&self, index: LogIndex) -> Option<&EntrySlot> {
         let position = self.slots.partition_point(|slot| slot.id.index < index);
         self.slots.get(position).filter(|slot| slot.id.index == index)
     }
 
     /// The place in the stream of the first entry after `index`. An `index` of `None` means the very first entry.
-    pub fn place_after(&self, index: Option<LogIndex>) -> Option<Place> {
+    pub fn place_after(&self, index: Option<LogIndex>) -> Option<EntryPlace> {
         let first = self.first()?;
         let wanted = index.map_or(first, LogIndex::next).max(first);
         if let Some(part) = self.find_part(wanted) {
-            return Some(Place::Sealed(part.seal.clone(), wanted));
+            return Some(EntryPlace::Sealed(part.seal.clone(), wanted));
         }
         let position = self.slots.partition_point(|slot| slot.id.index < wanted);
-        self.slots.get(position).map(|slot| Place::At(slot.lsn))
+        self.slots.get(position).map(|slot| EntryPlace::At(slot.lsn))
     }
 
     /// The last entry of the tail that ends at or before `lsn`, or the sealed segment in which there may be one.
@@ -375,7 +375,7 @@ impl Book {
                 }
                 let hash = entry_hash(before, entry.id, &entry.payload, &blake3::hash(entry.payload.bytes()));
                 let payload_size = u32::try_from(entry.payload.size()).expect("read from a field of four bytes");
-                self.push(Slot { id: entry.id, hash, segment: segment.clone(), lsn, payload_size }, None);
+                self.push(EntrySlot { id: entry.id, hash, segment: segment.clone(), lsn, payload_size }, None);
             }
             Record::Vote(vote) => self.vote = Some(*vote),
             Record::Truncate(Some(last)) => self.replay_truncation(Some(last.index), None, *last)?,

@@ -126,25 +126,25 @@ pub(super) fn recover(
         let seals_count = trusted.seals.len();
         match walk(disk, dir, access, &found, (start, purged), trusted) {
             // The tail replaced something that was sealed. So the last of the sealed segments are read like the tail.
-            Err(Stop::Sealed) => {
+            Err(WalkStop::Sealed) => {
                 assert!(0 < seals_count);
                 seals_max = seals_count.saturating_sub(step);
                 step *= 2;
             }
-            Err(Stop::Failed(error)) => return Err(error),
+            Err(WalkStop::Failed(error)) => return Err(error),
             Ok(recovered) => return Ok(Some(recovered)),
         }
     }
 }
 
 /// Why a walk ended early.
-enum Stop {
+enum WalkStop {
     /// The tail contradicts a sealed segment.
     Sealed,
     Failed(LogError),
 }
 
-impl From<LogError> for Stop {
+impl From<LogError> for WalkStop {
     fn from(error: LogError) -> Self {
         Self::Failed(error)
     }
@@ -158,16 +158,16 @@ fn walk(
     found: &[FoundSegment],
     (start, purged): (usize, PurgePolicy),
     trusted: TrustedSegments,
-) -> Result<RecoveredLog, Stop> {
+) -> Result<RecoveredLog, WalkStop> {
     let newest = found.last().expect("the caller has found some");
     let is_beginning_here = start == 0 && found[0].header.before.is_none();
     let book = if is_beginning_here { Book::new(purged) } else { Book::at(&found[start].header.checkpoint, purged) };
     let tail_start = start + trusted.seals.len();
     let book = match tail_start {
         _ if tail_start == start => book,
-        _ => book.after(&trusted.seals, &found[tail_start].header.checkpoint).ok_or(Stop::Sealed)?,
+        _ => book.after(&trusted.seals, &found[tail_start].header.checkpoint).ok_or(WalkStop::Sealed)?,
     };
-    let mut walk = Walk { book, lsn: found[tail_start].header.first_lsn, watermark: Lsn(0), data_end: Lsn(0) };
+    let mut walk = StreamWalk { book, lsn: found[tail_start].header.first_lsn, watermark: Lsn(0), data_end: Lsn(0) };
     let size = found.iter().map(|found| found.size).sum::<u64>() + trusted.size;
     let (mut last, mut closed) = (None, Vec::new());
     for position in tail_start..found.len() {
@@ -187,7 +187,7 @@ fn walk(
         last = Some((segment, bytes, torn_until));
     }
     let (segment, bytes, torn_until) = last.expect("the range holds at least the newest segment");
-    let Walk { mut book, lsn: end, watermark, data_end } = walk;
+    let StreamWalk { mut book, lsn: end, watermark, data_end } = walk;
     book.commit_sealed();
     book.clamp_committed();
     assert!(watermark <= end);
@@ -303,7 +303,7 @@ fn is_released_before(segment: &FoundSegment, found: &[FoundSegment]) -> bool {
 }
 
 /// The state of the walk through the stream.
-struct Walk {
+struct StreamWalk {
     book: Book,
     /// The next frame starts here.
     lsn: Lsn,
@@ -311,7 +311,7 @@ struct Walk {
     data_end: Lsn,
 }
 
-impl Walk {
+impl StreamWalk {
     fn enter(&mut self, segment: &Segment, header: &SegmentHeader) -> Result<(), LogError> {
         assert_eq!(self.lsn, header.first_lsn);
         let (checkpoint, book) = (&header.checkpoint, &mut self.book);
@@ -325,7 +325,7 @@ impl Walk {
     }
 
     /// Walks a segment that has a successor: every byte up to `end` is acknowledged.
-    fn closed(&mut self, segment: &Arc<Segment>, end: Lsn) -> Result<Bytes, Stop> {
+    fn closed(&mut self, segment: &Arc<Segment>, end: Lsn) -> Result<Bytes, WalkStop> {
         assert!(segment.first_lsn < end);
         let bytes = read_segment(segment)?;
         self.watermark = self.watermark.max(end);
@@ -341,7 +341,7 @@ impl Walk {
     ///
     /// The node may be running and writing this segment. A frame that was incomplete when it was read is complete by
     /// the time a later frame vouches for it. Therefore it is read once more before this reports corruption.
-    fn newest(&mut self, segment: &Arc<Segment>) -> Result<(Bytes, Option<Lsn>), Stop> {
+    fn newest(&mut self, segment: &Arc<Segment>) -> Result<(Bytes, Option<Lsn>), WalkStop> {
         let mut failed_at = None;
         loop {
             let bytes = read_segment(segment)?;
@@ -355,7 +355,7 @@ impl Walk {
     }
 
     /// Takes over frames until one is not valid.
-    fn walk_frames(&mut self, segment: &Arc<Segment>, bytes: &Bytes) -> Result<(), Stop> {
+    fn walk_frames(&mut self, segment: &Arc<Segment>, bytes: &Bytes) -> Result<(), WalkStop> {
         loop {
             let offset = segment.offset_of(self.lsn);
             let rest = bytes.slice((offset as usize).min(bytes.len())..);
@@ -370,7 +370,7 @@ impl Walk {
                     let damage = match contradiction {
                         Contradiction::Chain => Damage::Chain,
                         Contradiction::Order => Damage::Record,
-                        Contradiction::Sealed => return Stop::Sealed,
+                        Contradiction::Sealed => return WalkStop::Sealed,
                     };
                     self.corrupt(segment, segment.offset_of(lsn), damage).into()
                 })?;

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use super::error::{SegmentDamage, SegmentsError};
 use super::folder::{FileFacts, PartitionFacts, partition_folder};
 use super::segment::{
-    FORMAT, HEADER_SIZE, MAGIC, SegmentHeader, SegmentName, Stream, TRAILER_SIZE, encode_trailer, file_name,
+    FORMAT, HEADER_SIZE, JournalSegmentHeader, MAGIC, SegmentName, Stream, TRAILER_SIZE, encode_trailer, file_name,
 };
 use crate::ids::{ClusterId, Head, JournalIndex};
 use crate::machine::entry::{Entry, head_after};
@@ -40,7 +40,7 @@ pub struct PlacedEntry {
 }
 
 /// A walk over all files.
-struct Walk<'r> {
+struct FileWalk<'r> {
     reader: &'r SegmentsReader,
     /// The number of the next file.
     next_file: usize,
@@ -54,7 +54,7 @@ struct Walk<'r> {
 struct OpenFile {
     file: BufReader<File>,
     facts: FileFacts,
-    header: SegmentHeader,
+    header: JournalSegmentHeader,
     hasher: blake3::Hasher,
     /// The number of bytes read.
     offset: u64,
@@ -83,7 +83,7 @@ impl SegmentsReader {
         let mut file = regular::open(&self.folder.join(&facts.name)).map_err(|error| fail(error.into()))?;
         let mut raw = [0; HEADER_SIZE];
         read_exact(&mut file, &mut raw).map_err(fail)?;
-        let (_, header) = SegmentHeader::decode(&raw);
+        let (_, header) = JournalSegmentHeader::decode(&raw);
         Ok((JournalIndex(header.first.0.saturating_sub(1)), header.parent))
     }
 
@@ -108,7 +108,7 @@ impl SegmentsReader {
         last: JournalIndex,
         head: Head,
     ) -> impl Iterator<Item = Result<PlacedEntry, SegmentsError>> + '_ {
-        Walk { reader: self, next_file: 0, open: None, last, head, has_failed: false }
+        FileWalk { reader: self, next_file: 0, open: None, last, head, has_failed: false }
     }
 
     /// The file that has since replaced a listed one: while an archive grows, longer segments replace its last one.
@@ -125,7 +125,7 @@ impl SegmentsReader {
     }
 }
 
-impl Iterator for Walk<'_> {
+impl Iterator for FileWalk<'_> {
     type Item = Result<PlacedEntry, SegmentsError>;
 
     fn next(&mut self) -> Option<Self::Item> {
@@ -156,7 +156,7 @@ impl Iterator for Walk<'_> {
     }
 }
 
-impl Walk<'_> {
+impl FileWalk<'_> {
     fn begin(&self, facts: FileFacts) -> Result<OpenFile, SegmentsError> {
         let fail = |damage| self.reader.error(&facts.name, 0, self.last.next(), damage);
         let (file, is_longer) = match regular::open(&self.reader.folder.join(&facts.name)) {
@@ -176,7 +176,7 @@ impl Walk<'_> {
         if format != FORMAT {
             return Err(fail(SegmentDamage::Format { found: format, known: FORMAT }));
         }
-        let (name_size, mut header) = SegmentHeader::decode(&raw);
+        let (name_size, mut header) = JournalSegmentHeader::decode(&raw);
         let mut name = vec![0; name_size];
         read_exact(&mut file, &mut name).map_err(fail)?;
         header.stream.machine = String::from_utf8_lossy(&name).into_owned();

@@ -12,7 +12,7 @@ use tempfile::NamedTempFile;
 
 use super::error::SegmentsError;
 use super::folder::FileFacts;
-use super::segment::{Boundary, SegmentHeader, Stream, encode_trailer, file_name};
+use super::segment::{Boundary, JournalSegmentHeader, Stream, encode_trailer, file_name};
 use crate::durable;
 use crate::ids::{Digest, Head, JournalIndex};
 use crate::machine::entry::Entry;
@@ -104,7 +104,8 @@ impl SegmentsWriter {
         let first = self.last.next();
         let file = BufWriter::with_capacity(BUFFER_BYTES, file);
         let mut open = UnfinishedSegment { file, hasher: blake3::Hasher::new(), bytes: 0, first };
-        let header = SegmentHeader { stream: self.stream.clone(), boundary: self.boundary, first, parent: self.head };
+        let header =
+            JournalSegmentHeader { stream: self.stream.clone(), boundary: self.boundary, first, parent: self.head };
         open.write(&header.encode()).map_err(io())?;
         Ok(open)
     }

@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 
 use super::manifest::{FileFacts, Manifest};
 use super::{IDS, MANIFEST, STATE, SnapshotError, files};
-use crate::disk::{Disk, DiskFile, Identity, read_whole};
+use crate::disk::{Disk, DiskFile, FileIdentity, read_whole};
 use crate::ids::LogIndex;
 use crate::log::StreamId;
 
@@ -96,7 +96,7 @@ impl Snapshots {
 
     /// A file of a snapshot has changed since it was made. No snapshot that shares the file is offered any more. If the
     /// partition shares it, the partition is damaged.
-    pub(super) fn on_damaged(&self, name: &str, file: Identity) {
+    pub(super) fn on_damaged(&self, name: &str, file: FileIdentity) {
         let identity = |other: &Path| self.disk.open_to_read(other).and_then(|other| other.identity());
         let is_same = |other: &Path| identity(other).is_ok_and(|other| other == file);
         let dropped: Vec<_> = self.kept.lock().extract_if(.., |kept| is_same(&kept.folder.join(name))).collect();

@@ -18,7 +18,7 @@ use super::incoming::IncomingSnapshot;
 use super::manifest::FileFacts;
 use super::{SnapshotError, Snapshots};
 use crate::consensus::PeerError;
-use crate::disk::{DiskFile, Identity};
+use crate::disk::{DiskFile, FileIdentity};
 use crate::ids::{LogIndex, NodeId};
 use crate::limits;
 use crate::peer::{Call, GroupName, Network, ServiceError, Topic};
@@ -90,7 +90,7 @@ pub fn serve(
 fn checked(
     sent: BoxStream<'static, Result<Bytes, ServiceError>>,
     facts: FileFacts,
-    identity: Identity,
+    identity: FileIdentity,
     snapshots: Arc<Snapshots>,
 ) -> BoxStream<'static, Result<Bytes, ServiceError>> {
     let begin = (sent, blake3::Hasher::new(), Arc::new((facts, identity, snapshots)));

@@ -6,7 +6,7 @@
 use parking_lot::MutexGuard;
 
 use super::state::{
-    HashedEntry, OnDurable, Reserve, SMALL_FRAME_SIZE, State, Work, append_frame_size, entry_record_size,
+    HashedEntry, OnDurable, Reserve, SMALL_FRAME_SIZE, State, WriterWork, append_frame_size, entry_record_size,
 };
 use crate::log::{EntryId, Log, LogEntry, LogError};
 use crate::machine::limits::ENTRY_BYTES_MAX;
@@ -64,7 +64,7 @@ impl Log {
         state.append(frames);
         assert!(state.book.last().is_some_and(|last| first.index <= last.index));
         shared.announce_durable(&state);
-        state.queue.push(Work::Done(on_durable));
+        state.queue.push(WriterWork::Done(on_durable));
         shared.on_placed(state);
         Ok(())
     }

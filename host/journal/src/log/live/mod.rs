@@ -29,7 +29,7 @@ use parking_lot::Mutex;
 use tokio::sync::{oneshot, watch};
 
 pub use repair::{DamagedLog, RepairReport};
-pub use scrub::{Pace, SealedSegment};
+pub use scrub::{ScrubPace, SealedSegment};
 pub use state::OnDurable;
 
 use crate::disk::Disk;
@@ -41,7 +41,7 @@ use crate::log::recover::{Access, RecoveredLog, recover, releasable};
 use crate::log::segment::{HEADER_SIZE, SegmentHeader, Spare, file_name};
 use crate::log::{EntryId, LogError, StreamId, Vote, seal};
 use shared::SharedLog;
-use state::{Reserve, SMALL_FRAME_SIZE, Start, State, Work};
+use state::{LogStart, Reserve, SMALL_FRAME_SIZE, State, WriterWork};
 
 /// Bytes that stay free at the end of a segment, for votes while the disk is full.
 const RESERVE_BYTES_MAX: u64 = 64 << 10;
@@ -138,7 +138,7 @@ impl Log {
         recovered: RecoveredLog,
         rot: BTreeMap<Lsn, String>,
     ) -> Result<Self, LogError> {
-        let state = State::new(Start {
+        let state = State::new(LogStart {
             stream: recovered.stream,
             book: recovered.book,
             segment: recovered.segment,
@@ -178,7 +178,7 @@ impl Log {
     fn after_all(&self, on_durable: OnDurable) -> Result<(), LogError> {
         let shared = &self.threads.shared;
         let mut state = shared.admit(&[0], Reserve::Use)?;
-        state.queue.push(Work::Done(on_durable));
+        state.queue.push(WriterWork::Done(on_durable));
         shared.on_placed(state);
         Ok(())
     }
@@ -203,7 +203,7 @@ impl Log {
         let mut state = shared.admit(&[SMALL_FRAME_SIZE], Reserve::Use)?;
         state.book.vote = Some(vote);
         state.record(Record::Vote(vote));
-        state.queue.push(Work::Done(on_durable));
+        state.queue.push(WriterWork::Done(on_durable));
         shared.on_placed(state);
         Ok(())
     }

@@ -9,7 +9,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use crate::ids::{LogIndex, Lsn};
-use crate::log::book::{FoundEntry, FoundRange, Place, Slot};
+use crate::log::book::{EntryPlace, EntrySlot, FoundEntry, FoundRange};
 use crate::log::frame::{Hash, NO_HASH};
 use crate::log::scan::read_slot;
 use crate::log::seal::Seal;
@@ -71,7 +71,7 @@ impl Log {
         }
     }
 
-    fn read_tail(&self, slot: &Slot) -> Result<LogEntry, LogError> {
+    fn read_tail(&self, slot: &EntrySlot) -> Result<LogEntry, LogError> {
         read_slot(slot).inspect_err(|error| {
             if matches!(error, LogError::Corrupt { .. }) {
                 self.threads.shared.fail(error.clone());
@@ -107,8 +107,8 @@ impl Log {
         };
         match place {
             None => 0,
-            Some(Place::At(lsn)) => lsn.distance_to(end),
-            Some(Place::Sealed(seal, index)) => {
+            Some(EntryPlace::At(lsn)) => lsn.distance_to(end),
+            Some(EntryPlace::Sealed(seal, index)) => {
                 let lsn = shared.sealed.lsn_of(&seal, index).unwrap_or(seal.first_lsn());
                 lsn.distance_to(end)
             }

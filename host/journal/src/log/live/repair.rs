@@ -16,7 +16,7 @@ use crate::disk::Disk;
 use crate::ids::{LogIndex, Term};
 use crate::log::book::PurgePolicy;
 use crate::log::frame::{Hash, NO_HASH, entry_hash};
-use crate::log::live::salvage::{Anchor, Hole, IntactEntry, Salvage};
+use crate::log::live::salvage::{EntryAnchor, Hole, IntactEntry, Salvage};
 use crate::log::live::state::entry_record_size;
 use crate::log::recover::{Access, recover};
 use crate::log::scan::read_slot;
@@ -47,7 +47,7 @@ pub struct RepairReport {
 }
 
 /// What the repaired log consists of, in order of index.
-enum Piece<'a> {
+enum RepairPiece<'a> {
     Intact(&'a IntactEntry),
     Given(&'a LogEntry),
     /// The entries up to this one were never here, or are gone. The chain continues from this hash.
@@ -206,7 +206,7 @@ impl DamagedLog {
         &'a self,
         given: &'a BTreeMap<LogIndex, &'a LogEntry>,
         base: Option<(EntryId, Hash)>,
-    ) -> Result<(Vec<Piece<'a>>, Option<EntryId>, Hash), LogError> {
+    ) -> Result<(Vec<RepairPiece<'a>>, Option<EntryId>, Hash), LogError> {
         let salvage = &self.salvage;
         let mut chain = Chain { last: None, hash: NO_HASH };
         let mut pieces = Vec::new();
@@ -215,7 +215,7 @@ impl DamagedLog {
         if let Some((upto, hash)) = base {
             let (hash, is_followed) = self.on_base(upto, hash)?;
             chain = Chain { last: Some(upto), hash };
-            pieces.push(Piece::Hole(upto, hash));
+            pieces.push(RepairPiece::Hole(upto, hash));
             next = upto.index.next();
             if !is_followed {
                 end = given.keys().next_back().copied();
@@ -242,14 +242,14 @@ impl DamagedLog {
                 }
                 (Some(entry), _) => {
                     chain.add_given(entry, anchor).map_err(misfit)?;
-                    pieces.push(Piece::Given(entry));
+                    pieces.push(RepairPiece::Given(entry));
                     if may_end_here && asked_by_next.is_some_and(|asked| asked != chain.hash) {
                         break;
                     }
                 }
                 (None, Some(intact)) => {
                     chain.add_intact(intact).map_err(misfit)?;
-                    pieces.push(Piece::Intact(intact));
+                    pieces.push(RepairPiece::Intact(intact));
                 }
                 (None, None) => return Err(misfit(Misfit::Missing)),
             }
@@ -283,7 +283,7 @@ impl DamagedLog {
     }
 
     /// Writes the new log in a folder of its own, reads it back, and gives it the name that makes it the log.
-    fn build(&self, pieces: &[Piece], committed: Option<EntryId>, expected: &EndState) -> Result<(), LogError> {
+    fn build(&self, pieces: &[RepairPiece], committed: Option<EntryId>, expected: &EndState) -> Result<(), LogError> {
         let building = beside(&self.dir, "building");
         let on_disk = |error| LogError::disk(building.display().to_string(), error);
         self.disk.remove_dir_all(&building).map_err(on_disk)?;
@@ -302,7 +302,7 @@ impl DamagedLog {
     fn write(
         &self,
         log: &Log,
-        pieces: &[Piece],
+        pieces: &[RepairPiece],
         committed: Option<EntryId>,
         expected: &EndState,
     ) -> Result<(), LogError> {
@@ -312,9 +312,9 @@ impl DamagedLog {
         let append = |entries: &mut Vec<LogEntry>| log.append(std::mem::take(entries), Box::new(drop));
         for piece in pieces {
             let entry = match piece {
-                Piece::Intact(intact) => read_slot(&intact.slot)?,
-                Piece::Given(entry) => (*entry).clone(),
-                Piece::Hole(upto, hash) => {
+                RepairPiece::Intact(intact) => read_slot(&intact.slot)?,
+                RepairPiece::Given(entry) => (*entry).clone(),
+                RepairPiece::Hole(upto, hash) => {
                     append(&mut entries)?;
                     log.skip_to(*upto, *hash)?;
                     continue;
@@ -350,7 +350,7 @@ struct Chain {
 }
 
 impl Chain {
-    fn add_given(&mut self, entry: &LogEntry, anchor: Anchor) -> Result<(), Misfit> {
+    fn add_given(&mut self, entry: &LogEntry, anchor: EntryAnchor) -> Result<(), Misfit> {
         self.check_term(entry.id)?;
         if anchor.id.is_some_and(|id| id != entry.id) {
             return Err(Misfit::Id);
@@ -373,10 +373,10 @@ impl Chain {
         Ok(())
     }
 
-    fn skip<'a>(&mut self, hole: &Hole) -> Option<Piece<'a>> {
+    fn skip<'a>(&mut self, hole: &Hole) -> Option<RepairPiece<'a>> {
         self.hash = hole.hash;
         self.last = hole.upto.or(self.last);
-        hole.upto.map(|upto| Piece::Hole(upto, hole.hash))
+        hole.upto.map(|upto| RepairPiece::Hole(upto, hole.hash))
     }
 
     fn check_term(&self, id: EntryId) -> Result<(), Misfit> {

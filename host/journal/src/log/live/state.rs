@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::ids::{LogIndex, Lsn};
-use crate::log::book::{Book, Slot};
+use crate::log::book::{Book, EntrySlot};
 use crate::log::frame::{ENTRY_OVERHEAD, FRAME_HEADER_SIZE, Frame, Hash, RECORD_HEADER_SIZE, Record, entry_hash};
 use crate::log::seal::Seal;
 use crate::log::segment::{ClosedSegment, HEADER_SIZE, Segment, SegmentHeader, Spare};
@@ -18,7 +18,7 @@ use crate::log::{EntryId, LogEntry, LogError, StreamId};
 pub type OnDurable = Box<dyn FnOnce(Result<(), LogError>) + Send>;
 
 /// A step for the writer thread, in stream order.
-pub(super) enum Work {
+pub(super) enum WriterWork {
     Write { frame: Frame, segment: Arc<Segment> },
     Roll(Box<Roll>),
     Done(OnDurable),
@@ -58,7 +58,7 @@ pub(super) struct State {
     pub cursor: Lsn,
     /// Bytes at the end of a segment that appends leave free.
     pub reserve: u64,
-    pub queue: Vec<Work>,
+    pub queue: Vec<WriterWork>,
     /// Segments that are not sealed yet, oldest first.
     closed: VecDeque<ClosedSegment>,
     /// The seals of all segments that are sealed and not released.
@@ -90,7 +90,7 @@ pub(super) struct State {
 }
 
 /// The state of a log when it opens.
-pub(super) struct Start {
+pub(super) struct LogStart {
     pub stream: StreamId,
     pub book: Book,
     pub segment: Arc<Segment>,
@@ -105,7 +105,7 @@ pub(super) struct Start {
 
 impl State {
     /// Everything up to the end is durable.
-    pub fn new(start: Start) -> Self {
+    pub fn new(start: LogStart) -> Self {
         assert!(start.data_end <= start.end);
         assert!(start.marked <= start.end);
         assert!(start.segment.first_lsn <= start.end);
@@ -167,7 +167,7 @@ impl State {
             self.data_end = self.cursor;
             self.pending_bytes += frame.size();
         }
-        self.queue.push(Work::Write { frame, segment: self.segment.clone() });
+        self.queue.push(WriterWork::Write { frame, segment: self.segment.clone() });
     }
 
     fn roll_unless_fits(&mut self, size: usize, reserve: Reserve) {
@@ -195,7 +195,7 @@ impl State {
         self.closed.push_back(closed);
         self.spare_bytes_wanted = 0;
         self.committed_recorded = self.book.committed;
-        self.queue.push(Work::Roll(Box::new(Roll { spare, header })));
+        self.queue.push(WriterWork::Roll(Box::new(Roll { spare, header })));
         assert!(size as u64 + kept <= self.cursor.distance_to(self.segment.end()));
     }
 
@@ -218,7 +218,7 @@ impl State {
                 let before = self.book.last_hash();
                 let hash = entry_hash(&before, entry.id, &entry.payload, &payload_hash);
                 let payload_size = u32::try_from(entry.payload.size()).expect("payloads are bounded");
-                let slot = Slot { id: entry.id, hash, segment: self.segment.clone(), lsn: Lsn(lsn), payload_size };
+                let slot = EntrySlot { id: entry.id, hash, segment: self.segment.clone(), lsn: Lsn(lsn), payload_size };
                 self.book.push(slot, Some(entry.payload.clone()));
                 lsn += entry_record_size(&entry) as u64;
                 records.push(Record::Entry { entry, before });
