@@ -21,7 +21,7 @@ use crate::ids::{CommandId, Micros, NodeId, PartitionId};
 use crate::machine::entry::{Batch, Entry, EntryKind, Part};
 use crate::machine::journal::{Journal, Verdict};
 use crate::machine::replica::position_count;
-use crate::saga::{Call, CallKey, Order, OrderKind, Outcome, Progress};
+use crate::saga::{Call, CallKey, CallProgress, Order, OrderKind, Outcome};
 
 /// One line of the journal.
 #[derive(Clone, Debug)]
@@ -99,7 +99,7 @@ pub(super) fn step_text(key: CallKey) -> String {
     format!("{what}step {}{again}", key.branch + 1)
 }
 
-fn heard(progress: &Progress) -> LineContent {
+fn heard(progress: &CallProgress) -> LineContent {
     let outcome = match &progress.outcome {
         Outcome::Done { .. } => "done".to_owned(),
         Outcome::Refused { code, .. } => format!("refused {code}"),

@@ -37,9 +37,9 @@ pub struct Replay {
 }
 
 /// The phase status table among the rows.
-struct InFlight<'a>(&'a Rows);
+struct InFlightTable<'a>(&'a Rows);
 
-impl Table for InFlight<'_> {
+impl Table for InFlightTable<'_> {
     fn find(&self, command: CommandId) -> Option<Saga> {
         // No replica has written a row that cannot be read, so the digest of the entry will differ.
         Saga::of_row(self.0.get(&row_key(command))?).ok()
@@ -106,7 +106,7 @@ impl Replay {
         let logic = self.logic.clone().ok_or(ReplayError::NoModule)?;
         let batch = entry.batch().expect("anything else counts whole");
         let rows = self.rows_of(&batch);
-        AppliedEntry::compute(logic.as_ref(), entry.clone(), &rows, &InFlight(&self.rows))?;
+        AppliedEntry::compute(logic.as_ref(), entry.clone(), &rows, &InFlightTable(&self.rows))?;
         let count = groups_until(&batch.outcome, n);
         let outcome = beginning(&batch.outcome, count);
         if (0..count).any(|at| matches!(batch.outcome.group(at), GroupOutcome::Events { .. })) {
@@ -140,7 +140,7 @@ impl Replay {
         let logic = self.logic.clone().ok_or(ReplayError::NoModule)?;
         let batch = entry.batch().expect("its kind says so");
         let rows = self.rows_of(&batch);
-        let applied = AppliedEntry::compute(logic.as_ref(), entry.clone(), &rows, &InFlight(&self.rows))?;
+        let applied = AppliedEntry::compute(logic.as_ref(), entry.clone(), &rows, &InFlightTable(&self.rows))?;
         self.write(&applied);
         Ok(())
     }

@@ -12,7 +12,7 @@ use statehouse_abi::outcome::{GroupOutcome, OutcomeWriter};
 use crate::ids::{CommandId, Micros};
 use crate::machine::entry::{BatchWriter, Entry, EntryCommand, EntryKind, Header};
 use crate::saga::status::{Command, EventRecord, row_key};
-use crate::saga::{Advance, Derivation, FinishedSaga, Order, OrderRefused, PhaseMoment, Progress, Saga};
+use crate::saga::{Advance, CallProgress, Derivation, FinishedSaga, Order, OrderRefused, PhaseMoment, Saga};
 
 /// Finds the rows of commands in flight.
 pub trait Table {
@@ -105,7 +105,7 @@ impl Change {
     /// The change that outcomes, and then orders, mean if an entry with this header records them.
     pub fn of_progress(
         header: &Header,
-        progress: &[Progress],
+        progress: &[CallProgress],
         orders: &[Order],
         table: &dyn Table,
     ) -> Result<Self, TableError> {

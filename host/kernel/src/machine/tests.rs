@@ -21,8 +21,8 @@ use crate::machine::logic::{Fault, Logic};
 use crate::machine::replica::{AppliedEntry, ApplyError, digest_of};
 use crate::machine::table::EmptyTable;
 use crate::saga::{
-    Call, CallKey, Derivation, Identity, Order, OrderKind, Origin, Outcome, PhaseMoment, Progress, Records, SagaPlan,
-    Start,
+    Call, CallKey, CallProgress, Derivation, Identity, Order, OrderKind, Origin, Outcome, PhaseMoment, Records,
+    SagaPlan, Start,
 };
 
 const MODULE: ModuleId = ModuleId([9; 32]);
@@ -214,7 +214,7 @@ fn ended(journal: &Journal, derivation: Derivation) -> Entry {
     let ended = (derivation != Derivation::ById).then(|| vec![derivation, Derivation::ById]);
     let at = PhaseMoment::at_home(journal.time, 2);
     let key = CallKey { branch: 1, call: Call::Do, attempt: 0 };
-    let progress = vec![Progress::new(CommandId([0; 16]), key, Outcome::Done { events: Vec::new() }, at)];
+    let progress = vec![CallProgress::new(CommandId([0; 16]), key, Outcome::Done { events: Vec::new() }, at)];
     let records = Records { progress, marks: vec![Vec::new(); 2], ended, ..Records::default() };
     let entry = batch_with(header(journal, EntryKind::Saga), records);
     let identity = entry.identity(0, PartitionId(4)).expect("it ends");

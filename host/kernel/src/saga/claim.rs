@@ -56,11 +56,11 @@ pub fn fields_of(rejection: &[u8]) -> Option<Vec<String>> {
 }
 
 /// A command's name and canonical body.
-pub type Content<'a> = (&'a str, &'a [u8]);
+pub type CommandContent<'a> = (&'a str, &'a [u8]);
 
 /// The fields in which the bodies of two commands differ: `command` if even their names differ, `home` if nothing else
 /// does.
-pub fn different_fields(ours: Content<'_>, recorded: Content<'_>) -> Vec<String> {
+pub fn different_fields(ours: CommandContent<'_>, recorded: CommandContent<'_>) -> Vec<String> {
     if ours.0 != recorded.0 {
         return vec!["command".to_owned()];
     }

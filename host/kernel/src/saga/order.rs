@@ -13,9 +13,9 @@ use minicbor::{Decode, Encode};
 use statehouse_abi::cold::Rejection;
 
 use crate::ids::{CommandId, NodeId, PartitionId};
-use crate::saga::phase::{Mark, Phase, PhaseMoment};
+use crate::saga::phase::{Phase, PhaseMark, PhaseMoment};
 use crate::saga::plan::{Coordination, Form, Role};
-use crate::saga::status::{Advance, Call, CallKey, Direction, Saga, State};
+use crate::saga::status::{Advance, BranchState, Call, CallKey, Direction, Saga};
 
 /// The code that an aborted command is rejected with.
 pub const ABORTED: &str = "aborted";
@@ -154,7 +154,7 @@ impl Saga {
                 if branch.steps.iter().any(|step| step.undo.is_none()) {
                     return Err(OrderRefused::NotUndoable(branch.partition()));
                 }
-                self.branches[key.branch as usize].state = State::Doubtful;
+                self.branches[key.branch as usize].state = BranchState::Doubtful;
             }
         }
         let detail = format!("an operator ended the command: {}", order.why);
@@ -211,7 +211,7 @@ impl Saga {
 
     /// The code of the last recorded refusal of a call that is made again.
     pub fn last_refusal(&self, key: CallKey) -> Option<&str> {
-        let is_of_it = |mark: &&Mark| mark.phase == Phase::Retrying && mark.branch == Some(key.branch);
+        let is_of_it = |mark: &&PhaseMark| mark.phase == Phase::Retrying && mark.branch == Some(key.branch);
         self.marks.iter().rev().find(is_of_it)?.detail.as_deref().filter(|_| 0 < key.attempt)
     }
 

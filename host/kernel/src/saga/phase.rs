@@ -88,7 +88,7 @@ impl Phase {
 
 /// One line of a command's history.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
-pub struct Mark {
+pub struct PhaseMark {
     #[n(0)]
     pub phase: Phase,
     #[n(1)]

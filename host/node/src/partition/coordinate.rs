@@ -33,7 +33,7 @@ use crate::partition::requests::Ordered;
 use crate::partition::saga_table::SagaTable;
 use crate::partition::timers::Timer;
 use crate::saga::participant::{CallKnowledge, OnCancel, on_cancel};
-use crate::saga::{Advance, CallKey, Order, PhaseMoment, Progress, Records, Saga};
+use crate::saga::{Advance, CallKey, CallProgress, Order, PhaseMoment, Records, Saga};
 use crate::sequencer::submission::{BranchCall, RecordedEntry, Refusal, Reply, Submission, UnticketedSubmission};
 use statehouse_abi::ops::OpsBlock;
 use statehouse_abi::rows::WritesBlock;
@@ -49,7 +49,7 @@ const CALL_AGAIN_MAX: Duration = Duration::from_secs(10);
 #[derive(Default)]
 pub(super) struct Coordinator {
     /// Outcomes that are in no proposed entry yet.
-    heard: VecDeque<Progress>,
+    heard: VecDeque<CallProgress>,
     /// Commands whose progress is in a proposed entry.
     pub(super) proposed: HashSet<CommandId>,
     /// Calls that were sent and are not answered yet.
@@ -87,7 +87,7 @@ impl Coordinator {
 
     /// Consensus has refused an entry with progress. After a while its outcomes are asked for and heard again.
     pub fn on_refused(&mut self, records: &Records, out: &mut Actions) -> Vec<CommandId> {
-        let commands: Vec<CommandId> = records.progress.iter().map(Progress::command).collect();
+        let commands: Vec<CommandId> = records.progress.iter().map(CallProgress::command).collect();
         for command in &commands {
             self.proposed.remove(command);
         }
@@ -109,7 +109,7 @@ impl Coordinator {
         for (command, key, answered) in answers {
             self.calling.remove(&(command, key));
             match answered {
-                Some(Answered { outcome, at }) => self.heard.push_back(Progress::new(command, key, outcome, at)),
+                Some(Answered { outcome, at }) => self.heard.push_back(CallProgress::new(command, key, outcome, at)),
                 None => silent.push(command),
             }
         }
@@ -117,7 +117,7 @@ impl Coordinator {
     }
 
     /// The outcomes for the next entry: those that are due on the rows as they will be at that entry.
-    fn take_heard(&mut self, table: &SagaTable, header: &Header) -> Vec<Progress> {
+    fn take_heard(&mut self, table: &SagaTable, header: &Header) -> Vec<CallProgress> {
         let at = PhaseMoment::at_home(header.time, header.index.0);
         let mut rows: HashMap<CommandId, Option<Saga>> = HashMap::new();
         let mut taken = Vec::new();
@@ -172,7 +172,7 @@ impl LeaderState {
         if progress.is_empty() && ordered.is_none() {
             return Ok(false);
         }
-        self.coordinator.proposed.extend(progress.iter().map(Progress::command));
+        self.coordinator.proposed.extend(progress.iter().map(CallProgress::command));
         self.coordinator.proposed.extend(ordered.iter().flatten().map(Order::command));
         let (commands, ops, outcome) = list_finished(&change.finished);
         let writes = no_writes();

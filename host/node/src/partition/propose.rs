@@ -11,7 +11,7 @@ use crate::features;
 use crate::ids::Head;
 use crate::limits;
 use crate::machine::decide::block::BlockBuilder;
-use crate::machine::decide::{Counts, DecidedBatch, Effect, decide};
+use crate::machine::decide::{DecidedBatch, DecisionCounts, Effect, decide};
 use crate::machine::entry::{BatchWriter, Entry, EntryCommand, EntryKind, Header};
 use crate::machine::journal::{Journal, Verdict};
 use crate::machine::logic::Logic;
@@ -396,7 +396,7 @@ impl LeaderState {
 }
 
 /// Counts what a leader has decided. A replay on the same node decides by the same function and is not counted.
-fn count(counts: Counts) {
+fn count(counts: DecisionCounts) {
     metrics::counter!("statehouse_undeclared_keys_total").increment(counts.undeclared_keys);
     metrics::counter!("statehouse_isolation_runs_total").increment(counts.isolation_runs);
 }
@@ -420,6 +420,6 @@ fn forbid(submissions: &[Submission], rejections: &[Vec<u8>]) -> DecidedBatch {
         plan_count: submissions.len(),
         diagnostics: Vec::new(),
         effect: Effect::Unasked,
-        counts: Counts::default(),
+        counts: DecisionCounts::default(),
     }
 }

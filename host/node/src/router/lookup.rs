@@ -25,7 +25,7 @@ use crate::router::answer::{
 };
 use crate::router::machine::{Machine, position_text, unavailable};
 use crate::router::reply::{facts_of, phase_of, render_items};
-use crate::saga::{Derivation, Identity, Mark, Saga};
+use crate::saga::{Derivation, Identity, PhaseMark, Saga};
 use crate::sequencer::submission::RecordedEntry;
 use crate::store::IdRecord;
 
@@ -330,8 +330,8 @@ fn in_flight(
 }
 
 /// The phases, with the positions of those that were recorded in this partition's own journal.
-fn phases(partition: &Partition, id: CommandId, marks: &[Mark]) -> Vec<Phase> {
-    let phase = |mark: &Mark| {
+fn phases(partition: &Partition, id: CommandId, marks: &[PhaseMark]) -> Vec<Phase> {
+    let phase = |mark: &PhaseMark| {
         let mut phase = phase_of(mark);
         if let Some(index) = mark.at.index.map(JournalIndex)
             && let Ok(recorded) = partition.find_entry(index)

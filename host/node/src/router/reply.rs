@@ -14,7 +14,7 @@ use crate::machine::logic::Logic;
 use crate::machine::rejection::read_rejection;
 use crate::router::answer::{Answer, Obstacle, RecordedOutcome, UnavailableReason};
 use crate::router::machine::{Machine, position_text, unavailable};
-use crate::saga::Mark;
+use crate::saga::PhaseMark;
 use crate::saga::claim::{different_fields, fields_of};
 use crate::sequencer::submission::{NotNow, RecordedEntry, Refusal, Reply, UnticketedSubmission};
 
@@ -169,7 +169,7 @@ pub fn facts_of(recorded: &RecordedEntry, partition: PartitionId, command: u32) 
 }
 
 /// A phase of a command on several partitions. For a phase that was recorded at home, the caller looks up the position.
-pub fn phase_of(mark: &Mark) -> Phase {
+pub fn phase_of(mark: &PhaseMark) -> Phase {
     let branch = mark.branch.map(|branch| format!("step {}", branch + 1));
     let detail: Vec<String> = branch.into_iter().chain(mark.detail.clone()).collect();
     Phase {

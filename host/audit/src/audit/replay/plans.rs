@@ -294,8 +294,9 @@ fn is_steps_alike(view: &PlanView<'_>, batch: &Batch<'_>, group: usize) -> bool 
 }
 
 fn is_saga_alike(recorded: &SagaPlan, planned: &SagaPlan) -> bool {
-    let is_same_step =
-        |(a, b): (&crate::saga::Step, &crate::saga::Step)| a.op == b.op && a.entity == b.entity && a.undo == b.undo;
+    let is_same_step = |(a, b): (&crate::saga::PlanStep, &crate::saga::PlanStep)| {
+        a.op == b.op && a.entity == b.entity && a.undo == b.undo
+    };
     recorded.coordination == planned.coordination
         && recorded.branches.len() == planned.branches.len()
         && recorded.branches.iter().zip(&planned.branches).all(|(a, b)| {

@@ -11,7 +11,9 @@ use statehouse_abi::outcome::{GroupOutcome, OutcomeBlock, OutcomeWriter};
 use statehouse_abi::rows::{RowsBlock, RowsWriter, WritesBlock};
 
 use crate::machine::decide::block::{ExtraKey, sub_block};
-use crate::machine::decide::{Counts, Culprit, DecidedBatch, Diagnostic, Effect, HostFault, Run, may_ask, run};
+use crate::machine::decide::{
+    Culprit, DecidedBatch, DecisionCounts, Diagnostic, Effect, GroupRun, HostFault, may_ask, run,
+};
 use crate::machine::limits;
 use crate::machine::logic::{Fault, Logic, Pace};
 use crate::machine::replica::check_writes;
@@ -28,7 +30,7 @@ pub enum IsolationOutcome {
 }
 
 /// The groups that are decided so far, and the rows after them.
-struct Progress<'a> {
+struct IsolationProgress<'a> {
     ops: &'a OpsBlock<'a>,
     rows: Vec<Option<Vec<u8>>>,
     outcome: OutcomeWriter,
@@ -48,7 +50,7 @@ pub fn isolate(
     runs: &mut u64,
 ) -> Result<IsolationOutcome, HostFault> {
     let before = RowsBlock::parse(rows).expect("the host wrote this block");
-    let mut progress = Progress {
+    let mut progress = IsolationProgress {
         ops,
         rows: (0..before.count()).map(|at| before.row(at).map(<[u8]>::to_vec)).collect(),
         outcome: OutcomeWriter::default(),
@@ -67,32 +69,32 @@ pub fn isolate(
         let block = sub_block(ops, range.clone());
         let parsed = OpsBlock::parse_trusted(&block).expect("the host wrote this block");
         match run(logic, Pace::Metered, context, &parsed, &progress.rows_block()) {
-            Run::Done { outcome, .. } if progress.is_full(&outcome) => {
+            GroupRun::Done { outcome, .. } if progress.is_full(&outcome) => {
                 // The other groups get an entry of their own.
                 ranges.push(range);
                 break;
             }
-            Run::Done { outcome, writes } => progress.accept(&range, &parsed, &outcome, &writes),
-            Run::NeedsKeys(_) | Run::Failed(_) | Run::TooLarge(_) if range.len() > 1 => {
+            GroupRun::Done { outcome, writes } => progress.accept(&range, &parsed, &outcome, &writes),
+            GroupRun::NeedsKeys(_) | GroupRun::Failed(_) | GroupRun::TooLarge(_) if range.len() > 1 => {
                 let middle = range.start + range.len() / 2;
                 ranges.extend([middle..range.end, range.start..middle]);
             }
-            Run::NeedsKeys(mut keys) if may_ask(asked, range.start) => {
+            GroupRun::NeedsKeys(mut keys) if may_ask(asked, range.start) => {
                 // All of this runs again once the keys are there. Other missing keys are found on the way.
                 let first_op = ops.group(range.start).first_op;
                 keys.iter_mut().for_each(|key| key.op += first_op);
                 needed.extend(keys);
             }
-            Run::NeedsKeys(_) => progress.reject(range.start, &Culprit::Keys),
-            Run::Failed(culprit) => progress.reject(range.start, &culprit),
-            Run::TooLarge(culprit) if ops.group_count() == 1 => progress.reject(range.start, &culprit),
+            GroupRun::NeedsKeys(_) => progress.reject(range.start, &Culprit::Keys),
+            GroupRun::Failed(culprit) => progress.reject(range.start, &culprit),
+            GroupRun::TooLarge(culprit) if ops.group_count() == 1 => progress.reject(range.start, &culprit),
             // Each call has the rows of all groups, so the group may fit when it is alone in a batch.
-            Run::TooLarge(_) if range.start > 0 => {
+            GroupRun::TooLarge(_) if range.start > 0 => {
                 ranges.push(range);
                 break;
             }
-            Run::TooLarge(culprit) => return Ok(IsolationOutcome::Split(culprit.diagnostic())),
-            Run::Host(fault) => return Err(fault),
+            GroupRun::TooLarge(culprit) => return Ok(IsolationOutcome::Split(culprit.diagnostic())),
+            GroupRun::Host(fault) => return Err(fault),
         }
     }
     if !needed.is_empty() {
@@ -106,7 +108,7 @@ pub fn isolate(
 fn finish(
     logic: &dyn Logic,
     context: Context,
-    progress: Progress<'_>,
+    progress: IsolationProgress<'_>,
     before: &RowsBlock<'_>,
     plan_count: usize,
 ) -> Result<IsolationOutcome, HostFault> {
@@ -135,11 +137,11 @@ fn finish(
         return split("apply writes other rows for all commands at once than for one after the other".to_owned());
     }
     let (diagnostics, effect) = (progress.diagnostics, Effect::Applied);
-    let (ops, counts) = (Vec::new(), Counts::default());
+    let (ops, counts) = (Vec::new(), DecisionCounts::default());
     Ok(IsolationOutcome::Decided(DecidedBatch { ops, outcome, writes, plan_count, diagnostics, effect, counts }))
 }
 
-impl Progress<'_> {
+impl IsolationProgress<'_> {
     /// Whether the outcome does not fit into the entry any more. The first outcome always fits.
     fn is_full(&self, outcome: &[u8]) -> bool {
         let size = self.outcome.size();

@@ -32,7 +32,7 @@ use crate::saga::claim::claimed;
 use crate::saga::participant::{CallKnowledge, OnCancel, on_cancel};
 use crate::saga::status::EventRecord;
 use crate::saga::{
-    Call, CallKey, Derivation, Form, Origin, Outcome, PhaseMoment, Progress, Records, Saga, SagaPlan, Start,
+    Call, CallKey, CallProgress, Derivation, Form, Origin, Outcome, PhaseMoment, Records, Saga, SagaPlan, Start,
 };
 
 /// A command that a client sends.
@@ -70,7 +70,7 @@ pub struct Maker {
     parts: Vec<Part>,
     clock: i64,
     due: Vec<DueCall>,
-    heard: Vec<(PartitionId, Progress)>,
+    heard: Vec<(PartitionId, CallProgress)>,
     /// Calls with an outcome.
     outcomes: HashMap<CommandId, bool>,
     sent: HashSet<(CommandId, CallKey)>,
@@ -277,7 +277,7 @@ impl Maker {
                 OnCancel::Undo => {}
                 OnCancel::NothingDone => {
                     let at = PhaseMoment::at_participant(Micros(self.clock), String::new());
-                    self.heard.push((call.home, Progress::new(call.parent, key, Outcome::NothingDone, at)));
+                    self.heard.push((call.home, CallProgress::new(call.parent, key, Outcome::NothingDone, at)));
                     return true;
                 }
                 OnCancel::Forbid => id = tried,
@@ -320,7 +320,7 @@ impl Maker {
         if !is_claim {
             self.script.push(Step::Called(number_of(call.parent)));
         }
-        self.heard.push((call.home, Progress::new(call.parent, key, outcome, at)));
+        self.heard.push((call.home, CallProgress::new(call.parent, key, outcome, at)));
     }
 
     /// A coordinator records one outcome that it has heard; returns `false` if there is none.
