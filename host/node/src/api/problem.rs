@@ -34,7 +34,7 @@ use serde::ser::{Serialize, SerializeMap, Serializer};
 use statehouse_abi::cold::Refusal;
 use statehouse_abi::value::Value;
 
-use crate::json::{BodyError, Fault, Json, print};
+use crate::json::{BodyError, Json, JsonFault, print};
 use crate::limits::PROBLEM_DETAIL_CHARS_MAX;
 use crate::router::answer::{Obstacle, Unavailability, UnavailableReason};
 
@@ -365,20 +365,20 @@ fn kind(code: &str) -> String {
 impl From<BodyError> for Problem {
     fn from(error: BodyError) -> Self {
         let code = match &error.fault {
-            Fault::Malformed(_) => Code::MalformedBody,
-            Fault::UnknownField => Code::UnknownField,
-            Fault::DuplicateField => Code::DuplicateField,
-            Fault::MissingField => Code::MissingField,
-            Fault::GivenByPath => Code::FieldInPath,
-            Fault::WrongType { .. } | Fault::NotText => Code::WrongType,
-            Fault::NotInteger => Code::NotInteger,
-            Fault::OutOfRange { .. } => Code::OutOfRange,
-            Fault::TooShort { .. } | Fault::TooLong { .. } => Code::BadLength,
-            Fault::NotListed { .. } => Code::NotListed,
-            Fault::NotUuid => Code::BadUuid,
-            Fault::NotName => Code::BadName,
-            Fault::TooMany { .. } => Code::TooManyItems,
-            Fault::TooDeep { .. } => Code::TooDeep,
+            JsonFault::Malformed(_) => Code::MalformedBody,
+            JsonFault::UnknownField => Code::UnknownField,
+            JsonFault::DuplicateField => Code::DuplicateField,
+            JsonFault::MissingField => Code::MissingField,
+            JsonFault::GivenByPath => Code::FieldInPath,
+            JsonFault::WrongType { .. } | JsonFault::NotText => Code::WrongType,
+            JsonFault::NotInteger => Code::NotInteger,
+            JsonFault::OutOfRange { .. } => Code::OutOfRange,
+            JsonFault::TooShort { .. } | JsonFault::TooLong { .. } => Code::BadLength,
+            JsonFault::NotListed { .. } => Code::NotListed,
+            JsonFault::NotUuid => Code::BadUuid,
+            JsonFault::NotName => Code::BadName,
+            JsonFault::TooMany { .. } => Code::TooManyItems,
+            JsonFault::TooDeep { .. } => Code::TooDeep,
         };
         Self::new(code, error.to_string()).at(&error.pointer)
     }
