@@ -13,7 +13,7 @@ use tokio::time::{Instant, timeout_at};
 use super::handle::Api;
 use super::problem::{Code, Problem};
 use super::request_context::media_type;
-use super::share::{Kind, Requester, Share};
+use super::share::{Requester, Share, ShareKind};
 use crate::limits::{BODY_ROOM_BYTES, HTTP_DISCARD_BYTES_MAX};
 
 pub const JSON: &str = "application/json";
@@ -37,7 +37,7 @@ pub async fn read_large_body(
     requester: &Requester,
     deadline: Instant,
 ) -> Result<(Bytes, Share), Problem> {
-    let mut room = api.shares.take(Kind::Body, 1, requester)?;
+    let mut room = api.shares.take(ShareKind::Body, 1, requester)?;
     let mut room_bytes = BODY_ROOM_BYTES;
     let make_room = |bytes: usize| {
         let more = bytes.saturating_sub(room_bytes).div_ceil(BODY_ROOM_BYTES);

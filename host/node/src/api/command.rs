@@ -13,12 +13,12 @@ use axum::response::Response;
 
 use super::body::{check_media_type, read_body};
 use super::handle::{Api, network_of};
-use super::mount::{GivenFields, Mount, Route};
+use super::mount::{GivenFields, Mount, MountRoute};
 use super::places::ClientNetwork;
 use super::problem::{Code, Problem};
-use super::reply::{Reply, resolve_url};
+use super::reply::{CommandReply, resolve_url};
 use super::request_context::{PREFERENCE_APPLIED, RequestContext, idempotency_key, prefers_async};
-use super::share::{Kind, Share, Shares};
+use super::share::{Share, ShareKind, Shares};
 use crate::ids::CommandId;
 use crate::json::{self, read_json};
 use crate::limits::BODY_BYTES_MAX;
@@ -30,7 +30,7 @@ pub async fn post(
     api: &Api,
     machine: Arc<Machine>,
     mount: &Mount,
-    (command, route, given): (usize, &Route, GivenFields),
+    (command, route, given): (usize, &MountRoute, GivenFields),
     context: RequestContext,
     (parts, body): (&Parts, Body),
 ) -> Result<Response, Problem> {
@@ -49,15 +49,15 @@ pub async fn post(
     let requester = api.requester(&context.caller, parts);
     let request = request(mount.command_name(command), body, id, context);
     if prefers_async(&parts.headers) {
-        let place = api.shares.take(Kind::Unattended, 1, &requester)?;
+        let place = api.shares.take(ShareKind::Unattended, 1, &requester)?;
         return Ok(match machine.accept(request).await {
             Ok(accepted) => respond_accepted(accepted, mount, id, (api.shares.clone(), network, place)),
-            Err(answer) => Reply::new(answer, &mount.machine, &mount.describe, id).into_response(&request_id),
+            Err(answer) => CommandReply::new(answer, &mount.machine, &mount.describe, id).into_response(&request_id),
         });
     }
     let answer = machine.submit(vec![request]).await.pop().expect("one answer per request");
     api.shares.on_rejected(network, usize::from(answer.is_new_rejection()));
-    Ok(Reply::new(answer, &mount.machine, &mount.describe, id).into_response(&request_id))
+    Ok(CommandReply::new(answer, &mount.machine, &mount.describe, id).into_response(&request_id))
 }
 
 /// The request for the router.

@@ -21,7 +21,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use super::body::{JSON, check_encoding};
 use super::caller::Callers;
 use super::events::Events;
-use super::mount::{Mounts, Target};
+use super::mount::{Mounts, RouteTarget};
 use super::origin::{Origins, check_deliberate};
 use super::places::ClientNetwork;
 use super::problem::{Code, Problem};
@@ -30,7 +30,7 @@ use super::request_context::{REQUEST_ID, RequestContext, RequestIds, deadline, r
 use super::roles::QUERY_ROLES;
 use super::route::{HostRequest, HostRoute, RouteHandler, find_host_route, module_path};
 use super::serve::ConnectionContext;
-use super::share::{Kind, Requester, Shares};
+use super::share::{Requester, ShareKind, Shares};
 use super::{command, events, query, views};
 use crate::ids::ModuleId;
 use crate::limits::DEADLINE_DEFAULT;
@@ -66,7 +66,7 @@ pub async fn handle(State(api): State<Arc<Api>>, request: Request) -> Response {
         caller: None,
         network: request.extensions().get::<ConnectionContext>().map(|connection| connection.network),
     };
-    let mut response = match api.shares.take(Kind::Request, 1, &requester) {
+    let mut response = match api.shares.take(ShareKind::Request, 1, &requester) {
         Ok(_place) => {
             let answered = AssertUnwindSafe(answer(&api, request, request_id.clone())).catch_unwind().await;
             answered.unwrap_or_else(|_| {
@@ -170,13 +170,13 @@ async fn answer_module(
         }
     };
     match route.target {
-        Target::Command(at) => {
+        RouteTarget::Command(at) => {
             let context =
                 context(api.mounts.command_roles.now().of(machine.name(), &mount.describe.commands[at].name))?;
             check_deliberate(&parts.headers, &[JSON])?;
             command::post(api, machine, &mount, (at, route, given), context, (parts, body)).await
         }
-        Target::Query(at) => {
+        RouteTarget::Query(at) => {
             let context = context(QUERY_ROLES)?;
             let query = (at, route, given.clone());
             match views::get_instead(api, &machine, &mount, query, &context, &parts.uri).await {

@@ -19,7 +19,7 @@ use super::url::query_pairs;
 use crate::ids::{CommandId, Micros, NodeId};
 use crate::json::{Json, print};
 use crate::rfc3339::print_time;
-use crate::router::answer::{AwaitedCall, Caller, CommandLookup, CommandQuestion, CommandStatus, InFlight};
+use crate::router::answer::{AwaitedCall, Caller, CommandLookup, CommandQuestion, CommandStatus, InFlightStatus};
 
 const ID_REUSED: &str =
     "the id belongs to another command here; this one was not executed and will not be, send it with a new id";
@@ -170,7 +170,7 @@ fn recorded(status: CommandStatus, rendered: Value, senders: Senders) -> Value {
 fn in_flight(status: CommandStatus, senders: Senders) -> Value {
     let CommandStatus { id, command, caller, vouched, request_id, home, position, time, phases, in_flight, .. } =
         status;
-    let InFlight { waits_for, orders } = in_flight.unwrap_or_default();
+    let InFlightStatus { waits_for, orders } = in_flight.unwrap_or_default();
     let members = [
         ("id", Value::Text(id.to_string())),
         ("state", Value::text("in_flight")),

@@ -67,7 +67,7 @@ pub use places::{Descriptors, Places};
 pub use replays::{ProgressPage, ReplayPage};
 pub use serve::serve;
 pub use shadow::ShadowPage;
-pub use snapshots::{Content as SnapshotContent, SnapshotPage};
+pub use snapshots::{SnapshotContent, SnapshotPage};
 pub use tls::{Acceptor, Tls};
 pub use views::{BuildPage, ViewPage, ViewsPage};
 pub use webhooks::{DeadPage, WebhookPage, WebhookSentPage, WebhooksPage};

@@ -212,10 +212,10 @@ impl Code {
 
 /// An error on its way to the client. It is boxed, so that results stay small in the usual case.
 #[derive(Clone, Debug)]
-pub struct Problem(Box<Facts>);
+pub struct Problem(Box<ProblemFacts>);
 
 #[derive(Clone, Debug)]
-struct Facts {
+struct ProblemFacts {
     code: Cow<'static, str>,
     title: Cow<'static, str>,
     status: u16,
@@ -241,7 +241,15 @@ impl Problem {
         detail: String,
     ) -> Self {
         let (members, retry_after, allow) = (Vec::new(), None, None);
-        Self(Box::new(Facts { code: code.into(), title: title.into(), status, detail, members, retry_after, allow }))
+        Self(Box::new(ProblemFacts {
+            code: code.into(),
+            title: title.into(),
+            status,
+            detail,
+            members,
+            retry_after,
+            allow,
+        }))
     }
 
     /// Adds a member. If a name occurs twice, the first one stays.
@@ -318,7 +326,7 @@ pub struct Instance<'a> {
 
 impl Instance<'_> {
     pub fn to_value(&self) -> Value {
-        let Facts { code, title, status, detail, members, .. } = &*self.problem.0;
+        let ProblemFacts { code, title, status, detail, members, .. } = &*self.problem.0;
         let standard = [
             ("type", Value::Text(kind(code))),
             ("title", Value::text(title.as_ref())),
@@ -334,7 +342,7 @@ impl Instance<'_> {
 
 impl Serialize for Instance<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let Facts { code, title, status, detail, members, .. } = &*self.problem.0;
+        let ProblemFacts { code, title, status, detail, members, .. } = &*self.problem.0;
         let mut map = serializer.serialize_map(None)?;
         map.serialize_entry("type", &kind(code))?;
         map.serialize_entry("title", title)?;

@@ -13,7 +13,7 @@ use axum::response::Response;
 use statehouse_abi::describe::{QueryDecl, QuerySource};
 use statehouse_abi::value::Value;
 
-use super::mount::{GivenFields, Mount, Route};
+use super::mount::{GivenFields, Mount, MountRoute};
 use super::problem::{Code, Problem};
 use super::reading;
 use super::reply::{JSON, POSITION, position_value};
@@ -30,7 +30,7 @@ use crate::router::machine::Machine;
 pub async fn get(
     machine: Arc<Machine>,
     mount: &Mount,
-    (query, route, given): (usize, &Route, GivenFields),
+    (query, route, given): (usize, &MountRoute, GivenFields),
     context: RequestContext,
     uri: &Uri,
 ) -> Result<Response, Problem> {

@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
 use super::error::ApiError;
-use super::places::{Activity, ClientNetwork, Place, Places};
+use super::places::{Activity, ClientNetwork, ConnectionPlace, Places};
 use super::tls::{Acceptor, OpenConnection};
 use crate::durable;
 use crate::limits::{DESCRIPTORS_LOOK, HTTP_HEADERS_BYTES_MAX, HTTP_IDLE_MAX, HTTP_STREAMS_MAX, SHUTDOWN_MAX};
@@ -109,7 +109,7 @@ struct Server {
 
 impl Server {
     /// Serves a connection to its end.
-    async fn serve_one(&self, stream: TcpStream, address: SocketAddr, place: Place, watcher: Watcher) {
+    async fn serve_one(&self, stream: TcpStream, address: SocketAddr, place: ConnectionPlace, watcher: Watcher) {
         let opened = tokio::select! {
             opened = self.acceptor.accept(stream, address) => opened,
             () = self.stopping.cancelled() => None,

@@ -20,7 +20,7 @@ use crate::router::answer::Caller;
 
 /// What a place is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Kind {
+pub enum ShareKind {
     /// Requests that are being answered.
     Request,
     /// Batches that are read, carried out and printed.
@@ -33,7 +33,7 @@ pub enum Kind {
     Body,
 }
 
-impl Kind {
+impl ShareKind {
     const fn name(self) -> &'static str {
         match self {
             Self::Request => "requests",
@@ -72,7 +72,7 @@ impl Requester {
 pub struct Shares {
     limits: Arc<LiveLimits>,
     /// INVARIANT: no count is 0, so there are no more of them than shares need.
-    taken: Mutex<HashMap<(Kind, ShareOwner), usize>>,
+    taken: Mutex<HashMap<(ShareKind, ShareOwner), usize>>,
     rejected: Mutex<RejectionCounts>,
 }
 
@@ -93,7 +93,7 @@ impl Shares {
 
     /// # Errors
     /// 503 if not enough are left, 429 if the asker has too many already.
-    pub fn take(self: &Arc<Self>, kind: Kind, count: usize, requester: &Requester) -> Result<Share, Problem> {
+    pub fn take(self: &Arc<Self>, kind: ShareKind, count: usize, requester: &Requester) -> Result<Share, Problem> {
         let mut share = Share { shares: self.clone(), kind, count: 0, requester: requester.clone() };
         share.take_more(count)?;
         Ok(share)
@@ -103,7 +103,7 @@ impl Shares {
     ///
     /// # Errors
     /// As [`Self::take`].
-    pub fn check(&self, kind: Kind, count: usize, requester: &Requester) -> Result<(), Problem> {
+    pub fn check(&self, kind: ShareKind, count: usize, requester: &Requester) -> Result<(), Problem> {
         let taken = self.taken.lock();
         for whose in requester.all() {
             let max = self.max(kind, whose);
@@ -114,14 +114,14 @@ impl Shares {
         Ok(())
     }
 
-    fn max(&self, kind: Kind, whose: ShareOwner) -> usize {
+    fn max(&self, kind: ShareKind, whose: ShareOwner) -> usize {
         let limits = self.limits.now();
         let all = match kind {
-            Kind::Request => limits.http_requests,
-            Kind::Batch => HTTP_BATCHES_MAX,
-            Kind::Unattended => UNATTENDED_MAX,
-            Kind::Reader => limits.event_readers,
-            Kind::Body => BODIES_BYTES_MAX / BODY_ROOM_BYTES,
+            ShareKind::Request => limits.http_requests,
+            ShareKind::Batch => HTTP_BATCHES_MAX,
+            ShareKind::Unattended => UNATTENDED_MAX,
+            ShareKind::Reader => limits.event_readers,
+            ShareKind::Body => BODIES_BYTES_MAX / BODY_ROOM_BYTES,
         };
         if whose == ShareOwner::All { all } else { share_of(all, limits.share_percent) }
     }
@@ -160,7 +160,7 @@ impl RejectionCounts {
     }
 }
 
-fn refused(kind: Kind, whose: ShareOwner, max: usize) -> Problem {
+fn refused(kind: ShareKind, whose: ShareOwner, max: usize) -> Problem {
     let kind = kind.name();
     let (code, detail) = match whose {
         ShareOwner::All => (
@@ -186,7 +186,7 @@ fn refused(kind: Kind, whose: ShareOwner, max: usize) -> Problem {
 /// Places that are taken, until this is dropped.
 pub struct Share {
     shares: Arc<Shares>,
-    kind: Kind,
+    kind: ShareKind,
     count: usize,
     requester: Requester,
 }
@@ -249,7 +249,7 @@ mod tests {
     /// Takes a place for each of these, and checks the results.
     #[track_caller]
     fn check(shares: &Arc<Shares>, wanted: &[&Requester], expected: &[Option<u16>]) -> Vec<Share> {
-        let taken: Vec<_> = wanted.iter().map(|requester| shares.take(Kind::Reader, 1, requester)).collect();
+        let taken: Vec<_> = wanted.iter().map(|requester| shares.take(ShareKind::Reader, 1, requester)).collect();
         let found: Vec<_> = taken.iter().map(|taken| taken.as_ref().err().map(Problem::status)).collect();
         assert_eq!(found, expected);
         taken.into_iter().flatten().collect()
@@ -282,9 +282,9 @@ mod tests {
     #[test]
     fn what_is_refused_takes_nothing() {
         let shares = shares(100);
-        let mut share = shares.take(Kind::Body, 1, &Requester::default()).expect("there is room");
+        let mut share = shares.take(ShareKind::Body, 1, &Requester::default()).expect("there is room");
         assert_eq!(share.take_more(usize::MAX / 2).err().map(|problem| problem.status()), Some(503));
-        assert_eq!(shares.check(Kind::Body, 1, &Requester::default()).err().map(|problem| problem.status()), None);
+        assert_eq!(shares.check(ShareKind::Body, 1, &Requester::default()).err().map(|problem| problem.status()), None);
         drop(share);
         assert!(shares.taken.lock().is_empty());
     }

@@ -20,7 +20,7 @@ const DAYS_NAMED_MAX: i64 = 366;
 /// Where a snapshot is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Place {
+pub enum SnapshotPlace {
     #[default]
     Here,
     /// Only in the archive. A midnight that this node should have is fetched automatically.
@@ -35,16 +35,16 @@ pub struct SnapshotPage {
     /// The file's name; it has the beginning of `blake3`.
     pub file: String,
     #[serde(default)]
-    pub place: Place,
+    pub place: SnapshotPlace,
     /// The days on whose 00:00 UTC this was the state; if it is only in the archive, the last of them.
     pub days: Vec<String>,
     #[serde(flatten, default, skip_serializing_if = "Option::is_none")]
-    pub content: Option<Content>,
+    pub content: Option<SnapshotContent>,
 }
 
 /// What is in a snapshot.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Content {
+pub struct SnapshotContent {
     pub bytes: u64,
     pub rows: u64,
     /// The position of the last entry in it.
@@ -61,7 +61,7 @@ pub struct Content {
 impl SnapshotPage {
     pub fn of(listed: ListedFile) -> Self {
         let ListedFile { name, bytes, rows, state_digest, blake3, facts } = listed;
-        let content = Content {
+        let content = SnapshotContent {
             bytes,
             rows,
             position: facts.journal.position(facts.partition, 0).to_string(),
@@ -75,7 +75,7 @@ impl SnapshotPage {
         Self {
             partition: facts.partition,
             file: name,
-            place: Place::Here,
+            place: SnapshotPlace::Here,
             days: facts.days.map(|days| days.dates(DAYS_NAMED_MAX).collect()).unwrap_or_default(),
             machine: facts.machine,
             content: Some(content),
@@ -85,7 +85,7 @@ impl SnapshotPage {
     fn elsewhere(machine: &str, partition: PartitionId, file: String) -> Self {
         let day = parse_name(&file).and_then(|(_, day)| day).map(str::to_owned);
         let days = day.into_iter().collect();
-        Self { machine: machine.to_owned(), partition, file, place: Place::Archive, days, content: None }
+        Self { machine: machine.to_owned(), partition, file, place: SnapshotPlace::Archive, days, content: None }
     }
 }
 

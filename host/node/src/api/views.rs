@@ -18,7 +18,7 @@ use statehouse_abi::value::Value;
 use tokio::time::Instant;
 
 use super::handle::Api;
-use super::mount::{GivenFields, Mount, Route, Target};
+use super::mount::{GivenFields, Mount, MountRoute, RouteTarget};
 use super::pages;
 use super::problem::{Code, Problem};
 use super::query::{Options, read_options};
@@ -106,11 +106,11 @@ pub async fn get(
     view: Arc<View>,
     machine: &Machine,
     mount: &Mount,
-    (route, given): (&Route, GivenFields),
+    (route, given): (&MountRoute, GivenFields),
     context: RequestContext,
     uri: &Uri,
 ) -> Result<Response, Problem> {
-    let Target::Query(at) = route.target else { unreachable!("a view declares no command") };
+    let RouteTarget::Query(at) = route.target else { unreachable!("a view declares no command") };
     let declared = &mount.describe.queries[at];
     let text = uri.query().unwrap_or_default();
     let options = read_options(declared, &route.shape, given, text)?;
@@ -190,7 +190,7 @@ pub async fn get_instead(
     api: &Api,
     machine: &Machine,
     mount: &Mount,
-    (query, route, given): (usize, &Route, GivenFields),
+    (query, route, given): (usize, &MountRoute, GivenFields),
     context: &RequestContext,
     uri: &Uri,
 ) -> Option<Result<Response, Problem>> {

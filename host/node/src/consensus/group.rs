@@ -28,8 +28,8 @@ use tokio::sync::watch;
 
 use super::admission;
 use super::leadership::{self, Leadership};
-use super::model::{self, Content, Model};
-use super::network::Network;
+use super::model::{self, Model, ProposalContent};
+use super::network::RaftNetwork;
 use super::state::GroupStateMachine;
 use super::storage::Storage;
 use super::{AppendReply, Applier, ConsensusError, NoPeers, PeerReply, PeerRequest, Peers, StopReason};
@@ -115,7 +115,7 @@ impl Group {
         let (stopping, stops) = watch::channel(false);
         let stands = Arc::new(AtomicBool::new(options.stands));
         let config = Arc::new(config(options.name, options.stands));
-        let network = Network(options.peers);
+        let network = RaftNetwork(options.peers);
         let raft =
             Raft::new(node.0, config, network, Storage::new(log.clone(), stops), state).await.map_err(stopped)?;
         let leadership = leadership::follow(&raft, node, blank);
@@ -148,7 +148,7 @@ impl Group {
     pub async fn propose(&self, term: Term, payload: Bytes) -> Result<Proposal, ConsensusError> {
         self.check_leads(term)?;
         let (responder, outcome) = ProgressResponder::complete_only();
-        let request = self.raft.write(Content(payload)).responder(responder);
+        let request = self.raft.write(ProposalContent(payload)).responder(responder);
         request.with_leader(model::leader_id(term, self.node)).await.map_err(stopped)?;
         Ok(Proposal { outcome, leadership: self.leadership.clone() })
     }

@@ -142,17 +142,17 @@ impl Peers for NoPeers {
 }
 
 /// Makes openraft's connections, one for each peer and purpose.
-pub(super) struct Network<P>(pub P);
+pub(super) struct RaftNetwork<P>(pub P);
 
-impl<P: Peers> RaftNetworkFactory<Model> for Network<P> {
-    type Network = Connection<P>;
+impl<P: Peers> RaftNetworkFactory<Model> for RaftNetwork<P> {
+    type Network = PeerConnection<P>;
 
-    async fn new_client(&mut self, target: u64, _node: &EmptyNode) -> Connection<P> {
-        Connection { peers: self.0.clone(), to: NodeId(target) }
+    async fn new_client(&mut self, target: u64, _node: &EmptyNode) -> PeerConnection<P> {
+        PeerConnection { peers: self.0.clone(), to: NodeId(target) }
     }
 }
 
-pub(super) struct Connection<P> {
+pub(super) struct PeerConnection<P> {
     peers: P,
     to: NodeId,
 }
@@ -168,7 +168,7 @@ struct AppendInFlight {
     _room: OwnedSemaphorePermit,
 }
 
-impl<P: Peers> Connection<P> {
+impl<P: Peers> PeerConnection<P> {
     async fn call(&self, request: PeerRequest, option: RPCOption) -> Result<PeerReply, RPCError<Model>> {
         self.peers.call(self.to, request, option.hard_ttl()).await.map_err(unreachable)
     }
@@ -271,7 +271,7 @@ async fn next_reply(
     }
 }
 
-impl<P: Peers> RaftNetworkV2<Model> for Connection<P> {
+impl<P: Peers> RaftNetworkV2<Model> for PeerConnection<P> {
     type SnapshotData = Arc<Bytes>;
 
     async fn append_entries(

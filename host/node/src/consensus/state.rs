@@ -58,7 +58,7 @@ impl GroupStateMachine {
         Err(io::Error::new(io::ErrorKind::InvalidData, again))
     }
 
-    async fn hand_over(&mut self, chunk: Chunk) -> io::Result<()> {
+    async fn hand_over(&mut self, chunk: ApplyChunk) -> io::Result<()> {
         let Some(last) = chunk.entries.last().map(|entry| entry.get().id) else { return Ok(()) };
         let blank = chunk.entries.iter().rev().map(CommittedValue::get).find(|entry| entry.payload == Payload::Blank);
         let blank = blank.map(|entry| entry.id);
@@ -84,7 +84,7 @@ impl GroupStateMachine {
 
 /// Entries on their way to the partition, and who waits for each.
 #[derive(Default)]
-struct Chunk {
+struct ApplyChunk {
     entries: Vec<CommittedValue<LogEntry>>,
     responders: Vec<ApplyResponder<Model>>,
     membership: Option<RaftStoredMembership>,
@@ -103,7 +103,7 @@ impl RaftStateMachine<Model> for GroupStateMachine {
     where
         S: Stream<Item = io::Result<EntryResponder<Model>>> + Unpin + OptionalSend,
     {
-        let mut chunk = Chunk::default();
+        let mut chunk = ApplyChunk::default();
         let mut before = self.applied;
         while let Some((entry, responder)) = entries.try_next().await? {
             let entry = model::log_entry(entry);

@@ -23,7 +23,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use self::cursor::WHOLE;
-use self::rendered::{Origin, RenderedEntry, render};
+use self::rendered::{EventOrigin, RenderedEntry, render};
 use crate::ids::{JournalIndex, PartitionId, Position};
 use crate::limits;
 use crate::machine::entry::EntryKind;
@@ -73,7 +73,7 @@ impl FeedPlace {
 
 pub struct Feed {
     pub machine: Arc<Machine>,
-    origin: Origin,
+    origin: EventOrigin,
     /// By partition: the tail at the end of the journal.
     ends: Vec<tokio::sync::Mutex<Option<Tail>>>,
     kept: Mutex<RenderedCache>,
@@ -115,7 +115,7 @@ impl Feed {
         let name = machine.name().to_owned();
         let stop = CancellationToken::new();
         let feed = Arc::new(Self {
-            origin: Origin { source: format!("urn:statehouse:{cluster}:{name}"), machine: name },
+            origin: EventOrigin { source: format!("urn:statehouse:{cluster}:{name}"), machine: name },
             ends: machine.partition_ids().map(|_| tokio::sync::Mutex::default()).collect(),
             kept: Mutex::default(),
             news: watch::Sender::new(()),
@@ -256,7 +256,7 @@ impl Feed {
             let is_decided = matches!(entry.kind(), EntryKind::Batch | EntryKind::Saga);
             logics.push(if is_decided { Some(tail.decider(entry).await?) } else { None });
         }
-        let origin = Origin { machine: self.origin.machine.clone(), source: self.origin.source.clone() };
+        let origin = EventOrigin { machine: self.origin.machine.clone(), source: self.origin.source.clone() };
         let rendering = tokio::task::spawn_blocking(move || {
             let render = |(entry, logic): (&TailEntry, &Option<Arc<dyn Logic>>)| {
                 let failed =

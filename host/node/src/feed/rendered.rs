@@ -103,14 +103,14 @@ impl Item {
 
 /// Which events are shown.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Filter {
+pub struct EventFilter {
     /// Only events of these entities, if there are any.
     pub keys: Vec<Vec<u8>>,
     /// Only events of these kinds, if there are any.
     pub kinds: Vec<String>,
 }
 
-impl Filter {
+impl EventFilter {
     pub fn shows(&self, item: &Item) -> bool {
         (self.kinds.is_empty() || self.kinds.iter().any(|kind| **kind == *item.kind))
             && (self.keys.is_empty() || item.is_about(&self.keys))
@@ -118,7 +118,7 @@ impl Filter {
 }
 
 /// Where the events of a machine come from, as CloudEvents say it.
-pub struct Origin {
+pub struct EventOrigin {
     pub machine: String,
     /// `urn:statehouse:<cluster>:<machine>`.
     pub source: String,
@@ -155,7 +155,7 @@ struct RequesterMembers<'a> {
 }
 
 /// What one line is made of, before it is rendered.
-struct Draft<'a> {
+struct LineDraft<'a> {
     command: TailCommand<'a>,
     position: Position,
     kind: Arc<str>,
@@ -169,7 +169,7 @@ struct Draft<'a> {
 ///
 /// # Errors
 /// See [`render_each`].
-pub fn render(entry: &TailEntry, logic: Option<&dyn Logic>, origin: &Origin) -> Result<RenderedEntry, Fault> {
+pub fn render(entry: &TailEntry, logic: Option<&dyn Logic>, origin: &EventOrigin) -> Result<RenderedEntry, Fault> {
     let head = entry.entry().header().parent;
     let [a, b, c, d, ..] = head.0;
     let mut rendered = RenderedEntry {
@@ -193,7 +193,7 @@ pub fn render(entry: &TailEntry, logic: Option<&dyn Logic>, origin: &Origin) -> 
     if let Some(logic) = logic {
         let mut drafts = drafts(entry, logic).peekable();
         while drafts.peek().is_some() {
-            let some: Vec<Draft<'_>> = drafts.by_ref().take(RENDER_ITEMS_MAX).collect();
+            let some: Vec<LineDraft<'_>> = drafts.by_ref().take(RENDER_ITEMS_MAX).collect();
             finish(entry, logic, origin, some)?.for_each(|item| rendered.push(item));
         }
     }
@@ -208,7 +208,7 @@ impl RenderedEntry {
     }
 }
 
-fn drafts<'a>(entry: &'a TailEntry, logic: &dyn Logic) -> impl Iterator<Item = Draft<'a>> + use<'a> {
+fn drafts<'a>(entry: &'a TailEntry, logic: &dyn Logic) -> impl Iterator<Item = LineDraft<'a>> + use<'a> {
     let names = logic.describe().events.iter().map(|event| Arc::from(event.name.as_str()));
     let (names, rejected): (Vec<Arc<str>>, Arc<str>) = (names.collect(), REJECTED.into());
     entry.commands().flat_map(move |command| {
@@ -220,7 +220,7 @@ fn drafts<'a>(entry: &'a TailEntry, logic: &dyn Logic) -> impl Iterator<Item = D
             let kind = names.get(usize::from(number)).cloned().unwrap_or_else(|| format!("Event{number}").into());
             let entities = vec![Box::from(event.entity)];
             let item = RenderItem::Event(event.facts());
-            Draft { command, position: event.position(), kind, entities, rejection: None, item }
+            LineDraft { command, position: event.position(), kind, entities, rejection: None, item }
         });
         // A refusal of another partition's call is not the command's outcome; the other partition records that.
         let rejection = command.rejection().filter(|_| command.part().is_outcome());
@@ -229,7 +229,7 @@ fn drafts<'a>(entry: &'a TailEntry, logic: &dyn Logic) -> impl Iterator<Item = D
             entities.dedup();
             let item = RenderItem::Rejected(facts(&command, rejection.clone()));
             let (position, rejection) = (command.position(), Some(rejection));
-            Draft { command, position, kind: rejected, entities, rejection, item }
+            LineDraft { command, position, kind: rejected, entities, rejection, item }
         });
         events.chain(rejection)
     })
@@ -251,12 +251,12 @@ fn facts(command: &TailCommand<'_>, rejection: Rejection) -> CommandFacts {
 fn finish<'a>(
     entry: &'a TailEntry,
     logic: &'a dyn Logic,
-    origin: &'a Origin,
-    drafts: Vec<Draft<'a>>,
+    origin: &'a EventOrigin,
+    drafts: Vec<LineDraft<'a>>,
 ) -> Result<impl Iterator<Item = Item> + use<'a>, Fault> {
     let (items, drafts): (Vec<RenderItem>, Vec<_>) = drafts
         .into_iter()
-        .map(|Draft { command, position, kind, entities, rejection, item }| {
+        .map(|LineDraft { command, position, kind, entities, rejection, item }| {
             (item, (command, position, kind, entities, rejection))
         })
         .unzip();
@@ -295,7 +295,7 @@ fn rejected(command: &str, rejection: Rejection, more: Value) -> Value {
     Value::map(own.into_iter().map(|(name, value)| (name.to_owned(), value)).chain(more))
 }
 
-fn frame<'a>(entry: &TailEntry, position: Position, kind: &str, origin: &'a Origin) -> CloudEvent<'a> {
+fn frame<'a>(entry: &TailEntry, position: Position, kind: &str, origin: &'a EventOrigin) -> CloudEvent<'a> {
     CloudEvent {
         specversion: "1.0",
         id: position.to_string(),

@@ -310,12 +310,12 @@ pub struct CommandStatus {
     /// The guest's panic text, if this node has one.
     pub panic: Option<String>,
     /// Set for a command that is not over.
-    pub in_flight: Option<InFlight>,
+    pub in_flight: Option<InFlightStatus>,
 }
 
 /// What a command in flight waits for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct InFlight {
+pub struct InFlightStatus {
     /// Empty for the moment between two steps.
     pub waits_for: Vec<AwaitedCall>,
     /// The orders that the protocol allows now.

@@ -20,8 +20,8 @@ use crate::machine::plan::Plan;
 use crate::partition::{Partition, PartitionError, end_of};
 use crate::peer::{Call, GroupName, Topic};
 use crate::router::answer::{
-    Ambiguity, AwaitedCall, Caller, CommandLookup, CommandQuestion, CommandStatus, InFlight, Obstacle, Unavailability,
-    UnavailableReason,
+    Ambiguity, AwaitedCall, Caller, CommandLookup, CommandQuestion, CommandStatus, InFlightStatus, Obstacle,
+    Unavailability, UnavailableReason,
 };
 use crate::router::machine::{Machine, position_text, unavailable};
 use crate::router::reply::{facts_of, phase_of, render_items};
@@ -325,7 +325,7 @@ fn in_flight(
         rejection: None,
         phases: phases(partition, saga.command.id(), &saga.marks),
         panic: None,
-        in_flight: Some(InFlight { waits_for: waits.collect(), orders }),
+        in_flight: Some(InFlightStatus { waits_for: waits.collect(), orders }),
     }
 }
 

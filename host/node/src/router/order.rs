@@ -74,7 +74,7 @@ pub struct OrderRecorded {
 
 /// What a leader answers another node.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
-enum Answer {
+enum OrderAnswer {
     #[n(0)]
     Recorded {
         #[n(0)]
@@ -111,12 +111,12 @@ impl Machine {
         }
         loop {
             match self.try_order(partition, &order, deadline).await {
-                Answer::Recorded { index } => return Ok(OrderRecorded { partition, index: JournalIndex(index) }),
-                Answer::Refused { why } => return Err(OrderError::Refused(why)),
-                Answer::NotInFlight => return Err(OrderError::NotInFlight),
-                Answer::Unknown => return Err(OrderError::Unknown),
-                Answer::NotLed if deadline <= Instant::now() => return Err(OrderError::Unknown),
-                Answer::NotLed => self.wait_for_leader(partition, deadline).await,
+                OrderAnswer::Recorded { index } => return Ok(OrderRecorded { partition, index: JournalIndex(index) }),
+                OrderAnswer::Refused { why } => return Err(OrderError::Refused(why)),
+                OrderAnswer::NotInFlight => return Err(OrderError::NotInFlight),
+                OrderAnswer::Unknown => return Err(OrderError::Unknown),
+                OrderAnswer::NotLed if deadline <= Instant::now() => return Err(OrderError::Unknown),
+                OrderAnswer::NotLed => self.wait_for_leader(partition, deadline).await,
             }
         }
     }
@@ -178,13 +178,13 @@ impl Machine {
         Ok(())
     }
 
-    async fn try_order(&self, partition: PartitionId, order: &Order, deadline: Instant) -> Answer {
-        let Some(local) = self.find_partition(partition) else { return Answer::NotLed };
+    async fn try_order(&self, partition: PartitionId, order: &Order, deadline: Instant) -> OrderAnswer {
+        let Some(local) = self.find_partition(partition) else { return OrderAnswer::NotLed };
         if local.is_leader() {
             return order_here(&local, order.clone().vouched_by(Some(self.node)), deadline).await;
         }
         let Some(leader) = local.leader().filter(|leader| *leader != self.node && self.is_answering(*leader)) else {
-            return Answer::NotLed;
+            return OrderAnswer::NotLed;
         };
         let group = Some(GroupName::new(self.name(), partition));
         let body = minicbor::to_vec(order).expect("a vector takes all bytes").into();
@@ -194,7 +194,7 @@ impl Machine {
         let read = read.and_then(|bytes| minicbor::decode(&bytes).map_err(|error| error.to_string()));
         read.unwrap_or_else(|error| {
             tracing::debug!(%leader, error, "a leader did not answer an order");
-            Answer::Unknown
+            OrderAnswer::Unknown
         })
     }
 
@@ -215,20 +215,20 @@ impl Machine {
         let deadline = Instant::now() + patience.saturating_sub(WAY_BACK);
         let answer = match self.find_partition(partition) {
             Some(local) if local.is_leader() => order_here(&local, order, deadline).await,
-            _ => Answer::NotLed,
+            _ => OrderAnswer::NotLed,
         };
         Ok(minicbor::to_vec(answer).expect("a vector takes all bytes").into())
     }
 }
 
-async fn order_here(partition: &Arc<Partition>, order: Order, deadline: Instant) -> Answer {
+async fn order_here(partition: &Arc<Partition>, order: Order, deadline: Instant) -> OrderAnswer {
     match partition.order(order, deadline).await {
-        Ok(Ok(index)) => Answer::Recorded { index: index.0 },
-        Ok(Err(NotOrdered::NotLeading)) => Answer::NotLed,
-        Ok(Err(NotOrdered::NotInFlight)) => Answer::NotInFlight,
-        Ok(Err(refused)) => Answer::Refused { why: not_allowed(&refused) },
-        Err(PartitionError::NotLeading | PartitionError::Deadline) => Answer::Unknown,
-        Err(_) => Answer::NotLed,
+        Ok(Ok(index)) => OrderAnswer::Recorded { index: index.0 },
+        Ok(Err(NotOrdered::NotLeading)) => OrderAnswer::NotLed,
+        Ok(Err(NotOrdered::NotInFlight)) => OrderAnswer::NotInFlight,
+        Ok(Err(refused)) => OrderAnswer::Refused { why: not_allowed(&refused) },
+        Err(PartitionError::NotLeading | PartitionError::Deadline) => OrderAnswer::Unknown,
+        Err(_) => OrderAnswer::NotLed,
     }
 }
 

@@ -120,12 +120,12 @@ impl Machine {
             )
             .await;
         match first {
-            Err(Stop::AllPartitions) => self.ask(logic, declared, partition, request, OtherPartitions::All).await,
+            Err(QueryStop::AllPartitions) => self.ask(logic, declared, partition, request, OtherPartitions::All).await,
             other => other,
         }
         .map_err(|stop| match stop {
-            Stop::Error(error) => error,
-            Stop::AllPartitions => unreachable!("all partitions were asked"),
+            QueryStop::Error(error) => error,
+            QueryStop::AllPartitions => unreachable!("all partitions were asked"),
         })
     }
 
@@ -136,7 +136,7 @@ impl Machine {
         partition: &Arc<Partition>,
         request: &QueryRequest,
         others: OtherPartitions,
-    ) -> Result<QueryAnswer, Stop> {
+    ) -> Result<QueryAnswer, QueryStop> {
         let further = self.partition_ids().filter(|other| others == OtherPartitions::All && *other != partition.id());
         let further: Vec<Arc<Partition>> =
             further.map(|other| self.replica(other)).collect::<Result<_, _>>().map_err(QueryError::Unavailable)?;
@@ -354,13 +354,13 @@ enum OtherPartitions {
 }
 
 /// Why a query has no answer.
-enum Stop {
+enum QueryStop {
     Error(QueryError),
     /// It scans `@local` rows, and those of the other partitions have not been read.
     AllPartitions,
 }
 
-impl From<QueryError> for Stop {
+impl From<QueryError> for QueryStop {
     fn from(error: QueryError) -> Self {
         Self::Error(error)
     }
@@ -372,12 +372,12 @@ struct Sources<S> {
     others: OtherPartitions,
 }
 
-impl<S: Source> Sources<S> {
+impl<S: RowSource> Sources<S> {
     /// Rows, and whether there are more. A scan of `@local` goes through all partitions, in order.
-    fn scan(&self, range: &ScanRange) -> Result<(Vec<KeyRow>, bool), Stop> {
+    fn scan(&self, range: &ScanRange) -> Result<(Vec<KeyRow>, bool), QueryStop> {
         let is_local = split_key(&range.prefix).is_some_and(|(entity, _)| entity == LOCAL);
         if is_local && self.others == OtherPartitions::NotAsked {
-            return Err(Stop::AllPartitions);
+            return Err(QueryStop::AllPartitions);
         }
         let (mut found, mut more) = (Vec::new(), false);
         for rows in self.rows.iter().take(if is_local { self.rows.len() } else { 1 }) {
@@ -391,12 +391,12 @@ impl<S: Source> Sources<S> {
 }
 
 /// Where a query's rows come from.
-trait Source {
+trait RowSource {
     fn row(&self, key: &[u8]) -> Result<Option<Vec<u8>>, QueryError>;
     fn scan(&self, range: &ScanRange) -> Result<Vec<KeyRow>, QueryError>;
 }
 
-impl Source for View {
+impl RowSource for View {
     fn row(&self, key: &[u8]) -> Result<Option<Vec<u8>>, QueryError> {
         View::row(self, key).map_err(|error| partition_error(error.into()))
     }
@@ -407,7 +407,7 @@ impl Source for View {
     }
 }
 
-impl Source for Rows {
+impl RowSource for Rows {
     fn row(&self, key: &[u8]) -> Result<Option<Vec<u8>>, QueryError> {
         Ok(self.get(key).cloned())
     }
@@ -426,8 +426,8 @@ fn run_query(
     name: &str,
     request: &QueryRequest,
     (position, time): (Position, Micros),
-    sources: &Sources<impl Source>,
-) -> Result<QueryAnswer, Stop> {
+    sources: &Sources<impl RowSource>,
+) -> Result<QueryAnswer, QueryStop> {
     let mut query = QueryIn {
         name: name.to_owned(),
         params: request.params.clone(),
@@ -461,7 +461,7 @@ fn fault_of(fault: Fault) -> QueryError {
     }
 }
 
-fn fetch(query: &mut QueryIn, need: Need, sources: &Sources<impl Source>) -> Result<(), Stop> {
+fn fetch(query: &mut QueryIn, need: Need, sources: &Sources<impl RowSource>) -> Result<(), QueryStop> {
     // The module must not see the host's own rows.
     let is_of_host = |key: &[u8]| split_key(key).is_some_and(|(entity, _)| entity == ENTITY);
     let size_of = |row: &Row| row.key.len() + row.row.as_ref().map_or(0, Vec::len);

@@ -84,7 +84,7 @@ struct CalledBy {
 }
 
 #[derive(Encode, Decode)]
-struct Answers {
+struct WireAnswers {
     #[n(0)]
     format: u8,
     /// `None` where the outcome is not known.
@@ -97,14 +97,14 @@ struct Outcomes {
     #[n(0)]
     format: u8,
     #[n(1)]
-    outcomes: Vec<Outcome>,
+    outcomes: Vec<WireOutcome>,
     /// The time in the journal, if the node that answers leads it and nodes announce times.
     #[n(2)]
     time: Option<i64>,
 }
 
 #[derive(Encode, Decode)]
-enum Outcome {
+enum WireOutcome {
     /// The node that was asked does not lead, so it certainly accepted nothing.
     #[n(0)]
     NotLed {
@@ -321,13 +321,13 @@ pub fn decode_told(bytes: &[u8], count: usize) -> Result<(Vec<SubmissionAnswer>,
 
 /// What a partition has recorded of calls.
 pub fn encode_answers(answers: Vec<Option<Answered>>) -> Bytes {
-    encode(&Answers { format: FORMAT, answers })
+    encode(&WireAnswers { format: FORMAT, answers })
 }
 
 /// # Errors
 /// The bytes are no such message, or do not have one answer for each of `count` calls.
 pub fn decode_answers(bytes: &[u8], count: usize) -> Result<Vec<Option<Answered>>, WireError> {
-    let message: Answers = decode(bytes)?;
+    let message: WireAnswers = decode(bytes)?;
     if message.format != FORMAT {
         return Err(WireError::Format { found: message.format });
     }
@@ -337,8 +337,8 @@ pub fn decode_answers(bytes: &[u8], count: usize) -> Result<Vec<Option<Answered>
     Ok(message.answers)
 }
 
-fn outcome_of(told: SubmissionAnswer) -> Outcome {
-    let recorded = |recorded: RecordedOutcome, rejection| Outcome::Recorded {
+fn outcome_of(told: SubmissionAnswer) -> WireOutcome {
+    let recorded = |recorded: RecordedOutcome, rejection| WireOutcome::Recorded {
         position: recorded.position.to_string(),
         time: recorded.time.0,
         is_replayed: recorded.is_replayed,
@@ -347,19 +347,21 @@ fn outcome_of(told: SubmissionAnswer) -> Outcome {
         rejection,
     };
     match told {
-        SubmissionAnswer::NotNow { leader, .. } => Outcome::NotLed { leader: leader.map(|leader| leader.0) },
+        SubmissionAnswer::NotNow { leader, .. } => WireOutcome::NotLed { leader: leader.map(|leader| leader.0) },
         SubmissionAnswer::Answer(Answer::Done(done)) => recorded(done, None),
         SubmissionAnswer::Answer(Answer::Rejected(done, rejection)) => recorded(done, Some(rejection)),
         SubmissionAnswer::Answer(Answer::Conflict { fields, position }) => {
-            Outcome::Conflict { fields, position: position.to_string() }
+            WireOutcome::Conflict { fields, position: position.to_string() }
         }
-        SubmissionAnswer::Answer(Answer::Unavailable(Unavailability { reason, retry_after })) => Outcome::Unavailable {
-            reason: number_of(reason),
-            retry_after_ms: u64::try_from(retry_after.as_millis()).expect("a retry comes within an age"),
-        },
+        SubmissionAnswer::Answer(Answer::Unavailable(Unavailability { reason, retry_after })) => {
+            WireOutcome::Unavailable {
+                reason: number_of(reason),
+                retry_after_ms: u64::try_from(retry_after.as_millis()).expect("a retry comes within an age"),
+            }
+        }
         // Requests are planned before they are sent, so none is refused here.
         SubmissionAnswer::Unknown | SubmissionAnswer::Answer(Answer::Unknown { .. } | Answer::Refused(_)) => {
-            Outcome::Unknown
+            WireOutcome::Unknown
         }
     }
 }
@@ -373,13 +375,13 @@ fn number_of(reason: UnavailableReason) -> u8 {
     REASONS.iter().position(|known| *known == reason).expect("the table is complete") as u8
 }
 
-fn told_of(outcome: Outcome) -> Result<SubmissionAnswer, WireError> {
+fn told_of(outcome: WireOutcome) -> Result<SubmissionAnswer, WireError> {
     let malformed = |what: &str| WireError::Malformed(what.to_owned());
     let position = |text: String| text.parse().map_err(|_| malformed("a position is none"));
     Ok(SubmissionAnswer::Answer(match outcome {
-        Outcome::NotLed { leader } => return Ok(SubmissionAnswer::not_led(leader.map(NodeId))),
-        Outcome::Unknown => return Ok(SubmissionAnswer::Unknown),
-        Outcome::Recorded { position: at, time, is_replayed, status, body, rejection } => {
+        WireOutcome::NotLed { leader } => return Ok(SubmissionAnswer::not_led(leader.map(NodeId))),
+        WireOutcome::Unknown => return Ok(SubmissionAnswer::Unknown),
+        WireOutcome::Recorded { position: at, time, is_replayed, status, body, rejection } => {
             let body = Value::from_cbor(&body).map_err(|_| malformed("a body is no value"))?;
             let recorded = RecordedOutcome { position: position(at)?, time: Micros(time), is_replayed, status, body };
             match rejection {
@@ -387,8 +389,8 @@ fn told_of(outcome: Outcome) -> Result<SubmissionAnswer, WireError> {
                 None => Answer::Done(recorded),
             }
         }
-        Outcome::Conflict { fields, position: at } => Answer::Conflict { fields, position: position(at)? },
-        Outcome::Unavailable { reason, retry_after_ms } => {
+        WireOutcome::Conflict { fields, position: at } => Answer::Conflict { fields, position: position(at)? },
+        WireOutcome::Unavailable { reason, retry_after_ms } => {
             let reason = *REASONS.get(reason as usize).ok_or_else(|| malformed("a reason is unknown"))?;
             Answer::Unavailable(Unavailability { reason, retry_after: Duration::from_millis(retry_after_ms) })
         }

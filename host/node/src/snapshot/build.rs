@@ -9,7 +9,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use parking_lot::Mutex;
 
-use super::manifest::{FileFacts, Manifest};
+use super::manifest::{Manifest, SnapshotFileFacts};
 use super::{IDS, MANIFEST, STATE, SnapshotError, files};
 use crate::disk::{Disk, DiskFile, FileIdentity, read_whole};
 use crate::ids::LogIndex;
@@ -84,7 +84,11 @@ impl Snapshots {
         self.kept.lock().iter().find(|kept| kept.index() == index).cloned()
     }
 
-    pub(super) fn open_file(&self, kept: &KeptSnapshot, file: &FileFacts) -> Result<Arc<dyn DiskFile>, SnapshotError> {
+    pub(super) fn open_file(
+        &self,
+        kept: &KeptSnapshot,
+        file: &SnapshotFileFacts,
+    ) -> Result<Arc<dyn DiskFile>, SnapshotError> {
         let path = kept.folder.join(&file.name);
         self.disk.open_to_read(&path).map_err(SnapshotError::io(&path, "read"))
     }
@@ -178,8 +182,8 @@ impl KeptSnapshot {
         let path = folder.join(MANIFEST);
         let offer = read_whole(disk, &path).map_err(SnapshotError::io(&path, "read"))?;
         let manifest = Manifest::decode(&offer)?;
-        let size = |file: &FileFacts| disk.open_to_read(&folder.join(&file.name)).and_then(|file| file.size());
-        let is_there = |file: &FileFacts| size(file).is_ok_and(|size| size == file.size);
+        let size = |file: &SnapshotFileFacts| disk.open_to_read(&folder.join(&file.name)).and_then(|file| file.size());
+        let is_there = |file: &SnapshotFileFacts| size(file).is_ok_and(|size| size == file.size);
         if let Some(file) = manifest.files.iter().find(|file| !is_there(file)) {
             return Err(SnapshotError::FileDamaged { name: file.name.clone() });
         }
@@ -193,7 +197,11 @@ impl KeptSnapshot {
 
 /// Syncs all files and folders of a snapshot and hashes the files. Files that the snapshot shares with the one before
 /// it, by hard links, were hashed then.
-fn facts_of(disk: &dyn Disk, folder: &Path, before: Option<&KeptSnapshot>) -> Result<Vec<FileFacts>, SnapshotError> {
+fn facts_of(
+    disk: &dyn Disk,
+    folder: &Path,
+    before: Option<&KeptSnapshot>,
+) -> Result<Vec<SnapshotFileFacts>, SnapshotError> {
     let mut facts = Vec::new();
     for part in [IDS, STATE] {
         let (folders, found) = files::walk(disk, &folder.join(part))?;
@@ -206,7 +214,7 @@ fn facts_of(disk: &dyn Disk, folder: &Path, before: Option<&KeptSnapshot>) -> Re
                 Some(hash) => hash,
                 None => files::hash(disk, &path)?,
             };
-            facts.push(FileFacts { name, size, hash });
+            facts.push(SnapshotFileFacts { name, size, hash });
         }
         folders.iter().try_for_each(|folder| files::sync_folder(disk, folder))?;
     }

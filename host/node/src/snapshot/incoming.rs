@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use super::build::incoming_folder;
 use super::install::install_folder;
-use super::manifest::{FileFacts, Manifest};
+use super::manifest::{Manifest, SnapshotFileFacts};
 use super::{MANIFEST, SnapshotError, files};
 use crate::disk::{Disk, DiskFile, read_whole};
 use crate::durable;
@@ -49,13 +49,13 @@ impl IncomingSnapshot {
         if is_ahead { Ok(()) } else { files::remove(disk, &folder) }
     }
 
-    fn path(&self, file: &FileFacts) -> PathBuf {
+    fn path(&self, file: &SnapshotFileFacts) -> PathBuf {
         self.folder.join(&file.name)
     }
 
     /// The offset from which a file is missing. `None` if it is complete, correct, and durable except for its name: the
     /// process that fetched it may have been killed before it was synced, so it is synced here.
-    pub fn missing_from(&self, file: &FileFacts) -> Result<Option<u64>, SnapshotError> {
+    pub fn missing_from(&self, file: &SnapshotFileFacts) -> Result<Option<u64>, SnapshotError> {
         let path = self.path(file);
         let found = match self.disk.open_to_read(&path).and_then(|found| found.size()) {
             Err(error) if error.kind() == ErrorKind::NotFound => None,
@@ -74,7 +74,7 @@ impl IncomingSnapshot {
     }
 
     /// Continues a file at its end.
-    pub fn append(&self, file: &FileFacts) -> Result<IncomingFile, SnapshotError> {
+    pub fn append(&self, file: &SnapshotFileFacts) -> Result<IncomingFile, SnapshotError> {
         let path = self.path(file);
         files::create(&*self.disk, path.parent().expect("it lies in the snapshot's folder"))?;
         let open = |path: &Path| match self.disk.open(path) {
@@ -87,7 +87,7 @@ impl IncomingSnapshot {
     }
 
     /// After a failed sync the bytes are lost although they can still be read, so the file must be fetched again.
-    fn sync_or_drop(&self, file: &FileFacts) -> Result<(), SnapshotError> {
+    fn sync_or_drop(&self, file: &SnapshotFileFacts) -> Result<(), SnapshotError> {
         let synced = files::sync(&*self.disk, &self.path(file));
         if synced.is_err() {
             self.drop_file(file)?;
@@ -95,7 +95,7 @@ impl IncomingSnapshot {
         synced
     }
 
-    fn drop_file(&self, file: &FileFacts) -> Result<(), SnapshotError> {
+    fn drop_file(&self, file: &SnapshotFileFacts) -> Result<(), SnapshotError> {
         let path = self.path(file);
         match self.disk.remove(&path) {
             Err(error) if error.kind() != ErrorKind::NotFound => Err(SnapshotError::io(&path, "removed")(error)),
@@ -104,7 +104,7 @@ impl IncomingSnapshot {
     }
 
     /// Checks a file that was fetched. Afterwards it is synced and correct, or it is removed.
-    pub fn check(&self, file: &FileFacts) -> Result<(), SnapshotError> {
+    pub fn check(&self, file: &SnapshotFileFacts) -> Result<(), SnapshotError> {
         if self.missing_from(file)?.is_none() {
             return Ok(());
         }
@@ -128,7 +128,7 @@ impl IncomingSnapshot {
 
 /// A file that is being fetched.
 pub struct IncomingFile {
-    facts: FileFacts,
+    facts: SnapshotFileFacts,
     path: PathBuf,
     file: Arc<dyn DiskFile>,
     size: u64,

@@ -65,9 +65,9 @@ pub fn finish_install(
     Ok(Some(last))
 }
 
-type Step = fn(&dyn Disk, &Path, &Log, &Manifest) -> Result<(), SnapshotError>;
+type InstallStep = fn(&dyn Disk, &Path, &Log, &Manifest) -> Result<(), SnapshotError>;
 
-pub(super) const STEPS: [Step; 5] = [
+pub(super) const STEPS: [InstallStep; 5] = [
     |disk, partition, _, _| files::sync_folder(disk, partition),
     |_, _, log, manifest| Ok(log.skip_to(manifest.last(), manifest.log_hash)?),
     |disk, partition, _, _| replace(disk, partition, STATE),

@@ -183,7 +183,7 @@ fn what_is_not_whole_is_no_snapshot() {
 
 #[test]
 fn a_manifest_is_read_as_it_was_written_or_not_at_all() {
-    let file = |name: &str| manifest::FileFacts { name: name.to_owned(), size: 7, hash: [8; 32] };
+    let file = |name: &str| manifest::SnapshotFileFacts { name: name.to_owned(), size: 7, hash: [8; 32] };
     let of = |names: &[&str]| {
         let mut manifest = Manifest::new(&stream(), &meta(4), [5; 32]);
         manifest.files = names.iter().map(|name| file(name)).collect();

@@ -15,7 +15,7 @@ use futures_util::{StreamExt, TryStreamExt};
 use minicbor::{Decode, Encode};
 
 use super::incoming::IncomingSnapshot;
-use super::manifest::FileFacts;
+use super::manifest::SnapshotFileFacts;
 use super::{SnapshotError, Snapshots};
 use crate::consensus::PeerError;
 use crate::disk::{DiskFile, FileIdentity};
@@ -89,7 +89,7 @@ pub fn serve(
 /// on.
 fn checked(
     sent: BoxStream<'static, Result<Bytes, ServiceError>>,
-    facts: FileFacts,
+    facts: SnapshotFileFacts,
     identity: FileIdentity,
     snapshots: Arc<Snapshots>,
 ) -> BoxStream<'static, Result<Bytes, ServiceError>> {
@@ -191,7 +191,7 @@ async fn fetch_file(
     from: NodeId,
     call: Call,
     incoming: &IncomingSnapshot,
-    file: &FileFacts,
+    file: &SnapshotFileFacts,
 ) -> Result<(), TransferError> {
     let mut pieces = network.fetch(from, call, PIECE_PATIENCE).await?;
     let mut appending = incoming.append(file)?;

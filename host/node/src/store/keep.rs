@@ -14,14 +14,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::StoreError;
-use super::disk::{Disk, DiskSnapshot, StoreShared};
+use super::disk::{DiskSnapshot, StoreDisk, StoreShared};
 use super::state::{PendingWrites, Store};
 use super::view::View;
 
 const BUILDING: &str = "building";
 
 /// A state to be kept.
-pub(super) struct Keep {
+pub(super) struct KeepRequest {
     /// The last apply in it.
     pub seq: u64,
     pub folder: PathBuf,
@@ -52,7 +52,7 @@ impl Store {
             pending.kept.back().is_none_or(|before| before.seq <= seq),
             "states are kept in the order of their applies"
         );
-        pending.kept.push_back(Keep { seq, folder, on_kept });
+        pending.kept.push_back(KeepRequest { seq, folder, on_kept });
         pending.seq_wanted = pending.seq_wanted.max(seq);
         shared.work.notify_one();
     }
@@ -66,7 +66,7 @@ pub(super) fn is_due(pending: &PendingWrites) -> bool {
 }
 
 /// Copies what is on disk now into the folder. The folder is durable on return.
-pub(super) fn put(disk: &Disk, folder: &Path) -> Result<(), StoreError> {
+pub(super) fn put(disk: &StoreDisk, folder: &Path) -> Result<(), StoreError> {
     let parent = folder.parent().expect("a folder in a partition's");
     if folder.exists() {
         // A process may have made it and been killed before the name was durable.
@@ -97,7 +97,7 @@ pub(super) fn put(disk: &Disk, folder: &Path) -> Result<(), StoreError> {
 /// # Errors
 /// The state cannot be read, or is damaged.
 pub fn open_kept(folder: &Path, shared: &StoreShared) -> Result<View, StoreError> {
-    let disk = Arc::new(Disk::open_to_read(folder, shared)?);
+    let disk = Arc::new(StoreDisk::open_to_read(folder, shared)?);
     let meta = disk.meta()?;
     Ok(View { disk: DiskSnapshot::new(disk), deltas: Vec::new(), meta })
 }

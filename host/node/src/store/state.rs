@@ -16,9 +16,9 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use super::StoreError;
 use super::delta::Delta;
-use super::disk::{Disk, DiskSnapshot, StoreShared};
+use super::disk::{DiskSnapshot, StoreDisk, StoreShared};
 use super::hot::{FoundSlot, HotTable, ROUND};
-use super::keep::Keep;
+use super::keep::KeepRequest;
 use super::meta::Meta;
 use super::tiers;
 use super::view::View;
@@ -80,7 +80,7 @@ pub(super) struct PendingWrites {
     /// A caller waits until this apply is written.
     pub seq_wanted: u64,
     /// States to be kept, in the order of their applies. Each is kept when exactly that state is written.
-    pub kept: VecDeque<Keep>,
+    pub kept: VecDeque<KeepRequest>,
     pub state: WriterState,
     /// How often in a row the writer got an error about descriptors although there was one.
     pub remembered_count: u32,
@@ -100,7 +100,7 @@ impl PendingWrites {
 }
 
 pub(super) struct StoreCore {
-    pub disk: Arc<Disk>,
+    pub disk: Arc<StoreDisk>,
     pub dir: PathBuf,
     pub pending: Mutex<PendingWrites>,
     /// The writer waits here for work.
@@ -135,7 +135,7 @@ impl Store {
     /// # Errors
     /// The folder cannot be opened, or a later program wrote it.
     pub fn open(dir: &Path, options: StoreOptions) -> Result<Self, StoreError> {
-        let disk = Arc::new(Disk::open(dir, &options.shared, options.paranoid)?);
+        let disk = Arc::new(StoreDisk::open(dir, &options.shared, options.paranoid)?);
         let meta = disk.meta()?;
         let pending = PendingWrites {
             deltas: Vec::new(),

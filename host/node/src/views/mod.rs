@@ -41,7 +41,7 @@ use view::ViewThread;
 
 /// The machine that a view follows, as this node has it.
 #[derive(Clone)]
-pub struct Source {
+pub struct ViewSource {
     pub machine: String,
     pub partition_count: u32,
     /// The partition's replica, while it runs here.
@@ -93,14 +93,14 @@ impl Views {
     /// Starts missing views, stops and deletes views that are no longer wanted, and has views made again whose module
     /// or build number has changed. `names` lists all views that should exist, including those whose module is not here
     /// yet.
-    pub fn keep(&self, source: &Source, names: &[String], wanted: Vec<WantedView>) {
+    pub fn keep(&self, source: &ViewSource, names: &[String], wanted: Vec<WantedView>) {
         self.keep_if(source, names, wanted, || true);
     }
 
     /// Does the same, but only if `is_current` still says so under the lock. Returns `false` if it does not.
     pub fn keep_if(
         &self,
-        source: &Source,
+        source: &ViewSource,
         names: &[String],
         wanted: Vec<WantedView>,
         is_current: impl FnOnce() -> bool,

@@ -23,9 +23,9 @@ use crate::durable::{self, PRIVATE};
 use crate::ids::{ModuleId, PartitionId};
 use crate::machine::logic::Logic;
 use crate::partition::{Partition, PartitionError};
-use crate::views::build::{Build, Problem, ReadResult};
+use crate::views::build::{Build, BuildProblem, ReadResult};
 use crate::views::error::ViewError;
-use crate::views::{Source, ViewsContext, WantedView};
+use crate::views::{ViewSource, ViewsContext, WantedView};
 
 /// The file that names the folder of the build that serves.
 const SERVING: &str = "serving";
@@ -45,7 +45,7 @@ pub(super) struct ViewThread {
 }
 
 pub struct View {
-    pub(super) source: Source,
+    pub(super) source: ViewSource,
     pub(super) name: String,
     folder: PathBuf,
     shared: Arc<ViewsContext>,
@@ -70,7 +70,7 @@ impl ViewThread {
     /// The new thread first waits for `before`, which still deletes the files of a dropped view of the same name.
     pub fn start(
         shared: Arc<ViewsContext>,
-        source: Source,
+        source: ViewSource,
         wanted: WantedView,
         before: Option<JoinHandle<()>>,
     ) -> std::io::Result<Self> {
@@ -315,7 +315,7 @@ impl View {
                 Err(_) if self.is_stopped() => return false,
                 Err(error) => {
                     *build.rests_until.lock() = error.is_of_archive().then(|| Instant::now() + ARCHIVE_AGAIN);
-                    let problem = Some(Problem { text: error.to_string(), is_final: error.is_final() });
+                    let problem = Some(BuildProblem { text: error.to_string(), is_final: error.is_final() });
                     let mut known = build.problem.lock();
                     if *known != problem {
                         tracing::error!(view = self.name, %error, "a view has stopped");

@@ -22,8 +22,8 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
 use super::Sender;
-use super::message::{Maker, Message};
-use super::post::{Outcome, PLAINTEXT, clip, may_be_sent};
+use super::message::{Maker, WebhookMessage};
+use super::post::{PLAINTEXT, PostOutcome, clip, may_be_sent};
 use super::retry::{RetryDecision, after_failure};
 use super::sign::Secret;
 use super::signers::Signers;
@@ -234,7 +234,7 @@ impl Delivery {
     }
 
     /// Returns when the message was taken, or given up and recorded as such. If the receiver is gone, it never returns.
-    async fn deliver(&self, partition: PartitionId, message: &Message) {
+    async fn deliver(&self, partition: PartitionId, message: &WebhookMessage) {
         let mut failing =
             self.board.lock().lane(partition).failing.unwrap_or(FailingDelivery { since: 0, attempts: 0 });
         loop {
@@ -244,18 +244,18 @@ impl Delivery {
                 self.sender.poster.post(&self.url, message, &secrets, self.sender.cluster.now()).await
             };
             let (problem, detail, retry_after) = match sent.outcome {
-                Outcome::Taken => {
+                PostOutcome::Taken => {
                     self.count("delivered", message.events);
                     self.board.lock().on_passed(message.last, true);
                     return;
                 }
-                Outcome::Gone => {
+                PostOutcome::Gone => {
                     tracing::warn!(webhook = self.webhook, "a webhook is paused: its receiver answered 410 Gone");
                     // A rejection means that another node delivers already.
                     let _ = self.note(DeliveryNote::Gone).await;
                     return std::future::pending().await;
                 }
-                Outcome::Failed { problem, detail, retry_after } => (problem, detail, retry_after),
+                PostOutcome::Failed { problem, detail, retry_after } => (problem, detail, retry_after),
             };
             self.count("failed", message.events);
             let now = self.sender.cluster.now();
@@ -277,7 +277,7 @@ impl Delivery {
         }
     }
 
-    async fn give_up(&self, message: &Message, failing: FailingDelivery, problem: String) {
+    async fn give_up(&self, message: &WebhookMessage, failing: FailingDelivery, problem: String) {
         tracing::warn!(
             webhook = self.webhook,
             id = message.id,

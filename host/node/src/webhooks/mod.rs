@@ -29,8 +29,8 @@ use tokio_util::sync::CancellationToken;
 
 pub use again::make_again;
 pub use error::WebhookError;
-pub use message::Message;
-pub use post::{Outcome, PostResult};
+pub use message::WebhookMessage;
+pub use post::{PostOutcome, PostResult};
 pub use sign::Secret;
 
 use self::deliver::Delivery;
@@ -69,8 +69,8 @@ pub struct Sender {
 /// What this node delivers, and what its metrics show.
 #[derive(Default)]
 struct Deliveries {
-    running: BTreeMap<Key, RunningDelivery>,
-    shown: BTreeSet<Key>,
+    running: BTreeMap<WebhookKey, RunningDelivery>,
+    shown: BTreeSet<WebhookKey>,
 }
 
 /// A webhook that is being delivered. Its tasks end when it is dropped.
@@ -79,7 +79,7 @@ struct RunningDelivery {
     tasks: JoinSet<()>,
 }
 
-type Key = (String, String);
+type WebhookKey = (String, String);
 
 impl Sender {
     pub fn new(cluster: Cluster, router: Arc<Router>, feeds: Arc<Feeds>, config: &WebhooksConfig) -> Arc<Self> {
@@ -118,10 +118,10 @@ impl Sender {
 
     /// Stops deliveries that are not wanted any more or continue elsewhere, and starts missing ones.
     fn tend(self: &Arc<Self>, Deliveries { running, shown }: &mut Deliveries, wanted: &Webhooks) {
-        let is_wanted = |key: &Key, running: &RunningDelivery| {
+        let is_wanted = |key: &WebhookKey, running: &RunningDelivery| {
             wanted.get(key).is_some_and(|row| row.paused.is_none() && row.epoch == running.delivery.epoch())
         };
-        let gone: Vec<Key> =
+        let gone: Vec<WebhookKey> =
             running.iter().filter(|(key, running)| !is_wanted(key, running)).map(|(key, _)| key.clone()).collect();
         for gone in gone.iter().filter_map(|key| running.remove(key)) {
             tokio::spawn(end(gone));
@@ -146,7 +146,12 @@ impl Sender {
         }
     }
 
-    fn set_out(self: &Arc<Self>, key: &Key, row: &Arc<WebhookRow>, machine: Arc<Machine>) -> Option<RunningDelivery> {
+    fn set_out(
+        self: &Arc<Self>,
+        key: &WebhookKey,
+        row: &Arc<WebhookRow>,
+        machine: Arc<Machine>,
+    ) -> Option<RunningDelivery> {
         let feed = self.feed(machine);
         match Delivery::new(self.clone(), (&key.0, &key.1), row.clone(), feed) {
             Ok(delivery) => {
@@ -186,7 +191,7 @@ impl Sender {
     }
 }
 
-fn gauge_dead((machine, webhook): &Key, letters: usize) {
+fn gauge_dead((machine, webhook): &WebhookKey, letters: usize) {
     let labels = [("machine", machine.clone()), ("webhook", webhook.clone())];
     metrics::gauge!("statehouse_webhook_dead_letters", &labels).set(letters as f64);
 }

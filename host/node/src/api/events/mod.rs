@@ -25,7 +25,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
-use self::reader::{Lane, LastWord, Pace, Reader, Stops};
+use self::reader::{EventReader, Lane, LastWord, Stops, StreamPace};
 use super::handle::Api;
 use super::live::LiveLimits;
 use super::problem::{Code, Problem};
@@ -33,10 +33,10 @@ use super::reading;
 use super::roles::WATCH_ROLES;
 use super::route::HostRequest;
 use super::serve::ConnectionContext;
-use super::share::{Kind, Share};
+use super::share::{Share, ShareKind};
 use super::url::query_pairs;
 use crate::feed::cursor::{CURSOR_IS, Cursor};
-use crate::feed::rendered::{ACTIVATED, Filter, REJECTED};
+use crate::feed::rendered::{ACTIVATED, EventFilter, REJECTED};
 use crate::feed::{Feed, FeedPlace, Feeds, newest};
 use crate::ids::PartitionId;
 use crate::partition::PartitionError;
@@ -58,9 +58,9 @@ impl Events {
     }
 
     /// How patient a stream is that begins now.
-    fn pace(&self) -> Pace {
+    fn pace(&self) -> StreamPace {
         let limits = self.limits.now();
-        Pace {
+        StreamPace {
             patience: Duration::from_millis(limits.event_patience_ms),
             heartbeat: Duration::from_millis(limits.event_heartbeat_ms),
         }
@@ -79,7 +79,7 @@ enum StreamStart {
 #[derive(Debug, PartialEq, Eq)]
 struct EventsQuery {
     from: StreamStart,
-    filter: Filter,
+    filter: EventFilter,
     /// The partitions to read, without those that have none of the filter's keys.
     partitions: Vec<PartitionId>,
 }
@@ -90,7 +90,7 @@ pub async fn get(api: &Api, request: HostRequest<'_>) -> Result<Response, Proble
     let events = &api.events;
     let wanted = read_wanted(&machine, parts.uri.query().unwrap_or_default(), &parts.headers)?;
     reading::check_keys(&wanted.filter.keys, &context.caller)?;
-    let place = api.shares.take(Kind::Reader, 1, &api.requester(&context.caller, parts))?;
+    let place = api.shares.take(ShareKind::Reader, 1, &api.requester(&context.caller, parts))?;
     let feed = events.feeds.feed(machine, &api.cluster.view().cluster.unwrap_or_default());
     let (lanes, cursor) = begin(&feed, &wanted, context.deadline).await?;
     let connection = parts.extensions.get::<ConnectionContext>().cloned();
@@ -104,7 +104,7 @@ pub async fn get(api: &Api, request: HostRequest<'_>) -> Result<Response, Proble
     };
     let pace = events.pace();
     let shows_callers = context.caller.roles & WATCH_ROLES != 0;
-    let reader = Reader { feed, filter: wanted.filter, shows_callers, lanes, cursor, pace, stops };
+    let reader = EventReader { feed, filter: wanted.filter, shows_callers, lanes, cursor, pace, stops };
     let (pieces, waiting) = mpsc::channel(PIECES_WAITING_MAX);
     let last = LastWord::default();
     let stay = connection.map(|connection| connection.stay());
@@ -175,7 +175,7 @@ fn body(
 fn read_wanted(machine: &Machine, query: &str, headers: &HeaderMap) -> Result<EventsQuery, Problem> {
     let pairs = query_pairs(query)
         .ok_or_else(|| Problem::new(Code::BadParameter, "the query string is not percent-encoded UTF-8"))?;
-    let (mut after, mut filter, mut partitions) = (None, Filter::default(), Vec::new());
+    let (mut after, mut filter, mut partitions) = (None, EventFilter::default(), Vec::new());
     for (name, value) in &pairs {
         match name.as_ref() {
             "after" if after.is_some() => return Err(bad_parameter("after", "is given twice")),

@@ -30,7 +30,7 @@ use crate::system::Wanting;
 use crate::system::webhook_row::WebhookRow;
 use crate::system::webhooks::{WebhookSettings, WebhookStep};
 use crate::system::{Cluster, ClusterError};
-use crate::webhooks::{Message, Outcome, Secret, Sender, WebhookError, make_again};
+use crate::webhooks::{PostOutcome, Secret, Sender, WebhookError, WebhookMessage, make_again};
 
 /// The longest cursor: it has as many positions as there may be.
 const CURSOR_CHARS_MAX: u32 = WEBHOOK_PARTITIONS_MAX * 48;
@@ -378,14 +378,14 @@ impl<'a> MachineWebhooks<'a> {
         &self,
         webhook: &str,
         row: &WebhookRow,
-        message: &Message,
+        message: &WebhookMessage,
         until: Instant,
     ) -> Result<WebhookSentPage, Problem> {
         let sent = self.sender.send(webhook, row, message, until).await?;
         Ok(WebhookSentPage {
             webhook: webhook.to_owned(),
             id: message.id.clone(),
-            is_delivered: sent.outcome == Outcome::Taken,
+            is_delivered: sent.outcome == PostOutcome::Taken,
             status: sent.status,
             problem: sent.problem(),
         })

@@ -34,7 +34,7 @@ pub async fn serve_peers(
 ) -> Result<(), PeerSetupError> {
     let stopping = CancellationToken::new();
     let _stopped_when_dropped = stopping.clone().drop_guard();
-    let answers = PeerServer::new(Answers { identity: options.identity, service, stopping: stopping.clone() })
+    let answers = PeerServer::new(ServiceAnswers { identity: options.identity, service, stopping: stopping.clone() })
         .max_decoding_message_size(limits::PEER_MESSAGE_BYTES_MAX)
         .max_encoding_message_size(limits::PEER_MESSAGE_BYTES_MAX);
     let signal = async {
@@ -64,13 +64,13 @@ pub async fn serve_peers(
     served
 }
 
-struct Answers {
+struct ServiceAnswers {
     identity: Identity,
     service: Arc<dyn Service>,
     stopping: CancellationToken,
 }
 
-impl Answers {
+impl ServiceAnswers {
     /// The node that asks, if it may ask at all.
     fn admit<T>(&self, request: &Request<T>, topic: Option<Topic>) -> Result<NodeId, Status> {
         let from = handshake::admit(&self.identity, request, topic)?;
@@ -104,7 +104,7 @@ impl Answers {
 }
 
 #[tonic::async_trait]
-impl Peer for Answers {
+impl Peer for ServiceAnswers {
     type AppendsStream = BoxStream<'static, Result<wire::AppendReply, Status>>;
     type FetchStream = BoxStream<'static, Result<wire::Piece, Status>>;
 

@@ -59,7 +59,7 @@ impl JobState {
 /// One replay.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Record {
+pub struct ReplayRecord {
     pub format: u32,
     /// A uuid.
     pub id: String,
@@ -81,7 +81,7 @@ pub struct Record {
     pub certificate_problem: Option<String>,
 }
 
-impl Record {
+impl ReplayRecord {
     pub fn new(machine: &str, asked: ReplayRequest, by: &str, created: Micros) -> Self {
         Self {
             format: FORMAT,

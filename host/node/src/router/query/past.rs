@@ -19,7 +19,7 @@ impl Machine {
         (partition, further): (&Arc<Partition>, &[Arc<Partition>]),
         request: &QueryRequest,
         others: OtherPartitions,
-    ) -> Result<QueryAnswer, Stop> {
+    ) -> Result<QueryAnswer, QueryStop> {
         let turn = self.turn_to_rewind(request.deadline).await?;
         let past = self.rewind(partition, request, moment, &turn).await?;
         let logic = past.logic.clone().unwrap_or_else(|| logic.clone());

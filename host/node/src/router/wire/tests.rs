@@ -126,7 +126,7 @@ fn nodes_that_say_no_times_read_and_write_what_they_always_did() {
         #[n(7)] Option<CalledBy>,
     );
     #[derive(Encode, Decode)]
-    struct OldOutcomes(#[n(0)] u8, #[n(1)] Vec<Outcome>);
+    struct OldOutcomes(#[n(0)] u8, #[n(1)] Vec<WireOutcome>);
 
     let untimed = encode_submissions([&submission()].into_iter());
     let read: OldSubmissions = decode(&untimed).expect("an old node reads it");

@@ -79,7 +79,7 @@ fn offer() -> (Manifest, Bytes) {
     let facts = |name: &str| {
         let content = content_of(name, 9);
         let hash = *blake3::hash(&content).as_bytes();
-        manifest::FileFacts { name: name.to_owned(), size: content.len() as u64, hash }
+        manifest::SnapshotFileFacts { name: name.to_owned(), size: content.len() as u64, hash }
     };
     manifest.files = NAMES.map(facts).to_vec();
     manifest.files.sort_by(|one, other| one.name.cmp(&other.name));

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use super::super::StoreError;
 use super::record::IdHasher;
-use super::run::Run;
+use super::run::IdRun;
 use crate::data_folder::RunList;
 use crate::disk::{Disk, UnfinishedFile, read_whole};
 use crate::ids::JournalIndex;
@@ -36,7 +36,7 @@ pub fn write(manifest: &RunList, disk: &Arc<dyn Disk>, dir: &Path) -> Result<(),
 }
 
 /// The manifest of a folder and its runs, up to the first that is missing or damaged. Everything else is removed.
-pub fn open(disk: &Arc<dyn Disk>, dir: &Path) -> Result<(RunList, Vec<Arc<Run>>), StoreError> {
+pub fn open(disk: &Arc<dyn Disk>, dir: &Path) -> Result<(RunList, Vec<Arc<IdRun>>), StoreError> {
     let path = dir.join(NAME);
     let raw = match read_whole(&**disk, &path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
@@ -52,9 +52,9 @@ pub fn open(disk: &Arc<dyn Disk>, dir: &Path) -> Result<(RunList, Vec<Arc<Run>>)
         empty()
     });
     let hasher = IdHasher { seed: manifest.seed };
-    let mut runs: Vec<Arc<Run>> = Vec::new();
+    let mut runs: Vec<Arc<IdRun>> = Vec::new();
     for span in &manifest.spans {
-        match Run::open(disk, dir, *span, &hasher) {
+        match IdRun::open(disk, dir, *span, &hasher) {
             Ok(run) => runs.push(Arc::new(run)),
             Err(error @ StoreError::IdsDamaged { .. }) => {
                 tracing::error!(%error, "id index: a run is damaged, its ids and all newer ones are recorded again");

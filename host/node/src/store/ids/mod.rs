@@ -29,8 +29,8 @@ use parking_lot::{Condvar, Mutex, MutexGuard, RwLock};
 
 use self::recent::RecentIds;
 pub use self::record::IdRecord;
-use self::record::{IdHasher, Record};
-use self::run::Run;
+use self::record::{IdHasher, StoredId};
+use self::run::IdRun;
 use super::StoreError;
 use crate::data_folder::RunList;
 use crate::disk::Disk;
@@ -52,7 +52,7 @@ impl Default for IdOptions {
 
 /// Everything that is searched, in order of age.
 struct Levels {
-    runs: Vec<Arc<Run>>,
+    runs: Vec<Arc<IdRun>>,
     frozen: Vec<Arc<RecentIds>>,
     recent: RecentIds,
     /// Everything up to this entry has been recorded.
@@ -68,7 +68,7 @@ struct IdIndexCore {
     levels: RwLock<Levels>,
     /// INVARIANT: names the same runs as `levels.runs` or, for a moment, is ahead of it. Locked before `levels`.
     manifest: Mutex<RunList>,
-    progress: Mutex<Progress>,
+    progress: Mutex<IdWriterProgress>,
     /// The log is durable up to this index. No table with a later one is written.
     durable: AtomicU64,
     changed: Condvar,
@@ -77,7 +77,7 @@ struct IdIndexCore {
 
 /// The state that the two threads share with those who wait for them.
 #[derive(Default)]
-struct Progress {
+struct IdWriterProgress {
     /// Tables written since the index was opened.
     tables_written: u64,
     tables_frozen: u64,
@@ -189,7 +189,7 @@ impl IdIndex {
         }
         self.wait_for_room()?;
         let mut levels = self.shared.levels.write();
-        let records = ids.iter().map(|(id, fingerprint, n)| Record::new(id, fingerprint, journal, *n));
+        let records = ids.iter().map(|(id, fingerprint, n)| StoredId::new(id, fingerprint, journal, *n));
         levels.recent.extend(&self.shared.hasher, records, journal, log);
         levels.applied = journal;
         if self.shared.recent_max <= levels.recent.count() {
@@ -360,7 +360,7 @@ impl IdIndexCore {
         table.last_in_log().0 <= self.durable.load(Ordering::Acquire)
     }
 
-    fn check(&self, progress: &Progress) -> Result<(), StoreError> {
+    fn check(&self, progress: &IdWriterProgress) -> Result<(), StoreError> {
         match &progress.stopped {
             Some(reason) => Err(StoreError::WriterStopped { reason: reason.clone() }),
             None if progress.no_space => Err(StoreError::NoSpace { path: self.dir.clone() }),
