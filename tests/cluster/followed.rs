@@ -21,7 +21,7 @@ const EVENTS: &str = "/v1/wallet/events";
 const LEAVE_EVERY: usize = 400;
 
 /// Positions of events by partition.
-type Seen = BTreeMap<u64, Vec<String>>;
+type SeenPositions = BTreeMap<u64, Vec<String>>;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn readers_follow_through_fail_overs_without_a_gap() {
@@ -32,7 +32,7 @@ async fn readers_follow_through_fail_overs_without_a_gap() {
     deaf.write_all(format!("GET {EVENTS}?after=start HTTP/1.1\r\nhost: localhost\r\n\r\n").as_bytes())
         .await
         .expect("it listens");
-    let (end, ended) = watch::channel(None::<Seen>);
+    let (end, ended) = watch::channel(None::<SeenPositions>);
     let readers: Vec<_> = (0..rounds(24, 1000))
         .map(|number| {
             let follower = Follower::new(nodes.clone(), number, &format!("{EVENTS}?after=start"));
@@ -47,7 +47,7 @@ async fn readers_follow_through_fail_overs_without_a_gap() {
         trial.cluster.ready_on(leader).await;
         trial.progress().await;
     }
-    let (mut expected, mut upto) = (Seen::new(), None);
+    let (mut expected, mut upto) = (SeenPositions::new(), None);
     for id in trial.cluster.running() {
         let shown = read_all(&trial, id, upto).await;
         check_same(&format!("node {id}"), &shown.seen, &expected);
@@ -66,7 +66,7 @@ async fn readers_follow_through_fail_overs_without_a_gap() {
 }
 
 /// Asserts that what was seen begins with all that was expected. The clients continue meanwhile.
-fn check_same(who: &str, seen: &Seen, expected: &Seen) {
+fn check_same(who: &str, seen: &SeenPositions, expected: &SeenPositions) {
     for (partition, expected) in expected {
         let seen = seen.get(partition).map_or(&[] as &[String], Vec::as_slice);
         let differs = expected.iter().zip(seen).position(|(expected, seen)| expected != seen);
@@ -76,11 +76,11 @@ fn check_same(who: &str, seen: &Seen, expected: &Seen) {
 }
 
 /// Reads until it has seen as much as there is.
-async fn follow(mut follower: Follower, number: usize, ended: watch::Receiver<Option<Seen>>) -> Follower {
+async fn follow(mut follower: Follower, number: usize, ended: watch::Receiver<Option<SeenPositions>>) -> Follower {
     let mut messages = number;
     loop {
         let expected = ended.borrow().clone();
-        let is_done = |expected: &Seen| {
+        let is_done = |expected: &SeenPositions| {
             expected
                 .iter()
                 .all(|(partition, all)| follower.seen.get(partition).is_some_and(|seen| all.len() <= seen.len()))

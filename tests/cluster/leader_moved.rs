@@ -4,7 +4,7 @@ use serde_json::Value;
 use statehouse_kernel::ids::PartitionId;
 use statehouse_tests::cluster::MACHINE;
 use statehouse_tests::hold::{PATIENCE, within};
-use statehouse_tests::process::Finished;
+use statehouse_tests::process::CommandOutput;
 use statehouse_tests::trial::Trial;
 
 use crate::alone;
@@ -17,7 +17,7 @@ async fn an_operator_sees_all_nodes_and_moves_a_leader() {
     let trial = Trial::start().await;
     let cluster = &trial.cluster;
     for id in cluster.ids() {
-        let Finished { code, stdout, stderr } = cluster.command(id, "status", &["--json"]);
+        let CommandOutput { code, stdout, stderr } = cluster.command(id, "status", &["--json"]);
         assert_eq!(code, Some(0), "{stdout}\n{stderr}");
         let status: Value = serde_json::from_str(&stdout).unwrap_or_else(|error| panic!("no JSON ({error}): {stdout}"));
         let nodes = status["nodes"].as_array().unwrap_or_else(|| panic!("no `nodes` in {status}"));
@@ -30,7 +30,7 @@ async fn an_operator_sees_all_nodes_and_moves_a_leader() {
         let (partition, number) = (PARTITION.to_string(), to.to_string());
         let arguments = ["--machine", MACHINE, "--partition", &partition, "--to", &number];
         within(PATIENCE, &format!("node {to} leads"), async || {
-            let Finished { code, stdout, stderr } = cluster.command(leader, "transfer", &arguments);
+            let CommandOutput { code, stdout, stderr } = cluster.command(leader, "transfer", &arguments);
             assert_eq!(code, Some(0), "{stdout}\n{stderr}");
             // On a busy machine the node may have lost the leadership again at once.
             (cluster.leader(PARTITION).await == to).then_some(())

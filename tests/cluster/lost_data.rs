@@ -6,7 +6,7 @@
 use statehouse_kernel::ids::{NodeId, PartitionId};
 use statehouse_tests::cluster::Cluster;
 use statehouse_tests::hold::{PATIENCE, within};
-use statehouse_tests::process::Finished;
+use statehouse_tests::process::CommandOutput;
 use statehouse_tests::trial::Trial;
 
 use crate::alone;
@@ -22,7 +22,7 @@ async fn a_wiped_node_is_told_to_join_under_a_new_id_and_does() {
     trial.cluster.wipe(lost);
     trial.cluster.restart(lost).await;
     check_is_not_ready(&trial.cluster, lost).await;
-    let Finished { code, stdout, stderr } = trial.cluster.add(leader, lost);
+    let CommandOutput { code, stdout, stderr } = trial.cluster.add(leader, lost);
     assert_ne!(code, Some(0), "a used id is refused: {stdout}");
     assert!(stderr.contains("new id"), "it says what to do: {stderr}");
     trial.cluster.kill(lost);

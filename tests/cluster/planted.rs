@@ -11,7 +11,7 @@ use statehouse_tests::oracle::history::{Chain, Decision, History, Part};
 use statehouse_tests::oracle::judge::{Breach, judge};
 use statehouse_tests::oracle::model::{Command, Outcome};
 use statehouse_tests::ports::free_address;
-use statehouse_tests::recording::{Attempt, Consistency, Moment, Recording, Told};
+use statehouse_tests::recording::{Attempt, Consistency, Moment, Recording, TransferAnswer};
 use tempfile::tempdir;
 
 use crate::alone;
@@ -35,7 +35,7 @@ async fn a_true_history_passes_and_every_planted_bug_is_caught() {
     let truth = Run::of_a_real_host().await;
     assert_eq!(truth.judge(), []);
     assert!(
-        truth.recording.attempts.iter().any(|attempt| attempt.told == Told::Unknown),
+        truth.recording.attempts.iter().any(|attempt| attempt.told == TransferAnswer::Unknown),
         "kills leave outcomes unknown"
     );
 
@@ -121,7 +121,7 @@ impl Run {
 
     fn victim_recorded_as(&self, part: &Part) -> (CommandId, PartitionId, JournalIndex) {
         let place = |attempt: &Attempt| {
-            let Told::Done { position } = attempt.told else { return None };
+            let TransferAnswer::Done { position } = attempt.told else { return None };
             Some((CommandId(attempt.transfer.id.into_bytes()), position.partition, position.index))
         };
         let is_so = |(id, partition, index): &(CommandId, PartitionId, JournalIndex)| {
@@ -238,7 +238,7 @@ impl Run {
         let (victim, ..) = self.victim();
         for attempt in &mut self.recording.attempts {
             if attempt.transfer.id.into_bytes() == victim.0 {
-                attempt.told = Told::NotAccepted;
+                attempt.told = TransferAnswer::NotAccepted;
             }
         }
         Box::new(move |breach| *breach == Breach::Smuggled { id: victim })
@@ -307,7 +307,9 @@ impl Run {
     /// A transfer that began and was given back because another command has its id; and the home of the transfer.
     fn reused(&self) -> (CommandId, PartitionId) {
         let aborted = |attempt: &Attempt| match attempt.told {
-            Told::Rejected { position, .. } => Some((CommandId(attempt.transfer.id.into_bytes()), position.partition)),
+            TransferAnswer::Rejected { position, .. } => {
+                Some((CommandId(attempt.transfer.id.into_bytes()), position.partition))
+            }
             _ => None,
         };
         let mut aborted: Vec<_> = self.recording.reused().filter_map(aborted).collect();
@@ -315,10 +317,9 @@ impl Run {
         aborted.dedup();
         // Both of a pair may have been given back; a pair of which one has paid shows more.
         let is_paid = |(id, _): &&(CommandId, PartitionId)| {
-            self.recording
-                .attempts
-                .iter()
-                .any(|attempt| attempt.transfer.id.into_bytes() == id.0 && matches!(attempt.told, Told::Done { .. }))
+            self.recording.attempts.iter().any(|attempt| {
+                attempt.transfer.id.into_bytes() == id.0 && matches!(attempt.told, TransferAnswer::Done { .. })
+            })
         };
         *aborted.iter().find(is_paid).expect("clients use one id twice, and one of them pays")
     }
@@ -368,7 +369,7 @@ fn is_receipt(decision: &Decision, id: CommandId) -> bool {
     decision.id == id && matches!(decision.command, Command::Receive { .. })
 }
 
-fn entry_mut(chain: &mut Chain, index: JournalIndex) -> &mut statehouse_tests::oracle::history::Effective {
+fn entry_mut(chain: &mut Chain, index: JournalIndex) -> &mut statehouse_tests::oracle::history::EffectiveEntry {
     &mut chain.entries[index.0 as usize - 1]
 }
 

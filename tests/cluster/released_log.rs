@@ -12,7 +12,7 @@ use statehouse_tests::cluster::{Cluster, MACHINE, Shape};
 use statehouse_tests::damage::segments;
 use statehouse_tests::hold::{PATIENCE, eventually, within};
 use statehouse_tests::http::{Answer, Client, Request};
-use statehouse_tests::process::{Finished, argument, cli};
+use statehouse_tests::process::{CommandOutput, argument, cli};
 use statehouse_tests::wallet::{self, BANK};
 use uuid::Uuid;
 
@@ -193,7 +193,7 @@ async fn check_says_what_is_missing(cluster: &Cluster, id: NodeId, missed: &str)
         assert!(detail.contains("begins with entry"), "{detail}");
         println!("node {id}: {detail}");
     }
-    let Finished { code, stdout, stderr } =
+    let CommandOutput { code, stdout, stderr } =
         cli(["audit", "verify", "--machine", MACHINE, "--data", argument(cluster.data(id))]);
     assert_eq!(code, Some(1), "what is not here cannot be verified: {stdout}{stderr}");
     assert!(stdout.contains("audit the folder of another node"), "{stdout}{stderr}");

@@ -6,7 +6,7 @@
 use serde_json::Value;
 use statehouse_kernel::ids::NodeId;
 use statehouse_tests::hold::{PATIENCE, within};
-use statehouse_tests::host::{Finished, cli};
+use statehouse_tests::host::{CommandOutput, cli};
 use statehouse_tests::http::Answer;
 use statehouse_tests::trial::Trial;
 use statehouse_tests::wallet::CURRENCY;
@@ -59,7 +59,7 @@ async fn every_node_has_the_same_views_whichever_was_asked_and_was_down() {
 }
 
 fn view(trial: &Trial, id: NodeId, verb: &str) {
-    let done: Finished = cli(["view", verb, "statements", "--url", trial.cluster.url(id).as_str()]);
+    let done: CommandOutput = cli(["view", verb, "statements", "--url", trial.cluster.url(id).as_str()]);
     assert_eq!(done.code, Some(0), "{done:?}");
 }
 

@@ -125,7 +125,10 @@ async fn what_the_payee_refuses_is_given_back() {
         let refused = transfer(&mut client, id, &payer, &payee, 100, by).await;
         assert_eq!(refused.problem(), "account_frozen", "{by:?}: {refused:?}");
         assert_eq!(wallet::balance(&mut client, &payer).await, OPENING, "{by:?}: it was given back");
-        assert_eq!(wallet::recorded(&mut client, id).await, wallet::Recorded::Rejected("account_frozen".to_owned()));
+        assert_eq!(
+            wallet::recorded(&mut client, id).await,
+            wallet::TransactionRecord::Rejected("account_frozen".to_owned())
+        );
         let phases = phases(&mut client, id).await;
         for expected in ["started", "step refused", "compensating", "compensated", "aborted"] {
             assert!(phases.iter().any(|phase| phase == expected), "{by:?}: no `{expected}` in {phases:?}");
@@ -235,8 +238,8 @@ async fn transfers_under_way_survive_a_kill() {
     let mut done = 0;
     for id in &sent {
         match wallet::recorded(&mut client, *id).await {
-            wallet::Recorded::Success => done += 1,
-            wallet::Recorded::Absent => {}
+            wallet::TransactionRecord::Success => done += 1,
+            wallet::TransactionRecord::Absent => {}
             other => panic!("nobody refuses an honest transfer: {other:?}"),
         }
     }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 use statehouse_tests::hold::{PATIENCE, within};
-use statehouse_tests::host::{Finished, Host, Start, argument, cli};
+use statehouse_tests::host::{CommandOutput, Host, Start, argument, cli};
 use statehouse_tests::http::Client;
 use statehouse_tests::process::cli_in;
 use statehouse_tests::proxy::{Link, Proxy};
@@ -40,12 +40,12 @@ pub async fn until_archived(host: &Host, partitions: usize) {
     .await;
 }
 
-fn json(finished: &Finished) -> Value {
+fn json(finished: &CommandOutput) -> Value {
     serde_json::from_str(&finished.stdout).unwrap_or_else(|error| panic!("no JSON ({error}): {finished:?}"))
 }
 
 /// Each partition with its number of entries and its digest.
-fn verified(finished: &Finished) -> Vec<(String, u64, u64, String)> {
+fn verified(finished: &CommandOutput) -> Vec<(String, u64, u64, String)> {
     assert_eq!(finished.code, Some(0), "{finished:?}");
     let report = json(finished);
     let of = |partition: &Value| {

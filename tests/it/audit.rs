@@ -3,7 +3,7 @@
 //! It knows the CLI's arguments, exit codes and `--json`, and compares answers with what clients were told at the time.
 
 use serde_json::Value;
-use statehouse_tests::host::{Finished, Host, argument, cli};
+use statehouse_tests::host::{CommandOutput, Host, argument, cli};
 use statehouse_tests::oracle::{Ledger, check_audit};
 use statehouse_tests::wallet;
 use std::path::Path;
@@ -54,7 +54,7 @@ fn check_past(data: &Path, seen: &[(String, i128)]) {
         let data = argument(data);
         let balance =
             ["audit", "balance", "--data", data, "--account", A, "--currency", "USD", "--at", position, "--json"];
-        let Finished { code, stdout, stderr } = cli(balance);
+        let CommandOutput { code, stdout, stderr } = cli(balance);
         assert_eq!(code, Some(0), "{stdout}\n{stderr}");
         let report: Value = serde_json::from_str(&stdout).unwrap_or_else(|error| panic!("no JSON ({error}): {stdout}"));
         let balance = report["balance"].as_str().unwrap_or_else(|| panic!("no `balance` in {report}"));

@@ -6,7 +6,7 @@
 use std::path::Path;
 
 use statehouse_kernel::ids::ModuleId;
-use statehouse_tests::host::{Finished, Host, Start, argument, cli};
+use statehouse_tests::host::{CommandOutput, Host, Start, argument, cli};
 use statehouse_tests::process::auditor;
 use tempfile::tempdir;
 
@@ -16,12 +16,12 @@ use crate::replay::{changed_module, make_history, recorded_module};
 /// The line of a replay's page that tells how long it took.
 const OF_TIME: &str = " decisions/s";
 
-fn host_audits(arguments: &[&str]) -> Finished {
+fn host_audits(arguments: &[&str]) -> CommandOutput {
     cli(std::iter::once(&"audit").chain(arguments))
 }
 
 /// Runs both programs, which must say the same. Returns what they said.
-fn check_same(arguments: &[&str]) -> Finished {
+fn check_same(arguments: &[&str]) -> CommandOutput {
     let (ours, theirs) = (host_audits(arguments), auditor(arguments));
     let lines = |text: &str| -> Vec<String> {
         text.lines().filter(|line| !line.contains(OF_TIME)).map(str::to_owned).collect()
@@ -35,7 +35,7 @@ fn check_same(arguments: &[&str]) -> Finished {
 /// Replays with both programs. Reports and certificates must be the same bytes.
 fn check_same_replay(data: &Path, folder: &Path, candidate: &str, mode: &str) -> Vec<u8> {
     let mut written = Vec::new();
-    for (program, run) in [("host", host_audits as fn(&[&str]) -> Finished), ("auditor", auditor)] {
+    for (program, run) in [("host", host_audits as fn(&[&str]) -> CommandOutput), ("auditor", auditor)] {
         let place = |ending: &str| folder.join(format!("{program}.{ending}"));
         let (certificate, json, html) = (place("certificate"), place("json"), place("html"));
         let replayed = run(&[

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use statehouse_tests::host::Host;
 use statehouse_tests::http::{Client, Request};
 use statehouse_tests::oracle::{Ledger, check_audit};
-use statehouse_tests::wallet::{self, Recorded, TRANSFER};
+use statehouse_tests::wallet::{self, TRANSFER, TransactionRecord};
 use tempfile::tempdir;
 use uuid::Uuid;
 
@@ -58,7 +58,7 @@ async fn a_refusal_does_not_use_up_the_id_and_a_rejection_does() {
     let malformed = wallet::transfer_body(&id.to_string(), A, B, "1.001");
     let refused = client.post(TRANSFER, &malformed).await.expect("the host answers");
     assert!((400..500).contains(&refused.status), "{refused:?}");
-    assert_eq!(wallet::recorded(&mut client, id).await, Recorded::Absent);
+    assert_eq!(wallet::recorded(&mut client, id).await, TransactionRecord::Absent);
     let done = wallet::transfer(&mut client, id, A, B, 100).await.expect("the host answers");
     assert_eq!(done.status, 200, "{done:?}");
 

@@ -112,10 +112,10 @@ impl Drop for Browser {
 }
 
 /// The heads of the requests that went over a wire.
-type Noted = Arc<Mutex<String>>;
+type NotedHeads = Arc<Mutex<String>>;
 
 /// Carries bytes between a client and the node, and notes what the client sends.
-async fn carry(mut client: TcpStream, begun: Vec<u8>, node: SocketAddr, noted: Noted) {
+async fn carry(mut client: TcpStream, begun: Vec<u8>, node: SocketAddr, noted: NotedHeads) {
     let Ok(mut node) = TcpStream::connect(node).await else { return };
     let note = |bytes: &[u8]| noted.lock().expect("noting does not panic").push_str(&String::from_utf8_lossy(bytes));
     note(&begun);
@@ -144,7 +144,7 @@ async fn carry(mut client: TcpStream, begun: Vec<u8>, node: SocketAddr, noted: N
 }
 
 /// A port that leads everybody who connects there to the node.
-async fn wire(node: SocketAddr, noted: Noted) -> SocketAddr {
+async fn wire(node: SocketAddr, noted: NotedHeads) -> SocketAddr {
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a free port");
     let address = listener.local_addr().expect("bound");
     tokio::spawn(async move {
@@ -157,7 +157,7 @@ async fn wire(node: SocketAddr, noted: Noted) -> SocketAddr {
 
 /// evil.example: it serves its page and takes the report. Every other request goes to the node once the page has
 /// asked for that.
-async fn evil(page: String, node: SocketAddr, noted: Noted, reports: mpsc::Sender<Value>) -> SocketAddr {
+async fn evil(page: String, node: SocketAddr, noted: NotedHeads, reports: mpsc::Sender<Value>) -> SocketAddr {
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a free port");
     let address = listener.local_addr().expect("bound");
     tokio::spawn(async move {
@@ -211,7 +211,7 @@ async fn a_page_of_another_origin_neither_freezes_an_account_nor_reads_one() {
     wallet::open(&mut client, "alice").await;
     wallet::deposit(&mut client, "alice", 100).await;
     let before = wallet::account(&mut client, "alice").await.json();
-    let noted = Noted::default();
+    let noted = NotedHeads::default();
     let (sender, mut reports) = mpsc::channel(1);
     let node = wire(host.address(), noted.clone()).await;
     let evil = evil(page(node), host.address(), noted.clone(), sender).await;

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 use statehouse_tests::hold::{eventually, hold};
-use statehouse_tests::host::{Finished, Host, Start, cli};
+use statehouse_tests::host::{CommandOutput, Host, Start, cli};
 use statehouse_tests::http::{Answer, Client};
 use statehouse_tests::oracle::check_audit;
 use statehouse_tests::skipped::skipped;
@@ -91,7 +91,7 @@ async fn ready_text(client: &mut Client) -> String {
     String::from_utf8_lossy(&answer.body).into_owned()
 }
 
-fn cluster(host: &Host, verb: &str) -> Finished {
+fn cluster(host: &Host, verb: &str) -> CommandOutput {
     cli(["cluster", verb, "--url", &format!("http://{}", host.address())])
 }
 

@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use statehouse_tests::cluster::release;
 use statehouse_tests::hold::{eventually, hold, within};
-use statehouse_tests::host::{Finished, Host, Start, argument, cli};
-use statehouse_tests::hostile::{Hostile, corpus, counter_that_cannot_apply};
+use statehouse_tests::host::{CommandOutput, Host, Start, argument, cli};
+use statehouse_tests::hostile::{HostileModule, corpus, counter_that_cannot_apply};
 use statehouse_tests::http::{Answer, Client, Request};
 use statehouse_tests::oracle::{Ledger, check_audit};
 use statehouse_tests::wallet;
@@ -82,7 +82,7 @@ fn is_clean(text: &str) -> bool {
         .all(|char| matches!(char, '\n' | '\t') || !(char.is_control() || ('\u{202a}'..='\u{202e}').contains(&char)))
 }
 
-async fn command(arguments: Vec<String>) -> Finished {
+async fn command(arguments: Vec<String>) -> CommandOutput {
     tokio::task::spawn_blocking(move || cli(arguments)).await.expect("the command can be run")
 }
 
@@ -99,7 +99,7 @@ async fn get(client: &mut Client, path: &str) -> Value {
 
 /// Checks, stages, replays and prepares the module, each to an end. Says how many seconds each took, and with what
 /// result.
-async fn contain(client: &mut Client, url: &str, files: &Path, hostile: &Hostile) -> String {
+async fn contain(client: &mut Client, url: &str, files: &Path, hostile: &HostileModule) -> String {
     let mut took = Vec::new();
     let mut begun = Instant::now();
     let mut lap = || {
@@ -189,7 +189,7 @@ async fn whatever_a_developer_hands_in_is_refused_or_contained() {
     let (memory, disk) = (host.memory_bytes(), kept_bytes(data.path()));
     let payments = Payments::start(host.client(), &ledger);
     let named = std::env::var("STATEHOUSE_HOSTILE").ok();
-    let is_chosen = |hostile: &Hostile| match &named {
+    let is_chosen = |hostile: &HostileModule| match &named {
         Some(name) => hostile.name == name,
         None => hostile.is_usual || is_chaos(),
     };

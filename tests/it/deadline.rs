@@ -7,7 +7,7 @@ use statehouse_tests::hold::eventually;
 use statehouse_tests::host::Host;
 use statehouse_tests::http::{Answer, Client};
 use statehouse_tests::oracle::{Ledger, check_audit};
-use statehouse_tests::wallet::{self, Recorded, TRANSFER};
+use statehouse_tests::wallet::{self, TRANSFER, TransactionRecord};
 use tempfile::tempdir;
 use uuid::Uuid;
 
@@ -54,7 +54,7 @@ async fn a_deadline_that_is_no_number_or_too_long_is_refused() {
         let body = wallet::transfer_body(&id.to_string(), &ledger.accounts[0], &ledger.accounts[1], "1.00");
         let answer = client.post_with(TRANSFER, &body, vec![(DEADLINE, deadline)]).await.expect("the host answers");
         assert_eq!((answer.status, answer.problem().as_str()), (400, "bad_header"), "`{deadline}`");
-        assert_eq!(wallet::recorded(&mut client, id).await, Recorded::Absent, "`{deadline}`");
+        assert_eq!(wallet::recorded(&mut client, id).await, TransactionRecord::Absent, "`{deadline}`");
     }
 }
 
@@ -76,10 +76,10 @@ async fn resolve(client: &mut Client, unknown: &Answer) -> bool {
 
 async fn check_definite(client: &mut Client, ledger: &Ledger, executed: &[Uuid], not_executed: &[Uuid]) {
     for id in executed {
-        assert_eq!(wallet::recorded(client, *id).await, Recorded::Success, "{id}");
+        assert_eq!(wallet::recorded(client, *id).await, TransactionRecord::Success, "{id}");
     }
     for id in not_executed {
-        assert_eq!(wallet::recorded(client, *id).await, Recorded::Absent, "{id} was executed after all");
+        assert_eq!(wallet::recorded(client, *id).await, TransactionRecord::Absent, "{id} was executed after all");
     }
     let expected = 100_000 - executed.len() as i128;
     assert_eq!(wallet::balance(client, &ledger.accounts[0]).await, expected);

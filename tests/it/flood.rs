@@ -14,7 +14,7 @@ use statehouse_tests::http::{Client, Request};
 use statehouse_tests::oracle::{Ledger, check_audit};
 use statehouse_tests::skipped::skipped;
 use statehouse_tests::wallet;
-use statehouse_tests::workload::{Told, Workload};
+use statehouse_tests::workload::{TransferOutcome, Workload};
 use tempfile::tempdir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
@@ -117,7 +117,10 @@ async fn idle_connections_keep_nobody_out_and_halt_no_partition() {
     .await;
 
     let attempts = workload.stop().await;
-    let odd: Vec<_> = attempts.iter().filter(|(_, told)| matches!(told, Told::Unknown | Told::NotAccepted)).collect();
+    let odd: Vec<_> = attempts
+        .iter()
+        .filter(|(_, told)| matches!(told, TransferOutcome::Unknown | TransferOutcome::NotAccepted))
+        .collect();
     assert!(odd.is_empty(), "nobody who was there was cut off or refused: {odd:?}");
     assert!(!host.output().contains("halted"), "{}", host.output());
     ledger.check(&mut known, &attempts).await;

@@ -11,7 +11,7 @@ use std::process::Command;
 use serde_json::Value;
 use statehouse_tests::cluster::release;
 use statehouse_tests::hold::eventually;
-use statehouse_tests::host::{Finished, Host, argument, cli};
+use statehouse_tests::host::{CommandOutput, Host, argument, cli};
 use statehouse_tests::http::{Answer, Client, Request};
 use statehouse_tests::oracle::{Ledger, check_audit};
 use statehouse_tests::process::binary;
@@ -215,12 +215,12 @@ fn the_command_line_refuses_what_a_node_refuses() {
 }
 
 /// Runs `module check` on a file, in a shell that limits what it and its children may have.
-fn check_within(limit: &str, file: &Path) -> Finished {
+fn check_within(limit: &str, file: &Path) -> CommandOutput {
     let mut shell = Command::new("sh");
     shell.arg("-c").arg(format!("ulimit {limit}; exec \"$@\"")).arg("sh").arg(binary());
     let done = shell.args(["module", "check", argument(file)]).output().expect("there is a shell");
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("it prints UTF-8");
-    Finished { code: done.status.code(), stdout: text(done.stdout), stderr: text(done.stderr) }
+    CommandOutput { code: done.status.code(), stdout: text(done.stdout), stderr: text(done.stderr) }
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use statehouse_tests::host::{Finished, Host, argument, cli};
+use statehouse_tests::host::{CommandOutput, Host, argument, cli};
 use statehouse_tests::wallet;
 use tempfile::tempdir;
 
@@ -20,7 +20,7 @@ fn file(folder: &Path, ending: &str) -> PathBuf {
 
 /// Puts something else in the place of a file, runs `ask`, and puts the file back. The command must be refused with
 /// these words.
-fn check_refused(place: &Path, put: impl Fn(&Path), ask: impl Fn() -> Finished, words: &str) {
+fn check_refused(place: &Path, put: impl Fn(&Path), ask: impl Fn() -> CommandOutput, words: &str) {
     let aside = place.with_extension("aside");
     fs::rename(place, &aside).expect("it is ours");
     put(place);

@@ -9,7 +9,7 @@ use rand::{Rng, SeedableRng};
 use statehouse_tests::hold::{eventually, hold};
 use statehouse_tests::host::Host;
 use statehouse_tests::oracle::{Ledger, check_audit};
-use statehouse_tests::workload::{Told, Transfer, Workload};
+use statehouse_tests::workload::{Transfer, TransferOutcome, Workload};
 use tempfile::tempdir;
 
 const KILLS: usize = 24;
@@ -75,14 +75,14 @@ fn seed() -> u64 {
     seed
 }
 
-fn report(attempts: &[(Transfer, Told)]) {
-    let count = |is: fn(&Told) -> bool| attempts.iter().filter(|(_, told)| is(told)).count();
+fn report(attempts: &[(Transfer, TransferOutcome)]) {
+    let count = |is: fn(&TransferOutcome) -> bool| attempts.iter().filter(|(_, told)| is(told)).count();
     println!(
         "{} attempts: {} done, {} rejected, {} not accepted, {} unknown; {KILLS} kills",
         attempts.len(),
-        count(|told| matches!(told, Told::Done)),
-        count(|told| matches!(told, Told::Rejected(_))),
-        count(|told| matches!(told, Told::NotAccepted)),
-        count(|told| matches!(told, Told::Unknown)),
+        count(|told| matches!(told, TransferOutcome::Done)),
+        count(|told| matches!(told, TransferOutcome::Rejected(_))),
+        count(|told| matches!(told, TransferOutcome::NotAccepted)),
+        count(|told| matches!(told, TransferOutcome::Unknown)),
     );
 }

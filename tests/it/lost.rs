@@ -7,7 +7,7 @@
 use std::path::{Path, PathBuf};
 
 use statehouse_tests::hold::eventually;
-use statehouse_tests::host::{Finished, Host, Start, argument, cli};
+use statehouse_tests::host::{CommandOutput, Host, Start, argument, cli};
 use statehouse_tests::oracle::{Ledger, check_audit};
 use statehouse_tests::wallet;
 use tempfile::tempdir;
@@ -19,7 +19,7 @@ const DEPOSIT: u32 = 10_000;
 
 /// What the disk forgets of the wallet's only partition.
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Forgotten {
+enum ForgottenPart {
     NewestSegment,
     /// The log goes back to an earlier copy.
     LogSince,
@@ -28,20 +28,20 @@ enum Forgotten {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_log_without_its_newest_segment_is_not_opened_before_somebody_gives_it_up() {
-    check(Forgotten::NewestSegment).await;
+    check(ForgottenPart::NewestSegment).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_older_log_is_not_opened_before_somebody_gives_up_what_it_lacks() {
-    check(Forgotten::LogSince).await;
+    check(ForgottenPart::LogSince).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_partition_without_a_folder_is_not_born_again_before_somebody_gives_it_up() {
-    check(Forgotten::Folder).await;
+    check(ForgottenPart::Folder).await;
 }
 
-async fn check(forgotten: Forgotten) {
+async fn check(forgotten: ForgottenPart) {
     let data = tempdir().expect("a temporary folder");
     let partition = data.path().join("wallet").join("0");
     let earlier = data.path().join("earlier");
@@ -56,12 +56,12 @@ async fn check(forgotten: Forgotten) {
     assert!(host.terminate().await.success());
     check_audit(data.path());
     match forgotten {
-        Forgotten::NewestSegment => std::fs::remove_file(newest_segment(&partition)).expect("it is removed"),
-        Forgotten::LogSince => {
+        ForgottenPart::NewestSegment => std::fs::remove_file(newest_segment(&partition)).expect("it is removed"),
+        ForgottenPart::LogSince => {
             std::fs::remove_dir_all(partition.join("log")).expect("it is removed");
             copy(&earlier, &partition.join("log"));
         }
-        Forgotten::Folder => std::fs::remove_dir_all(&partition).expect("it is removed"),
+        ForgottenPart::Folder => std::fs::remove_dir_all(&partition).expect("it is removed"),
     }
     std::fs::remove_dir_all(&earlier).expect("it is removed");
 
@@ -132,9 +132,9 @@ async fn check_refuses(host: &Host, ledger: &Ledger, last: Uuid) {
     assert_eq!(read.status, 503, "what it does not know it does not deny: {read:?}");
 }
 
-async fn check_goes_on(host: &Host, ledger: &Ledger, forgotten: Forgotten) {
+async fn check_goes_on(host: &Host, ledger: &Ledger, forgotten: ForgottenPart) {
     let mut client = host.client();
-    if forgotten == Forgotten::LogSince {
+    if forgotten == ForgottenPart::LogSince {
         let balance = wallet::balance(&mut client, &ledger.accounts[0]).await;
         assert_eq!(balance, i128::from(DEPOSIT) - SIZE * TRANSFERS as i128, "what the log has is there");
         transfers(host, ledger).await;
@@ -157,12 +157,12 @@ async fn is_ready(host: &Host) {
     .await;
 }
 
-fn accept(host: &Host, machine: &str, why: &str) -> Finished {
+fn accept(host: &Host, machine: &str, why: &str) -> CommandOutput {
     let url = format!("http://{}", host.address());
     cli(["cluster", "accept-loss", machine, "0", "--why", why, "--url", &url])
 }
 
-fn status(host: &Host) -> Finished {
+fn status(host: &Host) -> CommandOutput {
     cli(["cluster", "status", "--url", &format!("http://{}", host.address())])
 }
 

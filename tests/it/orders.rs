@@ -77,7 +77,7 @@ async fn refused(client: &mut Client, id: &str) -> Value {
     .await
 }
 
-fn order(host: &Host, order: &str, id: &str) -> statehouse_tests::host::Finished {
+fn order(host: &Host, order: &str, id: &str) -> statehouse_tests::host::CommandOutput {
     let url = format!("http://{}", host.address());
     cli(["command", order, "toll", id, "--why", "the purse is sealed for ever", "--url", &url])
 }

@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
-use statehouse_tests::host::{Finished, Host, Start, argument, cli};
+use statehouse_tests::host::{CommandOutput, Host, Start, argument, cli};
 use statehouse_tests::http::Client;
 use statehouse_tests::oracle::check_audit;
 use statehouse_tests::wallet::{self, CURRENCY};
@@ -89,13 +89,13 @@ async fn refused(client: &mut Client, account: &str, verb: &str) -> Option<Strin
     code_of(client, &format!("/v1/wallet/accounts/{account}/{verb}"), &json!({})).await
 }
 
-fn replay(data: &Path, candidate: &str, arguments: &[&str]) -> Finished {
+fn replay(data: &Path, candidate: &str, arguments: &[&str]) -> CommandOutput {
     let mut all = vec!["audit", "replay", "--data", argument(data), "--candidate", candidate, "--json"];
     all.extend(arguments);
     cli(all)
 }
 
-fn report(finished: &Finished) -> Value {
+fn report(finished: &CommandOutput) -> Value {
     serde_json::from_str(&finished.stdout).unwrap_or_else(|error| panic!("no JSON ({error}): {finished:?}"))
 }
 

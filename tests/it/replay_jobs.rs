@@ -7,7 +7,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 use statehouse_tests::hold::eventually;
-use statehouse_tests::host::{Finished, Host, Start, argument, cli};
+use statehouse_tests::host::{CommandOutput, Host, Start, argument, cli};
 use statehouse_tests::http::{Answer, Client, Request};
 use tempfile::tempdir;
 use uuid::Uuid;
@@ -25,7 +25,7 @@ async fn send(client: &mut Client, method: &str, path: &str, headers: Vec<(&str,
     client.send(Request { method, path, headers, body }).await.expect("the host answers")
 }
 
-fn replay(arguments: &[&str]) -> Finished {
+fn replay(arguments: &[&str]) -> CommandOutput {
     cli([&["audit", "replay"], arguments].concat())
 }
 

@@ -12,13 +12,13 @@ use serde_json::Value;
 use statehouse_tests::artefacts;
 use statehouse_tests::cluster::release;
 use statehouse_tests::hold::eventually;
-use statehouse_tests::host::{Finished, Host, Start, argument, cli};
+use statehouse_tests::host::{CommandOutput, Host, Start, argument, cli};
 use statehouse_tests::http::Client;
 use statehouse_tests::oracle::{Ledger, check_audit};
 use statehouse_tests::ports::free_address;
 use statehouse_tests::process::{Process, binary};
 use statehouse_tests::wallet;
-use statehouse_tests::workload::{Told, Workload};
+use statehouse_tests::workload::{TransferOutcome, Workload};
 use tempfile::tempdir;
 
 use crate::archived::until_archived;
@@ -29,7 +29,7 @@ const OPENING: i128 = 100_000;
 const CLIENTS: usize = 6;
 const PARTITIONS: usize = 3;
 
-fn json(finished: &Finished) -> Value {
+fn json(finished: &CommandOutput) -> Value {
     serde_json::from_str(&finished.stdout).unwrap_or_else(|error| panic!("no JSON ({error}): {finished:?}"))
 }
 
@@ -38,7 +38,7 @@ fn export(data: &Path, folder: &Path) {
     assert_eq!(exported.code, Some(0), "{exported:?}");
 }
 
-fn restore(from: &Path, data: &Path, node: &str, advertise: Option<SocketAddr>) -> Finished {
+fn restore(from: &Path, data: &Path, node: &str, advertise: Option<SocketAddr>) -> CommandOutput {
     let advertise = advertise.map(|address| address.to_string());
     let mut arguments =
         vec!["snapshot", "restore", "--from", argument(from), "--data", argument(data), "--node", node, "--json"];
@@ -86,18 +86,18 @@ async fn settled(client: &mut Client, ledger: &Ledger) {
     assert_eq!(sum, 0, "the books balance");
 }
 
-struct Lost {
+struct LostFolder {
     folder: tempfile::TempDir,
     /// Exported while clients were at work; `whole` was exported after the end.
     early: PathBuf,
     whole: PathBuf,
     data: PathBuf,
     ledger: Ledger,
-    attempts: Vec<(statehouse_tests::workload::Transfer, Told)>,
+    attempts: Vec<(statehouse_tests::workload::Transfer, TransferOutcome)>,
 }
 
 /// A host that was killed under load.
-async fn lose() -> Lost {
+async fn lose() -> LostFolder {
     let folder = tempdir().expect("a temporary folder");
     let [data, early, whole] = ["data", "early", "whole"].map(|name| folder.path().join(name));
     let arguments = vec!["--partitions".to_owned(), PARTITIONS.to_string()];
@@ -116,7 +116,7 @@ async fn lose() -> Lost {
     let attempts = workload.stop().await;
     assert!(host.terminate().await.success());
     export(&data, &whole);
-    Lost { folder, early, whole, data, ledger, attempts }
+    LostFolder { folder, early, whole, data, ledger, attempts }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -138,7 +138,8 @@ async fn a_lost_cluster_comes_back_with_all_that_was_archived_and_others_join_it
     let mut client = Client::to(first.address());
     ready(&mut client).await;
     lost.ledger.check(&mut client, &lost.attempts).await;
-    let (done, _) = lost.attempts.iter().find(|(_, told)| *told == Told::Done).expect("some are done").clone();
+    let (done, _) =
+        lost.attempts.iter().find(|(_, told)| *told == TransferOutcome::Done).expect("some are done").clone();
     let [from, to] = [done.from, done.to].map(|at| lost.ledger.accounts[at].as_str());
     let again = wallet::transfer(&mut client, done.id, from, to, done.amount).await.expect("an answer");
     assert!(again.status == 200 && again.is_replayed(), "{again:?}");

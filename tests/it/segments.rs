@@ -6,13 +6,13 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
-use statehouse_tests::host::{Finished, Host, Start, argument, cli};
+use statehouse_tests::host::{CommandOutput, Host, Start, argument, cli};
 use statehouse_tests::wallet;
 use tempfile::tempdir;
 
 use crate::replay::make_history;
 
-fn export(data: &Path, folder: &Path) -> Finished {
+fn export(data: &Path, folder: &Path) -> CommandOutput {
     cli(["audit", "log", "--data", argument(data), "--export", argument(folder), "--json"])
 }
 
@@ -34,11 +34,11 @@ fn files(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     found
 }
 
-fn verify(data: &Path) -> Finished {
+fn verify(data: &Path) -> CommandOutput {
     cli(["audit", "verify", "--data", argument(data), "--json"])
 }
 
-fn json(finished: &Finished) -> Value {
+fn json(finished: &CommandOutput) -> Value {
     serde_json::from_str(&finished.stdout).unwrap_or_else(|error| panic!("no JSON ({error}): {finished:?}"))
 }
 

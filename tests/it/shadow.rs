@@ -9,7 +9,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 use statehouse_tests::cluster::release;
 use statehouse_tests::hold::eventually;
-use statehouse_tests::host::{Finished, Host, Start, argument, cli};
+use statehouse_tests::host::{CommandOutput, Host, Start, argument, cli};
 use statehouse_tests::http::Client;
 use statehouse_tests::oracle::check_audit;
 use statehouse_tests::wallet;
@@ -29,7 +29,7 @@ fn name(number: usize) -> String {
     format!("account-{}", number % ACCOUNTS)
 }
 
-fn module(host: &Host, arguments: &[&str]) -> Finished {
+fn module(host: &Host, arguments: &[&str]) -> CommandOutput {
     let url = format!("http://{}", host.address());
     cli([&["module"][..], arguments, &["--url", &url]].concat())
 }

@@ -11,7 +11,7 @@ use serde_json::Value;
 use statehouse_journal::canonical::{SnapshotFile, SnapshotWriter};
 use statehouse_journal::disk::RealDisk;
 use statehouse_tests::hold::eventually;
-use statehouse_tests::host::{Finished, Host, Start, argument, cli};
+use statehouse_tests::host::{CommandOutput, Host, Start, argument, cli};
 use statehouse_tests::skipped::skipped;
 use statehouse_tests::wall_clock::{WallClock, forget_clock};
 use statehouse_tests::wallet;
@@ -21,7 +21,7 @@ use crate::replay::make_history;
 
 const DAY: i64 = 86_400;
 
-fn json(finished: &Finished) -> Value {
+fn json(finished: &CommandOutput) -> Value {
     serde_json::from_str(&finished.stdout).unwrap_or_else(|error| panic!("no JSON ({error}): {finished:?}"))
 }
 

@@ -12,7 +12,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use statehouse_tests::artefacts;
 use statehouse_tests::cluster::release;
 use statehouse_tests::hold::eventually;
-use statehouse_tests::host::{Finished, Host, Start, argument, cli};
+use statehouse_tests::host::{CommandOutput, Host, Start, argument, cli};
 use statehouse_tests::http::Client;
 use statehouse_tests::process::{Process, binary};
 use statehouse_tests::secure::{Authority, Pair, Trust};
@@ -100,7 +100,7 @@ impl Node {
 }
 
 /// Runs the command line with a token in a file.
-fn ask(node: &Node, role: &str, arguments: &[&str]) -> Finished {
+fn ask(node: &Node, role: &str, arguments: &[&str]) -> CommandOutput {
     let file = node.folder.path().join("token");
     std::fs::write(&file, format!("{}\n", token(role))).expect("a file");
     cli(arguments.iter().copied().chain(["--token-file", argument(&file)]))

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use statehouse_tests::host::Host;
 use statehouse_tests::http::Client;
 use statehouse_tests::oracle::{Ledger, check_audit};
-use statehouse_tests::wallet::{self, BANK, Recorded};
+use statehouse_tests::wallet::{self, BANK, TransactionRecord};
 use tempfile::tempdir;
 use uuid::Uuid;
 
@@ -33,7 +33,7 @@ async fn a_transfer_moves_money_and_is_there_after_a_restart() {
     let mut client = host.client();
     assert_eq!(balances(&mut client, &ledger).await, [8_766, 11_234]);
     assert_eq!(wallet::balance(&mut client, BANK).await, -20_000);
-    assert_eq!(wallet::recorded(&mut client, id).await, Recorded::Success);
+    assert_eq!(wallet::recorded(&mut client, id).await, TransactionRecord::Success);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -13,7 +13,7 @@ use statehouse_audit::audit::{AuditError, Source};
 use statehouse_engine::guest::compile_by;
 use statehouse_kernel::machine::journal::Moment;
 use statehouse_tests::hold::eventually;
-use statehouse_tests::host::{Finished, Host, Start, argument, cli};
+use statehouse_tests::host::{CommandOutput, Host, Start, argument, cli};
 use statehouse_tests::http::{Answer, Client};
 use statehouse_tests::oracle::{Ledger, check_audit};
 use statehouse_tests::process::binary;
@@ -64,7 +64,7 @@ fn url(host: &Host) -> String {
     format!("http://{}", host.address())
 }
 
-fn command(host: &Host, arguments: &[&str]) -> Finished {
+fn command(host: &Host, arguments: &[&str]) -> CommandOutput {
     let url = url(host);
     cli(["view"].iter().chain(arguments).chain(&["--url", url.as_str()]))
 }

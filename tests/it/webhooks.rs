@@ -12,9 +12,9 @@ use serde_json::{Value, json};
 use statehouse_tests::damage::segments;
 use statehouse_tests::feed::Stream;
 use statehouse_tests::hold::eventually;
-use statehouse_tests::host::{Finished, Host, Start, cli};
+use statehouse_tests::host::{CommandOutput, Host, Start, cli};
 use statehouse_tests::http::{Answer, Client, Request};
-use statehouse_tests::receiver::{Received, Receiver, Reply};
+use statehouse_tests::receiver::{ReceivedRequest, Receiver, Reply};
 use statehouse_tests::wallet;
 use tempfile::tempdir;
 use uuid::Uuid;
@@ -43,7 +43,7 @@ async fn page(client: &mut Client) -> Value {
     answer.json()
 }
 
-fn webhook(host: &Host, arguments: &[&str]) -> Finished {
+fn webhook(host: &Host, arguments: &[&str]) -> CommandOutput {
     let url = format!("http://{}", host.address());
     cli(["webhook"].into_iter().chain(arguments.iter().copied()).chain(["--url", &url]))
 }
@@ -90,7 +90,7 @@ async fn happened(host: &Host, count: usize) -> BTreeMap<u64, Vec<String>> {
 }
 
 /// Waits until this many requests have arrived.
-async fn came(receiver: &Receiver, count: usize) -> Vec<Received> {
+async fn came(receiver: &Receiver, count: usize) -> Vec<ReceivedRequest> {
     eventually("requests come", async || Some(receiver.received()).filter(|received| count <= received.len())).await
 }
 
@@ -135,8 +135,8 @@ async fn every_event_arrives_in_order_through_failures_and_kills() {
     let received = receiver.received();
     assert!(received.iter().all(|received| received.path == "/in"), "no redirect is followed");
     let tells_who = |event: &Value| event.get("caller").is_some() || event.get("requestid").is_some();
-    assert!(!received.iter().flat_map(Received::events).any(|event| tells_who(&event)), "that is nobody else's");
-    let ids: BTreeSet<&str> = received.iter().map(Received::id).collect();
+    assert!(!received.iter().flat_map(ReceivedRequest::events).any(|event| tells_who(&event)), "that is nobody else's");
+    let ids: BTreeSet<&str> = received.iter().map(ReceivedRequest::id).collect();
     println!("{} requests, {} messages", received.len(), ids.len());
     assert!(ids.len() < received.len(), "what failed came again");
     let settled = eventually("its progress is recorded", async || {
@@ -162,7 +162,7 @@ async fn what_is_never_taken_becomes_a_dead_letter_and_the_rest_goes_on() {
     let data = tempdir().expect("a temporary folder");
     let host = Host::serve(data.path(), 1, "[webhooks]\nretry_seconds = 1\nallow = [\"127.0.0.1\"]").await;
     let receiver = Receiver::start().await;
-    let is_poison = |received: &Received| received.events()[0]["subject"] == "poison";
+    let is_poison = |received: &ReceivedRequest| received.events()[0]["subject"] == "poison";
     receiver.answer(move |received| Reply::Status(if is_poison(received) { 422 } else { 202 }));
     let mut client = host.client();
     let secret = create(&mut client, &receiver, json!({"types": ["Opened"]})).await;
@@ -180,7 +180,7 @@ async fn what_is_never_taken_becomes_a_dead_letter_and_the_rest_goes_on() {
         (taken.get(&0).map(Vec::len) == Some(2)).then_some(())
     })
     .await;
-    let poisoned: Vec<Received> = receiver.received().into_iter().filter(is_poison).collect();
+    let poisoned: Vec<ReceivedRequest> = receiver.received().into_iter().filter(is_poison).collect();
     assert!(1 < poisoned.len() && letter["attempts"].as_u64() == Some(poisoned.len() as u64), "{letter}");
     let failed = webhook(&host, &["redeliver", "till"]);
     assert!(failed.code == Some(1) && failed.stdout.contains("422"), "{failed:?}");
@@ -276,7 +276,7 @@ async fn secrets_change_without_a_gap_and_no_journal_has_them() {
     let from_start = webhook(&host, &["replay", "till", "--from", "start"]);
     assert_eq!(from_start.code, Some(0), "{from_start:?}");
     let received = came(&receiver, 6).await;
-    let ids = |range: std::ops::Range<usize>| received[range].iter().map(Received::id).collect::<Vec<_>>();
+    let ids = |range: std::ops::Range<usize>| received[range].iter().map(ReceivedRequest::id).collect::<Vec<_>>();
     assert_eq!(ids(3..6), ids(0..3), "what is replayed has the ids it had");
     // Of all the files that the node has written, only those of secrets contain the secret.
     host.kill();

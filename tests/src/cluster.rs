@@ -23,7 +23,7 @@ use crate::hold::{PATIENCE, find_within, within};
 use crate::http::Client;
 use crate::network::Network;
 use crate::ports::free_address;
-use crate::process::{Finished, Process, Refused, argument, binary, cli};
+use crate::process::{CommandOutput, FailedStart, Process, argument, binary, cli};
 use crate::wall_clock::WallClock;
 
 pub const MACHINE: &str = "wallet";
@@ -118,7 +118,7 @@ impl Cluster {
         let first = self.ids()[0];
         let nodes: Vec<String> = self.nodes.iter().map(|(id, node)| format!("{id}={}", node.peer)).collect();
         let arguments: Vec<&str> = nodes.iter().flat_map(|node| ["--node", node]).collect();
-        let Finished { code, stdout, stderr } = self.command(first, "init", &arguments);
+        let CommandOutput { code, stdout, stderr } = self.command(first, "init", &arguments);
         assert_eq!(code, Some(0), "cluster init: {stdout}\n{stderr}");
     }
 
@@ -132,13 +132,13 @@ impl Cluster {
     }
 
     /// Runs `statehouse cluster VERB`, asking node `at`.
-    pub fn command(&self, at: NodeId, verb: &str, arguments: &[&str]) -> Finished {
+    pub fn command(&self, at: NodeId, verb: &str, arguments: &[&str]) -> CommandOutput {
         let url = self.url(at);
         cli([&["cluster", verb, "--url", &url], arguments].concat())
     }
 
     /// Has node `at` add a node to the cluster.
-    pub fn add(&self, at: NodeId, id: NodeId) -> Finished {
+    pub fn add(&self, at: NodeId, id: NodeId) -> CommandOutput {
         self.command(at, "add", &["--node", &format!("{id}={}", self.node(id).peer)])
     }
 
@@ -229,7 +229,7 @@ impl Cluster {
 
     /// # Errors
     /// The process ended instead of listening.
-    pub async fn try_restart(&mut self, id: NodeId) -> Result<(), Refused> {
+    pub async fn try_restart(&mut self, id: NodeId) -> Result<(), FailedStart> {
         let node = self.node_mut(id);
         assert!(node.process.is_none(), "node {id} is running");
         if node.data.exists() {

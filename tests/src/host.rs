@@ -10,7 +10,7 @@ use crate::artefacts;
 use crate::cluster::release;
 use crate::hold::eventually;
 use crate::http::Client;
-pub use crate::process::{Finished, Refused, argument, cli};
+pub use crate::process::{CommandOutput, FailedStart, argument, cli};
 use crate::process::{Process, binary};
 use crate::secure::Trust;
 
@@ -63,14 +63,14 @@ impl Host {
     }
 
     /// Like [`Host::start`]; a process that ends before it is ready is returned as `Err`.
-    pub async fn start_with(start: &Start) -> Result<Self, Refused> {
+    pub async fn start_with(start: &Start) -> Result<Self, FailedStart> {
         let host = Self::start_unready(start).await?.ready().await?;
         artefacts::keep(&start.data);
         Ok(host)
     }
 
     /// Like [`Host::start_with`], for a host that will not become ready.
-    pub async fn start_unready(start: &Start) -> Result<Self, Refused> {
+    pub async fn start_unready(start: &Start) -> Result<Self, FailedStart> {
         let mut command = match start.descriptors {
             None => Command::new(&start.program),
             Some(count) => {
@@ -175,7 +175,7 @@ impl Host {
     }
 
     /// Waits for `/readyz`; a process that ends first refused to start.
-    async fn ready(mut self) -> Result<Self, Refused> {
+    async fn ready(mut self) -> Result<Self, FailedStart> {
         let mut client = self.client();
         let refused = eventually("the host becomes ready", async || {
             if let Some(refused) = self.process.find_refusal() {

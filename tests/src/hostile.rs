@@ -10,7 +10,7 @@ use statehouse_abi::plan::PlanOutWriter;
 use crate::wasm::{I32, I64, Locals, Wasm, signed, unsigned};
 
 /// A hostile module.
-pub struct Hostile {
+pub struct HostileModule {
     pub name: &'static str,
     pub wasm: Vec<u8>,
     /// Cheap enough, and different enough from the others, to be in every run.
@@ -160,9 +160,9 @@ fn bomb(locals: Locals, code: &[u8], count: usize) -> Vec<u8> {
 }
 
 /// All hostile modules.
-pub fn corpus() -> Vec<Hostile> {
-    let usual = |name, wasm| Hostile { name, wasm, is_usual: true };
-    let rare = |name, wasm| Hostile { name, wasm, is_usual: false };
+pub fn corpus() -> Vec<HostileModule> {
+    let usual = |name, wasm| HostileModule { name, wasm, is_usual: true };
+    let rare = |name, wasm| HostileModule { name, wasm, is_usual: false };
     let mut all = vec![
         usual("apply is query", turned("sh1_apply", "sh1_query")),
         rare("apply is execute", turned("sh1_apply", "sh1_execute")),
@@ -216,9 +216,9 @@ pub fn corpus() -> Vec<Hostile> {
 }
 
 /// Modules that are expensive to compile, to check or to keep.
-fn bombs() -> Vec<Hostile> {
-    let usual = |name, wasm| Hostile { name, wasm, is_usual: true };
-    let rare = |name, wasm| Hostile { name, wasm, is_usual: false };
+fn bombs() -> Vec<HostileModule> {
+    let usual = |name, wasm| HostileModule { name, wasm, is_usual: true };
+    let rare = |name, wasm| HostileModule { name, wasm, is_usual: false };
     let branches = |count: usize| [code::get(0), vec![0x0d, 0x00]].concat().repeat(count);
     let nested =
         |count: usize, inner: &[u8]| [[0x02, 0x40].repeat(count), inner.to_vec(), vec![0x0b; count + 1]].concat();

@@ -34,7 +34,7 @@ pub struct Client {
 
 /// A request ended without an answer: what it asked for may or may not have happened.
 #[derive(Debug)]
-pub struct Lost(pub String);
+pub struct LostAnswer(pub String);
 
 pub struct Request<'a> {
     pub method: &'a str,
@@ -80,32 +80,37 @@ impl Client {
         self.connection = None;
     }
 
-    pub async fn get(&mut self, path: &str) -> Result<Answer, Lost> {
+    pub async fn get(&mut self, path: &str) -> Result<Answer, LostAnswer> {
         self.send(Request { method: "GET", path, headers: Vec::new(), body: Vec::new() }).await
     }
 
-    pub async fn post(&mut self, path: &str, body: &Value) -> Result<Answer, Lost> {
+    pub async fn post(&mut self, path: &str, body: &Value) -> Result<Answer, LostAnswer> {
         self.post_with(path, body, Vec::new()).await
     }
 
-    pub async fn post_with(&mut self, path: &str, body: &Value, headers: Vec<(&str, &str)>) -> Result<Answer, Lost> {
+    pub async fn post_with(
+        &mut self,
+        path: &str,
+        body: &Value,
+        headers: Vec<(&str, &str)>,
+    ) -> Result<Answer, LostAnswer> {
         let mut all = vec![("content-type", "application/json")];
         all.extend(headers);
         self.send(Request { method: "POST", path, headers: all, body: body.to_string().into_bytes() }).await
     }
 
-    pub async fn send(&mut self, request: Request<'_>) -> Result<Answer, Lost> {
+    pub async fn send(&mut self, request: Request<'_>) -> Result<Answer, LostAnswer> {
         let patience = self.patience.unwrap_or(ANSWER_TIME_MAX);
         match tokio::time::timeout(patience, self.exchange(request)).await {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(error)) => {
                 self.connection = None;
-                Err(Lost(format!("{error:#}")))
+                Err(LostAnswer(format!("{error:#}")))
             }
             Err(_) if self.patience.is_some() => {
                 // The answer may still arrive, and the next request must not take it for its own.
                 self.connection = None;
-                Err(Lost(format!("no answer within {patience:?}")))
+                Err(LostAnswer(format!("no answer within {patience:?}")))
             }
             Err(_) => panic!("no answer within {ANSWER_TIME_MAX:?}: a request hangs past every deadline"),
         }

@@ -16,9 +16,9 @@ use tokio::task::JoinSet;
 use uuid::{Builder, Uuid};
 
 use crate::hold::{PATIENCE, find_within, hold};
-use crate::http::{Answer, Client, Lost};
+use crate::http::{Answer, Client, LostAnswer};
 use crate::oracle::model::Protocol;
-use crate::recording::{Attempt, Consistency, Moments, Recording, Seen, Span, Told, Transfer};
+use crate::recording::{AccountRead, Attempt, Consistency, Moments, Recording, Span, Transfer, TransferAnswer};
 use crate::wallet::{self, BANK};
 
 /// Most transfers are below this, so that an account runs empty now and then.
@@ -53,7 +53,7 @@ impl Accounts {
             let (from, to, by) = (BANK.to_owned(), account.clone(), Protocol::Saga);
             let deposit = Transfer { id, from, to, amount: opening, by };
             let told = asker.ask(&deposit, &mut recording).await;
-            let Told::Done { position } = told else { panic!("{account} was not paid into: {told:?}") };
+            let TransferAnswer::Done { position } = told else { panic!("{account} was not paid into: {told:?}") };
             partitions.insert(position.partition);
             names.push(account);
         }
@@ -70,17 +70,17 @@ impl Accounts {
 #[derive(Clone)]
 pub struct Setup {
     nodes: Vec<(NodeId, SocketAddr)>,
-    shared: Arc<Shared>,
+    shared: Arc<LoadState>,
 }
 
 impl Setup {
     pub fn of(nodes: Vec<(NodeId, SocketAddr)>) -> Self {
-        Self { nodes, shared: Arc::new(Shared::default()) }
+        Self { nodes, shared: Arc::new(LoadState::default()) }
     }
 }
 
 #[derive(Default)]
-struct Shared {
+struct LoadState {
     moments: Moments,
     is_stopping: AtomicBool,
     done_count: AtomicUsize,
@@ -93,7 +93,7 @@ struct Pulse {
     gap_max: Duration,
 }
 
-impl Shared {
+impl LoadState {
     fn on_done(&self) {
         self.done_count.fetch_add(1, Ordering::Relaxed);
         let now = Instant::now();
@@ -107,7 +107,7 @@ impl Shared {
 /// Clients at work.
 pub struct Load {
     clients: JoinSet<Recording>,
-    shared: Arc<Shared>,
+    shared: Arc<LoadState>,
     recording: Recording,
 }
 
@@ -166,7 +166,7 @@ impl Load {
 struct Asker {
     nodes: Vec<(NodeId, Client)>,
     at: usize,
-    shared: Arc<Shared>,
+    shared: Arc<LoadState>,
 }
 
 impl Asker {
@@ -191,7 +191,7 @@ impl Asker {
     }
 
     /// Sends a transfer once, to the next node.
-    async fn ask(&mut self, transfer: &Transfer, recording: &mut Recording) -> Told {
+    async fn ask(&mut self, transfer: &Transfer, recording: &mut Recording) -> TransferAnswer {
         let shared = self.shared.clone();
         let (node, client) = self.next();
         let Transfer { id, from, to, amount, by } = transfer;
@@ -203,7 +203,7 @@ impl Asker {
         let answer = client.post_with(wallet::TRANSFER, &body, vec![("statehouse-deadline", DEADLINE_MS)]).await;
         let span = Span { invoked, returned: shared.moments.next() };
         let told = told(answer);
-        if matches!(told, Told::Done { .. }) {
+        if matches!(told, TransferAnswer::Done { .. }) {
             shared.on_done();
         }
         recording.attempts.push(Attempt { transfer: transfer.clone(), node: *node, span, told: told.clone() });
@@ -235,7 +235,7 @@ impl Asker {
 
 /// Whether an earlier request may have brought a transfer to the leader that decides it.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Before {
+enum EarlierRequest {
     New,
     Sent,
 }
@@ -278,7 +278,7 @@ impl Worker {
 
     async fn transfer(&mut self) {
         let transfer = self.next();
-        self.ask(transfer, Before::New).await;
+        self.ask(transfer, EarlierRequest::New).await;
     }
 
     /// Sends two transfers under one id at the same moment, through two nodes. They have different payers, and one
@@ -301,16 +301,18 @@ impl Worker {
         self.recording.add(recording);
         for (transfer, told) in [(one, told.0), (other, told.1)] {
             match told {
-                Told::Done { .. } | Told::Rejected { .. } | Told::Reused => self.known.push(transfer),
-                Told::NotAccepted => {}
-                Told::Unknown => self.unknown.push_back(transfer),
+                TransferAnswer::Done { .. } | TransferAnswer::Rejected { .. } | TransferAnswer::Reused => {
+                    self.known.push(transfer)
+                }
+                TransferAnswer::NotAccepted => {}
+                TransferAnswer::Unknown => self.unknown.push_back(transfer),
             }
         }
     }
 
     async fn resolve_one(&mut self) {
         if let Some(transfer) = self.unknown.pop_front() {
-            self.ask(transfer, Before::Sent).await;
+            self.ask(transfer, EarlierRequest::Sent).await;
         }
     }
 
@@ -334,14 +336,16 @@ impl Worker {
     }
 
     /// Sends a transfer until there is an answer, or leaves it for later.
-    async fn ask(&mut self, transfer: Transfer, mut before: Before) {
+    async fn ask(&mut self, transfer: Transfer, mut before: EarlierRequest) {
         loop {
             match self.asker.ask(&transfer, &mut self.recording).await {
-                Told::Done { .. } | Told::Rejected { .. } | Told::Reused => return self.known.push(transfer),
+                TransferAnswer::Done { .. } | TransferAnswer::Rejected { .. } | TransferAnswer::Reused => {
+                    return self.known.push(transfer);
+                }
                 // This request was not accepted; an earlier one may have been.
-                Told::NotAccepted if before == Before::New => return hold(RETRY_PAUSE).await,
-                Told::NotAccepted => {}
-                Told::Unknown => before = Before::Sent,
+                TransferAnswer::NotAccepted if before == EarlierRequest::New => return hold(RETRY_PAUSE).await,
+                TransferAnswer::NotAccepted => {}
+                TransferAnswer::Unknown => before = EarlierRequest::Sent,
             }
             hold(RETRY_PAUSE).await;
             if self.random.random_bool(0.5) {
@@ -361,26 +365,26 @@ impl Worker {
     }
 }
 
-fn told(answer: Result<Answer, Lost>) -> Told {
-    let Ok(answer) = answer else { return Told::Unknown };
+fn told(answer: Result<Answer, LostAnswer>) -> TransferAnswer {
+    let Ok(answer) = answer else { return TransferAnswer::Unknown };
     match answer.status {
-        200 => Told::Done { position: position(&answer) },
+        200 => TransferAnswer::Done { position: position(&answer) },
         429 | 503 | 507 => {
             assert!(answer.header("retry-after").is_some(), "it says when to come back: {answer:?}");
-            Told::NotAccepted
+            TransferAnswer::NotAccepted
         }
-        504 => Told::Unknown,
-        422 if answer.problem() == "id_reused" && answer.json().get("Status").is_none() => Told::Reused,
+        504 => TransferAnswer::Unknown,
+        422 if answer.problem() == "id_reused" && answer.json().get("Status").is_none() => TransferAnswer::Reused,
         _ => {
             assert_eq!(answer.text("Status"), "rejected", "an honest transfer is done or rejected: {answer:?}");
-            Told::Rejected { code: answer.text("code"), position: position(&answer) }
+            TransferAnswer::Rejected { code: answer.text("code"), position: position(&answer) }
         }
     }
 }
 
-fn seen(account: &str, node: NodeId, consistency: Consistency, span: Span, answer: &Answer) -> Seen {
+fn seen(account: &str, node: NodeId, consistency: Consistency, span: Span, answer: &Answer) -> AccountRead {
     let json = answer.json();
-    Seen {
+    AccountRead {
         account: account.to_owned(),
         node,
         consistency,

@@ -11,9 +11,9 @@ pub mod judge;
 use std::path::Path;
 
 use crate::http::Client;
-use crate::process::{Finished, argument, cli};
-use crate::wallet::{self, Recorded};
-use crate::workload::{Told, Transfer};
+use crate::process::{CommandOutput, argument, cli};
+use crate::wallet::{self, TransactionRecord};
+use crate::workload::{Transfer, TransferOutcome};
 
 /// The accounts of a run, each opened with the same amount.
 pub struct Ledger {
@@ -35,13 +35,13 @@ impl Ledger {
 
     /// Asserts that the host's record agrees with what clients were told, and its balances with the record.
     /// Returns how many transfers succeeded.
-    pub async fn check(&self, client: &mut Client, attempts: &[(Transfer, Told)]) -> usize {
+    pub async fn check(&self, client: &mut Client, attempts: &[(Transfer, TransferOutcome)]) -> usize {
         let mut expected = vec![self.opening; self.accounts.len()];
         let mut success_count = 0;
         for (transfer, told) in attempts {
             let recorded = wallet::recorded(client, transfer.id).await;
             assert!(agrees(told, &recorded), "told {told:?}, recorded {recorded:?}: {transfer:?}");
-            if recorded == Recorded::Success {
+            if recorded == TransactionRecord::Success {
                 success_count += 1;
                 expected[transfer.from] -= transfer.amount;
                 expected[transfer.to] += transfer.amount;
@@ -61,25 +61,34 @@ impl Ledger {
 
 /// Asserts that the auditor's command finds nothing wrong in the folder of a live or stopped host.
 pub fn check_audit(data: &Path) {
-    let Finished { code, stdout, stderr } = cli(["audit", "verify", "--data", argument(data)]);
+    let CommandOutput { code, stdout, stderr } = cli(["audit", "verify", "--data", argument(data)]);
     assert_eq!(code, Some(0), "audit verify found something:\n{stdout}\n{stderr}");
 }
 
-fn agrees(told: &Told, recorded: &Recorded) -> bool {
+fn agrees(told: &TransferOutcome, recorded: &TransactionRecord) -> bool {
     match told {
-        Told::Done => *recorded == Recorded::Success,
-        Told::Rejected(code) => *recorded == Recorded::Rejected(code.clone()),
-        Told::NotAccepted => *recorded == Recorded::Absent,
-        Told::Unknown => true,
+        TransferOutcome::Done => *recorded == TransactionRecord::Success,
+        TransferOutcome::Rejected(code) => *recorded == TransactionRecord::Rejected(code.clone()),
+        TransferOutcome::NotAccepted => *recorded == TransactionRecord::Absent,
+        TransferOutcome::Unknown => true,
     }
 }
 
 #[test]
 fn what_was_acknowledged_must_be_recorded_as_it_was() {
-    let rejected = |code: &str| Recorded::Rejected(code.to_owned());
-    let funds = Told::Rejected("insufficient_funds".to_owned());
-    assert!(agrees(&Told::Done, &Recorded::Success) && !agrees(&Told::Done, &Recorded::Absent));
+    let rejected = |code: &str| TransactionRecord::Rejected(code.to_owned());
+    let funds = TransferOutcome::Rejected("insufficient_funds".to_owned());
+    assert!(
+        agrees(&TransferOutcome::Done, &TransactionRecord::Success)
+            && !agrees(&TransferOutcome::Done, &TransactionRecord::Absent)
+    );
     assert!(agrees(&funds, &rejected("insufficient_funds")) && !agrees(&funds, &rejected("account_frozen")));
-    assert!(agrees(&Told::NotAccepted, &Recorded::Absent) && !agrees(&Told::NotAccepted, &Recorded::Success));
-    assert!(agrees(&Told::Unknown, &Recorded::Success) && agrees(&Told::Unknown, &Recorded::Absent));
+    assert!(
+        agrees(&TransferOutcome::NotAccepted, &TransactionRecord::Absent)
+            && !agrees(&TransferOutcome::NotAccepted, &TransactionRecord::Success)
+    );
+    assert!(
+        agrees(&TransferOutcome::Unknown, &TransactionRecord::Success)
+            && agrees(&TransferOutcome::Unknown, &TransactionRecord::Absent)
+    );
 }

@@ -32,7 +32,7 @@ pub struct Process {
 
 impl Process {
     /// Starts a process and waits until it says where it listens; a process that ends first is returned as `Err`.
-    pub async fn start(name: &str, mut command: Command) -> Result<Self, Refused> {
+    pub async fn start(name: &str, mut command: Command) -> Result<Self, FailedStart> {
         // A process that is told to do so stops when its stdin ends, which also happens when the test is killed.
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("the host's binary can be started");
@@ -46,7 +46,7 @@ impl Process {
             Ok(Ok(address)) => Ok(Self { name: name.to_owned(), child, address, output, readers }),
             Ok(Err(_)) => {
                 let status = exit_of(&mut child).await;
-                Err(Refused::new(status, readers, &output))
+                Err(FailedStart::new(status, readers, &output))
             }
             Err(_) => {
                 end(&mut child);
@@ -132,9 +132,9 @@ impl Process {
     }
 
     /// How the process ended and all that it printed, once it has ended on its own.
-    pub fn find_refusal(&mut self) -> Option<Refused> {
+    pub fn find_refusal(&mut self) -> Option<FailedStart> {
         let status = self.child.try_wait().expect("the child can be waited for")?;
-        Some(Refused::new(status, std::mem::take(&mut self.readers), &self.output))
+        Some(FailedStart::new(status, std::mem::take(&mut self.readers), &self.output))
     }
 }
 
@@ -149,13 +149,13 @@ impl Drop for Process {
 
 /// A process that ended instead of serving.
 #[derive(Debug)]
-pub struct Refused {
+pub struct FailedStart {
     pub status: ExitStatus,
     /// What it printed on both streams.
     pub output: String,
 }
 
-impl Refused {
+impl FailedStart {
     /// Waits until everything that the process printed has been read.
     fn new(status: ExitStatus, readers: Vec<JoinHandle<()>>, output: &Output) -> Self {
         for reader in readers {
@@ -167,7 +167,7 @@ impl Refused {
 
 /// What a command of the CLI printed, and how it ended.
 #[derive(Debug)]
-pub struct Finished {
+pub struct CommandOutput {
     /// `None` when a signal ended it.
     pub code: Option<i32>,
     pub stdout: String,
@@ -175,12 +175,12 @@ pub struct Finished {
 }
 
 /// Runs `statehouse` with the arguments to its end.
-pub fn cli<A: AsRef<std::ffi::OsStr>>(arguments: impl IntoIterator<Item = A>) -> Finished {
+pub fn cli<A: AsRef<std::ffi::OsStr>>(arguments: impl IntoIterator<Item = A>) -> CommandOutput {
     cli_in(&[], arguments)
 }
 
 /// The same, with variables in its environment.
-pub fn cli_in<A>(environment: &[(String, String)], arguments: impl IntoIterator<Item = A>) -> Finished
+pub fn cli_in<A>(environment: &[(String, String)], arguments: impl IntoIterator<Item = A>) -> CommandOutput
 where
     A: AsRef<std::ffi::OsStr>,
 {
@@ -188,16 +188,16 @@ where
 }
 
 /// Runs `statehouse-audit` with the arguments to its end.
-pub fn auditor(arguments: &[&str]) -> Finished {
+pub fn auditor(arguments: &[&str]) -> CommandOutput {
     let path = binary().with_file_name("statehouse-audit");
     assert!(path.is_file(), "no {}: run `cargo build --release -p statehouse-audit` first", path.display());
     finish(Command::new(path).args(arguments))
 }
 
-fn finish(command: &mut Command) -> Finished {
+fn finish(command: &mut Command) -> CommandOutput {
     let output = command.stdin(Stdio::null()).output().expect("the binary can be started");
     let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
-    Finished { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
+    CommandOutput { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
 }
 
 /// The path of a folder as an argument.

@@ -45,7 +45,7 @@ pub struct Transfer {
 
 /// What one answer told a client about its transfer.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Told {
+pub enum TransferAnswer {
     Done {
         position: Position,
     },
@@ -61,7 +61,7 @@ pub enum Told {
     Unknown,
 }
 
-impl Told {
+impl TransferAnswer {
     /// Where the answer says that the outcome is recorded.
     pub fn position(&self) -> Option<Position> {
         match self {
@@ -77,7 +77,7 @@ pub struct Attempt {
     pub transfer: Transfer,
     pub node: NodeId,
     pub span: Span,
-    pub told: Told,
+    pub told: TransferAnswer,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,7 +89,7 @@ pub enum Consistency {
 
 /// An account as a node showed it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Seen {
+pub struct AccountRead {
     pub account: String,
     pub node: NodeId,
     pub consistency: Consistency,
@@ -103,7 +103,7 @@ pub struct Seen {
 #[derive(Clone, Debug, Default)]
 pub struct Recording {
     pub attempts: Vec<Attempt>,
-    pub reads: Vec<Seen>,
+    pub reads: Vec<AccountRead>,
     /// The longest time without a successful write.
     pub gap_max: Duration,
 }
@@ -119,14 +119,14 @@ impl Recording {
     /// The attempts that were refused because another command has their id, recorded or not.
     pub fn reused(&self) -> impl Iterator<Item = &Attempt> {
         self.attempts.iter().filter(|attempt| match &attempt.told {
-            Told::Rejected { code, .. } => code == "id_reused",
-            told => *told == Told::Reused,
+            TransferAnswer::Rejected { code, .. } => code == "id_reused",
+            told => *told == TransferAnswer::Reused,
         })
     }
 
     /// One line for the test's output.
     pub fn summary(&self) -> String {
-        let count = |is: fn(&Told) -> bool| self.attempts.iter().filter(|attempt| is(&attempt.told)).count();
+        let count = |is: fn(&TransferAnswer) -> bool| self.attempts.iter().filter(|attempt| is(&attempt.told)).count();
         let mut by_node: BTreeMap<NodeId, usize> = BTreeMap::new();
         for attempt in &self.attempts {
             *by_node.entry(attempt.node).or_default() += 1;
@@ -136,11 +136,11 @@ impl Recording {
              {} reads; by node {by_node:?}; \
              longest without a successful write: {:?}",
             self.attempts.len(),
-            count(|told| matches!(told, Told::Done { .. })),
-            count(|told| matches!(told, Told::Rejected { .. })),
+            count(|told| matches!(told, TransferAnswer::Done { .. })),
+            count(|told| matches!(told, TransferAnswer::Rejected { .. })),
             self.reused().count(),
-            count(|told| matches!(told, Told::NotAccepted)),
-            count(|told| matches!(told, Told::Unknown)),
+            count(|told| matches!(told, TransferAnswer::NotAccepted)),
+            count(|told| matches!(told, TransferAnswer::Unknown)),
             self.reads.len(),
             self.gap_max,
         )

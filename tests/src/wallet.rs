@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::hold::eventually;
-use crate::http::{Answer, Client, Lost};
+use crate::http::{Answer, Client, LostAnswer};
 
 pub const TRANSFER: &str = "/v1/wallet/balance_transfer";
 /// The settlement account that money comes from unless a request names another.
@@ -18,7 +18,7 @@ pub fn transfer_body(id: &str, from: &str, to: &str, amount: &str) -> Value {
     json!({"from_account": from, "to_account": to, "amount": amount, "currency": CURRENCY, "transaction_id": id})
 }
 
-pub async fn transfer(client: &mut Client, id: Uuid, from: &str, to: &str, minor: i128) -> Result<Answer, Lost> {
+pub async fn transfer(client: &mut Client, id: Uuid, from: &str, to: &str, minor: i128) -> Result<Answer, LostAnswer> {
     client.post(TRANSFER, &transfer_body(&id.to_string(), from, to, &amount(minor))).await
 }
 
@@ -68,7 +68,7 @@ fn shown(name: &str, answer: &Answer) -> i128 {
 
 /// What the host has recorded about a transaction.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Recorded {
+pub enum TransactionRecord {
     Success,
     /// With the rejection's code.
     Rejected(String),
@@ -77,16 +77,16 @@ pub enum Recorded {
 }
 
 /// What the host has recorded, once the transaction is no longer under way.
-pub async fn recorded(client: &mut Client, id: Uuid) -> Recorded {
+pub async fn recorded(client: &mut Client, id: Uuid) -> TransactionRecord {
     let ended = async || {
         let answer = client.get(&format!("/v1/wallet/transactions/{id}")).await.expect("the host answers");
         if answer.status == 404 {
-            return Some(Recorded::Absent);
+            return Some(TransactionRecord::Absent);
         }
         assert_eq!(answer.status, 200, "transaction {id}: {answer:?}");
         match answer.text("Status").as_str() {
-            "success" => Some(Recorded::Success),
-            "rejected" => Some(Recorded::Rejected(answer.text("code"))),
+            "success" => Some(TransactionRecord::Success),
+            "rejected" => Some(TransactionRecord::Rejected(answer.text("code"))),
             "in_flight" => None,
             other => panic!("transaction {id} has the status `{other}`"),
         }

@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 use uuid::{Builder, Uuid};
 
 use crate::hold::hold;
-use crate::http::{Answer, Client, Lost};
+use crate::http::{Answer, Client, LostAnswer};
 use crate::wallet;
 
 /// Most transfers are below this, so that an account runs empty now and then.
@@ -35,7 +35,7 @@ pub struct Transfer {
 
 /// What a client knows about its transfer.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Told {
+pub enum TransferOutcome {
     Done,
     /// With the code of the rejection.
     Rejected(String),
@@ -47,14 +47,14 @@ pub enum Told {
 
 /// Clients at work.
 pub struct Workload {
-    clients: JoinSet<Vec<(Transfer, Told)>>,
+    clients: JoinSet<Vec<(Transfer, TransferOutcome)>>,
     address: watch::Sender<SocketAddr>,
-    shared: Arc<Shared>,
+    shared: Arc<WorkloadState>,
 }
 
 /// What the clients and the test tell each other.
 #[derive(Default)]
-struct Shared {
+struct WorkloadState {
     is_stopping: AtomicBool,
     done_count: AtomicUsize,
     not_accepted_count: AtomicUsize,
@@ -64,7 +64,7 @@ impl Workload {
     /// Starts `client_count` clients that transfer between the accounts. The seed decides what they do, not when.
     pub fn start(address: SocketAddr, accounts: &[String], client_count: usize, seed: u64) -> Self {
         let (address, _) = watch::channel(address);
-        let shared = Arc::<Shared>::default();
+        let shared = Arc::<WorkloadState>::default();
         let mut clients = JoinSet::new();
         for number in 0..client_count {
             let worker = Worker {
@@ -94,7 +94,7 @@ impl Workload {
     }
 
     /// Lets every client finish what it has in hand, for which the host must be up. Returns what the clients were told.
-    pub async fn stop(self) -> Vec<(Transfer, Told)> {
+    pub async fn stop(self) -> Vec<(Transfer, TransferOutcome)> {
         self.shared.is_stopping.store(true, Ordering::Relaxed);
         // A client that waits for the host to move learns that it will not, and connects again where the host is.
         drop(self.address);
@@ -105,28 +105,28 @@ impl Workload {
 struct Worker {
     accounts: Vec<String>,
     address: watch::Receiver<SocketAddr>,
-    shared: Arc<Shared>,
+    shared: Arc<WorkloadState>,
     random: StdRng,
 }
 
 impl Worker {
-    async fn run(mut self) -> Vec<(Transfer, Told)> {
+    async fn run(mut self) -> Vec<(Transfer, TransferOutcome)> {
         let mut client = Client::to(*self.address.borrow_and_update());
         let mut attempts = Vec::new();
         while !self.shared.is_stopping.load(Ordering::Relaxed) {
             let transfer = self.next();
             let sends_again = self.random.random_bool(0.5);
             let mut told = self.ask(&mut client, &transfer).await;
-            if told == Told::Unknown && sends_again {
+            if told == TransferOutcome::Unknown && sends_again {
                 told = self.ask_until_known(&mut client, &transfer).await;
             }
             match told {
-                Told::Done => _ = self.shared.done_count.fetch_add(1, Ordering::Relaxed),
-                Told::NotAccepted => {
+                TransferOutcome::Done => _ = self.shared.done_count.fetch_add(1, Ordering::Relaxed),
+                TransferOutcome::NotAccepted => {
                     self.shared.not_accepted_count.fetch_add(1, Ordering::Relaxed);
                     hold(RETRY_PAUSE).await;
                 }
-                Told::Rejected(_) | Told::Unknown => {}
+                TransferOutcome::Rejected(_) | TransferOutcome::Unknown => {}
             }
             attempts.push((transfer, told));
         }
@@ -143,18 +143,18 @@ impl Worker {
 
     /// Sends a transfer again until it is done or rejected. That it is not accepted now says nothing about the first
     /// time.
-    async fn ask_until_known(&mut self, client: &mut Client, transfer: &Transfer) -> Told {
+    async fn ask_until_known(&mut self, client: &mut Client, transfer: &Transfer) -> TransferOutcome {
         loop {
             match self.ask(client, transfer).await {
-                Told::NotAccepted => hold(RETRY_PAUSE).await,
-                Told::Unknown => {}
+                TransferOutcome::NotAccepted => hold(RETRY_PAUSE).await,
+                TransferOutcome::Unknown => {}
                 told => return told,
             }
         }
     }
 
     /// Sends a transfer once, and after a loss waits until the host is back.
-    async fn ask(&mut self, client: &mut Client, transfer: &Transfer) -> Told {
+    async fn ask(&mut self, client: &mut Client, transfer: &Transfer) -> TransferOutcome {
         let (from, to) = (&self.accounts[transfer.from], &self.accounts[transfer.to]);
         let answer = wallet::transfer(client, transfer.id, from, to, transfer.amount).await;
         if answer.is_err() && self.address.changed().await.is_ok() {
@@ -164,18 +164,18 @@ impl Worker {
     }
 }
 
-fn told(answer: Result<Answer, Lost>) -> Told {
-    let Ok(answer) = answer else { return Told::Unknown };
+fn told(answer: Result<Answer, LostAnswer>) -> TransferOutcome {
+    let Ok(answer) = answer else { return TransferOutcome::Unknown };
     match answer.status {
-        200 => Told::Done,
+        200 => TransferOutcome::Done,
         429 | 503 | 507 => {
             assert!(answer.header("retry-after").is_some(), "it says when to come back: {answer:?}");
-            Told::NotAccepted
+            TransferOutcome::NotAccepted
         }
-        504 => Told::Unknown,
+        504 => TransferOutcome::Unknown,
         _ => {
             assert_eq!(answer.text("Status"), "rejected", "an honest transfer is done or rejected: {answer:?}");
-            Told::Rejected(answer.text("code"))
+            TransferOutcome::Rejected(answer.text("code"))
         }
     }
 }

@@ -12,6 +12,7 @@ mod layers;
 mod circles;
 mod determinism;
 mod names;
+mod participles;
 mod wording;
 mod testing;
 mod architecture;

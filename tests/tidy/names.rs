@@ -52,7 +52,7 @@ fn declared(sources: &[Source]) -> BTreeMap<String, Vec<(String, usize)>> {
     found
 }
 
-fn type_name(item: &syn::Item) -> Option<&syn::Ident> {
+pub fn type_name(item: &syn::Item) -> Option<&syn::Ident> {
     match item {
         syn::Item::Struct(item) => Some(&item.ident),
         syn::Item::Enum(item) => Some(&item.ident),

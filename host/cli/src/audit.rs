@@ -9,17 +9,17 @@ use std::path::Path;
 use std::process::ExitCode;
 
 pub use statehouse_audit::cli::audit::parse_moment;
-use statehouse_audit::cli::audit::{self, AuditArgs, Opened, Reach, ReplayArgs};
+use statehouse_audit::cli::audit::{self, AuditArgs, OpenSource, Reach, ReplayArgs};
 use statehouse_journal::segments::Mirror;
 use statehouse_node::archive::Archive;
 
-use crate::client::Access;
+use crate::client::AccessArgs;
 
 /// This program has a network.
-struct Online;
+struct OnlineReach;
 
-impl Reach for Online {
-    type Access = Access;
+impl Reach for OnlineReach {
+    type Access = AccessArgs;
 
     fn fetch(&self, url: &str, folder: &Path, on_bytes: &dyn Fn(u64)) -> anyhow::Result<Mirror> {
         let archive = Archive::open(url)?;
@@ -27,16 +27,16 @@ impl Reach for Online {
         Ok(runtime.block_on(archive.mirror(folder, on_bytes))?)
     }
 
-    fn replay(&self, args: &ReplayArgs<Access>, url: &str) -> anyhow::Result<u8> {
+    fn replay(&self, args: &ReplayArgs<AccessArgs>, url: &str) -> anyhow::Result<u8> {
         remote::carry_out(args, url)
     }
 }
 
-pub fn run(args: AuditArgs<Access>) -> anyhow::Result<ExitCode> {
-    audit::run(args, &Online)
+pub fn run(args: AuditArgs<AccessArgs>) -> anyhow::Result<ExitCode> {
+    audit::run(args, &OnlineReach)
 }
 
 /// Opens a folder, or an archive by its folder or URL.
-pub fn open_at(path: &Path) -> anyhow::Result<Opened> {
-    audit::open_at(path, None, &Online)
+pub fn open_at(path: &Path) -> anyhow::Result<OpenSource> {
+    audit::open_at(path, None, &OnlineReach)
 }

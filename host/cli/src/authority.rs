@@ -34,7 +34,7 @@ const KEPT_DAYS: u32 = 60;
 
 /// Whether a certificate is made if one of that name exists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Issuing {
+pub enum IssuePolicy {
     /// Only if the last one is not valid for [`KEPT_DAYS`] more days, or is not of this authority.
     WhereNeeded,
     Always,
@@ -47,7 +47,7 @@ pub struct Authority {
 
 /// The files of an issued certificate.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Issued {
+pub struct IssuedCertificate {
     pub certificate: PathBuf,
     pub key: PathBuf,
 }
@@ -98,26 +98,26 @@ impl Authority {
     /// which it was made.
     pub fn issue_where(
         &self,
-        issuing: Issuing,
+        issuing: IssuePolicy,
         name: &str,
         valid_for: Vec<String>,
         usages: &[ExtendedKeyUsagePurpose],
-    ) -> anyhow::Result<(Issued, bool)> {
+    ) -> anyhow::Result<(IssuedCertificate, bool)> {
         let last = self.files(name);
-        if issuing == Issuing::WhereNeeded && self.is_good_for_long(&last) {
+        if issuing == IssuePolicy::WhereNeeded && self.is_good_for_long(&last) {
             return Ok((last, false));
         }
         self.issue(name, valid_for, usages).map(|issued| (issued, true))
     }
 
-    fn files(&self, name: &str) -> Issued {
+    fn files(&self, name: &str) -> IssuedCertificate {
         let at = |ending: &str| self.folder.join(format!("{name}.{ending}"));
-        Issued { certificate: at("pem"), key: at("key") }
+        IssuedCertificate { certificate: at("pem"), key: at("key") }
     }
 
     /// Whether these files are a certificate of this authority with its key, and with time left. Unreadable files are
     /// not.
-    fn is_good_for_long(&self, files: &Issued) -> bool {
+    fn is_good_for_long(&self, files: &IssuedCertificate) -> bool {
         let read = |path: &Path| CertificateDer::from_pem_file(path).ok();
         let key = PrivateKeyDer::from_pem_file(&files.key).ok();
         let (Some(ca), Some(certificate), Some(key)) = (read(&self.certificate()), read(&files.certificate), key)
@@ -143,7 +143,7 @@ impl Authority {
         name: &str,
         valid_for: Vec<String>,
         usages: &[ExtendedKeyUsagePurpose],
-    ) -> anyhow::Result<Issued> {
+    ) -> anyhow::Result<IssuedCertificate> {
         let mut params = CertificateParams::new(valid_for).context("a name that no certificate can have")?;
         params.distinguished_name.push(DnType::CommonName, name);
         params.extended_key_usages = usages.to_vec();

@@ -36,18 +36,18 @@ const URL_FORM: &str = "http://HOST:PORT or https://HOST:PORT";
 
 /// Which node is asked, and who asks.
 #[derive(Args, Debug)]
-pub struct Asked {
+pub struct ClientArgs {
     /// The REST API of a node, http:// or https://; any node of the cluster can answer [env: STATEHOUSE_URL=] [default:
     /// http://127.0.0.1:8080]
     #[arg(long)]
     pub url: Option<String>,
     #[command(flatten)]
-    pub access: Access,
+    pub access: AccessArgs,
 }
 
 /// What lets a command in.
 #[derive(Args, Clone, Debug, Default)]
-pub struct Access {
+pub struct AccessArgs {
     /// A file with a token that has the role for this command; needed if the cluster has tokens. Or put the token
     /// itself into the variable STATEHOUSE_TOKEN
     #[arg(long, value_name = "FILE")]
@@ -60,7 +60,7 @@ pub struct Access {
     pub tls: TlsArgs,
 }
 
-impl Asked {
+impl ClientArgs {
     /// # Errors
     /// See [`Client::new`].
     pub fn client(&self) -> anyhow::Result<Client> {
@@ -70,7 +70,7 @@ impl Asked {
     }
 }
 
-impl Access {
+impl AccessArgs {
     fn token(&self) -> anyhow::Result<Option<String>> {
         match (&self.token, &self.token_file) {
             (Some(token), _) => Ok(Some(token.clone())),
@@ -99,7 +99,7 @@ pub fn secret_of(path: &Path) -> anyhow::Result<String> {
 }
 
 /// The type and the bytes of a request's body.
-type Content = (&'static str, Bytes);
+type RequestContent = (&'static str, Bytes);
 
 /// The node to ask.
 #[derive(Debug)]
@@ -116,7 +116,7 @@ pub struct Client {
 impl Client {
     /// # Errors
     /// `url` is not of the form `http[s]://host[:port]`, or a file of `access` is not valid.
-    pub fn new(url: &str, access: &Access) -> anyhow::Result<Self> {
+    pub fn new(url: &str, access: &AccessArgs) -> anyhow::Result<Self> {
         let uri: hyper::Uri = url.parse().with_context(|| format!("--url {url} is no URL; give {URL_FORM}"))?;
         let (scheme, port) = match uri.scheme_str() {
             Some("http") => ("http", 80),
@@ -151,7 +151,12 @@ impl Client {
     }
 
     /// The same, with a body of another type.
-    pub async fn send_content(&self, method: Method, path: &str, body: Option<Content>) -> anyhow::Result<Value> {
+    pub async fn send_content(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<RequestContent>,
+    ) -> anyhow::Result<Value> {
         let (status, bytes) = self.exchange_in_time(method, path, body).await?;
         let json: Option<Value> = serde_json::from_slice(&bytes).ok();
         match json {
@@ -165,7 +170,7 @@ impl Client {
         &self,
         method: Method,
         path: &str,
-        body: Option<Content>,
+        body: Option<RequestContent>,
     ) -> anyhow::Result<(StatusCode, Bytes)> {
         timeout(ANSWER_TIME_MAX, self.exchange(method, path, body)).await.map_err(|_| {
             let waited = ANSWER_TIME_MAX.as_secs();
@@ -173,7 +178,12 @@ impl Client {
         })?
     }
 
-    async fn exchange(&self, method: Method, path: &str, body: Option<Content>) -> anyhow::Result<(StatusCode, Bytes)> {
+    async fn exchange(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<RequestContent>,
+    ) -> anyhow::Result<(StatusCode, Bytes)> {
         let (url, mut sender) = (&self.url, self.connect().await?);
         let mut request =
             Request::builder().method(&method).uri(path).header(HOST, format!("{}:{}", self.host, self.port));
@@ -251,7 +261,7 @@ mod tests {
     #[test]
     fn urls_are_checked() {
         let url =
-            |url| Client::new(url, &Access::default()).map(|client| client.url).map_err(|error| error.to_string());
+            |url| Client::new(url, &AccessArgs::default()).map(|client| client.url).map_err(|error| error.to_string());
         assert_eq!(url("http://127.0.0.1:8080"), Ok("http://127.0.0.1:8080".into()));
         assert_eq!(url("http://[::1]:8080/"), Ok("http://[::1]:8080".into()));
         assert_eq!(url("http://node-1"), Ok("http://node-1:80".into()));
@@ -267,7 +277,7 @@ mod tests {
         let file = folder.path().join("token");
         let token = |text: &str| {
             std::fs::write(&file, text).expect("a file");
-            let access = Access { token_file: Some(file.clone()), ..Access::default() };
+            let access = AccessArgs { token_file: Some(file.clone()), ..AccessArgs::default() };
             access.token().map_err(|error| format!("{error:#}"))
         };
         assert_eq!(token("s3cret\n"), Ok(Some("s3cret".into())));
@@ -287,7 +297,7 @@ mod tests {
             stream.write_all(answer.as_bytes()).await.expect("the client reads");
             String::from_utf8(asked[..read].to_vec()).expect("HTTP is text here")
         });
-        let access = Access { token: Some("s3cret".into()), ..Access::default() };
+        let access = AccessArgs { token: Some("s3cret".into()), ..AccessArgs::default() };
         let client = Client::new(&url, &access).expect("a good URL");
         let answered = client.send(Method::POST, "/x", Some(&Value::Bool(true))).await;
         (answered.map_err(|error| format!("{error:#}")), server.await.expect("no panic"))
@@ -318,7 +328,7 @@ mod tests {
         let url = format!("http://{}", listener.local_addr().expect("bound"));
         drop(listener);
         let error =
-            Client::new(&url, &Access::default()).expect("a good URL").get("/").await.expect_err("nobody listens");
+            Client::new(&url, &AccessArgs::default()).expect("a good URL").get("/").await.expect_err("nobody listens");
         assert!(error.to_string().contains("is it running? name another with --url"), "{error:#}");
     }
 }

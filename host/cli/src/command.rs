@@ -13,7 +13,7 @@ use hyper::Method;
 use serde_json::{Value, json};
 use statehouse_node::api::OrderPage;
 
-use crate::client::Asked;
+use crate::client::ClientArgs;
 use crate::module::block_on;
 use crate::output::{print, print_json, table};
 
@@ -27,10 +27,10 @@ pub enum CommandCommand {
         /// The name of the machine
         machine: String,
         #[command(flatten)]
-        of: Of,
+        of: CommandTargetArgs,
     },
     /// Show the state of one command; exit code 1 while it is not over
-    Status(NamedArgs),
+    Status(CommandNamedArgs),
     /// Abort a command in flight: its completed steps are undone
     ///
     /// The order is refused once the command's confirm was decided, and while a participating partition has no
@@ -43,7 +43,7 @@ pub enum CommandCommand {
 }
 
 #[derive(Debug, Args)]
-pub struct NamedArgs {
+pub struct CommandNamedArgs {
     /// The name of the machine
     machine: String,
     /// The id that the client chose for the command
@@ -52,25 +52,25 @@ pub struct NamedArgs {
     #[arg(long)]
     home: Option<String>,
     #[command(flatten)]
-    of: Of,
+    of: CommandTargetArgs,
 }
 
 #[derive(Debug, Args)]
 pub struct OrderArgs {
     #[command(flatten)]
-    named: NamedArgs,
+    named: CommandNamedArgs,
     /// The reason, which is recorded for ever for those who read the history
     #[arg(long)]
     why: String,
 }
 
 #[derive(Debug, Args)]
-pub struct Of {
+pub struct CommandTargetArgs {
     /// Print JSON instead of text
     #[arg(long)]
     json: bool,
     #[command(flatten)]
-    asked: Asked,
+    asked: ClientArgs,
 }
 
 pub fn run(command: &CommandCommand) -> anyhow::Result<ExitCode> {
@@ -82,7 +82,7 @@ pub fn run(command: &CommandCommand) -> anyhow::Result<ExitCode> {
     }
 }
 
-fn list(machine: &str, of: &Of) -> anyhow::Result<ExitCode> {
+fn list(machine: &str, of: &CommandTargetArgs) -> anyhow::Result<ExitCode> {
     let path = format!("/v1/{machine}/commands?state=in_flight");
     let page = of.send(Method::GET, &path, None)?;
     let commands = page["items"].as_array().context(OTHER_VERSION)?;
@@ -109,7 +109,7 @@ fn list(machine: &str, of: &Of) -> anyhow::Result<ExitCode> {
     Ok(if is_any_stuck { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-fn status(args: &NamedArgs) -> anyhow::Result<ExitCode> {
+fn status(args: &CommandNamedArgs) -> anyhow::Result<ExitCode> {
     let page = args.of.send(Method::GET, &args.path(""), None)?;
     if args.of.json {
         print_json(&page)?;
@@ -151,14 +151,14 @@ fn order(args: &OrderArgs, order: &str) -> anyhow::Result<ExitCode> {
 
 const OTHER_VERSION: &str = "the node's answer is not that of this version; use the `statehouse` it runs";
 
-impl NamedArgs {
+impl CommandNamedArgs {
     fn path(&self, rest: &str) -> String {
         let home = self.home.as_ref().map(|home| format!("?home={}", encode(home))).unwrap_or_default();
         format!("/v1/{}/commands/{}{rest}{home}", self.machine, encode(&self.id))
     }
 }
 
-impl Of {
+impl CommandTargetArgs {
     fn send(&self, method: Method, path: &str, body: Option<&Value>) -> anyhow::Result<Value> {
         let client = self.asked.client()?;
         block_on(client.send(method, path, body))

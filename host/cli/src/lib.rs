@@ -39,12 +39,11 @@ use statehouse_node::system::privacy;
 #[command(name = "statehouse", version, about = "A replicated host for deterministic WebAssembly state machines")]
 struct Arguments {
     #[command(subcommand)]
-    command: Command,
+    command: ProgramCommand,
 }
 
 #[derive(Subcommand)]
-#[expect(clippy::enum_variant_names, reason = "one of the commands is `command`")]
-enum Command {
+enum ProgramCommand {
     /// Start a local cluster with the wallet, to try things out
     Dev(dev::DevArgs),
     /// Run one node, with the settings of a configuration file
@@ -61,7 +60,7 @@ enum Command {
     Webhook(webhook::WebhookCommand),
     /// Check recorded history by recomputing it, and print balances, histories, the journal and replays
     #[command(subcommand)]
-    Audit(AuditArgs<client::Access>),
+    Audit(AuditArgs<client::AccessArgs>),
     /// Take, list and verify canonical snapshots, and restore a lost cluster
     ///
     /// A canonical snapshot is a file with all rows of one partition at one moment. Every replica makes the same bytes.
@@ -79,23 +78,23 @@ pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
     // Even if a later version has replaced the file meanwhile: modules must be compiled by this very program.
     compile_by(PathBuf::from("/proc/self/exe"));
-    if let Command::Dev(_) | Command::Serve(_) | Command::Snapshot(_) = &arguments.command {
+    if let ProgramCommand::Dev(_) | ProgramCommand::Serve(_) | ProgramCommand::Snapshot(_) = &arguments.command {
         // This also keeps files private that libraries such as RocksDB create.
         privacy::keep_new_files_private();
     }
     let result = match arguments.command {
-        Command::Dev(args) => dev::run(args),
-        Command::Serve(args) => serve::run(args),
-        Command::Cluster(args) => cluster::run(args),
-        Command::Token(args) => token::run(&args),
-        Command::Command(command) => command::run(&command),
-        Command::Module(args) => module::run(args),
-        Command::View(command) => view::run(&command),
-        Command::Webhook(command) => webhook::run(&command),
-        Command::Audit(args) => audit::run(args),
-        Command::Snapshot(args) => snapshot::run(args),
-        Command::CompileModule(args) => compile::run(&args),
-        Command::Bench(args) => bench::run(args),
+        ProgramCommand::Dev(args) => dev::run(args),
+        ProgramCommand::Serve(args) => serve::run(args),
+        ProgramCommand::Cluster(args) => cluster::run(args),
+        ProgramCommand::Token(args) => token::run(&args),
+        ProgramCommand::Command(command) => command::run(&command),
+        ProgramCommand::Module(args) => module::run(args),
+        ProgramCommand::View(command) => view::run(&command),
+        ProgramCommand::Webhook(command) => webhook::run(&command),
+        ProgramCommand::Audit(args) => audit::run(args),
+        ProgramCommand::Snapshot(args) => snapshot::run(args),
+        ProgramCommand::CompileModule(args) => compile::run(&args),
+        ProgramCommand::Bench(args) => bench::run(args),
     };
     result.unwrap_or_else(|error| {
         output::complain(&format!("error: {error:#}"));

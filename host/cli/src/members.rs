@@ -14,7 +14,7 @@ use rcgen::ExtendedKeyUsagePurpose::{ClientAuth, ServerAuth};
 use statehouse_kernel::ids::NodeId;
 use statehouse_node::config::PeerTlsConfig;
 
-use crate::authority::{Authority, Issued, Issuing};
+use crate::authority::{Authority, IssuePolicy, IssuedCertificate};
 
 /// A node's files.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,13 +29,13 @@ pub struct MemberFiles {
 ///
 /// # Errors
 /// The folder cannot be written, or its files are not such files.
-pub fn make(folder: &Path, nodes: &[NodeId], issuing: Issuing) -> anyhow::Result<Vec<MemberFiles>> {
+pub fn make(folder: &Path, nodes: &[NodeId], issuing: IssuePolicy) -> anyhow::Result<Vec<MemberFiles>> {
     let authority = Authority::open(folder, "Statehouse nodes")?;
     let make = |node: &NodeId| {
         // A node shows its certificate both as a server and as a client, and only for this name: see `peer`.
         let name = format!("node-{node}");
         let issued = authority.issue_where(issuing, &name, vec![name.clone()], &[ServerAuth, ClientAuth])?;
-        let (Issued { certificate, key }, is_new) = issued;
+        let (IssuedCertificate { certificate, key }, is_new) = issued;
         Ok(MemberFiles { node: *node, tls: PeerTlsConfig { ca: authority.certificate(), certificate, key }, is_new })
     };
     nodes.iter().map(make).collect()
@@ -58,7 +58,7 @@ mod tests {
     fn what_is_good_for_long_is_kept_and_nobody_else_reads_it() {
         let data = tempfile::tempdir().expect("a temporary folder");
         let folder = data.path().join("peers");
-        let first = make(&folder, &NODES, Issuing::WhereNeeded).expect("an empty folder");
+        let first = make(&folder, &NODES, IssuePolicy::WhereNeeded).expect("an empty folder");
         assert!(first.iter().all(|files| files.is_new));
         let before = bytes(&first);
         for entry in std::fs::read_dir(&folder).expect("it is there") {
@@ -67,18 +67,18 @@ mod tests {
             assert_eq!(mode, 0o600, "{entry:?}");
         }
 
-        let again = make(&folder, &NODES, Issuing::WhereNeeded).expect("the same folder");
+        let again = make(&folder, &NODES, IssuePolicy::WhereNeeded).expect("the same folder");
         assert!(again.iter().all(|files| !files.is_new) && bytes(&again) == before);
 
         // The key of another certificate is not accepted, and unreadable files are made again.
         std::fs::copy(&first[0].tls.key, &first[1].tls.key).expect("writable");
-        let repaired = make(&folder, &NODES, Issuing::WhereNeeded).expect("the same folder");
+        let repaired = make(&folder, &NODES, IssuePolicy::WhereNeeded).expect("the same folder");
         assert_eq!(repaired.iter().map(|files| files.is_new).collect::<Vec<_>>(), [false, true]);
         std::fs::write(&first[0].tls.certificate, "no certificate").expect("writable");
-        let repaired = make(&folder, &NODES, Issuing::WhereNeeded).expect("the same folder");
+        let repaired = make(&folder, &NODES, IssuePolicy::WhereNeeded).expect("the same folder");
         assert_eq!(repaired.iter().map(|files| files.is_new).collect::<Vec<_>>(), [true, false]);
 
-        let renewed = make(&folder, &NODES, Issuing::Always).expect("the same folder");
+        let renewed = make(&folder, &NODES, IssuePolicy::Always).expect("the same folder");
         assert!(renewed.iter().all(|files| files.is_new));
         assert_eq!(bytes(&renewed)[0], before[0], "the authority stays");
 
@@ -86,7 +86,7 @@ mod tests {
         for name in ["ca.pem", "ca.key"] {
             std::fs::remove_file(folder.join(name)).expect("it is there");
         }
-        let replaced = make(&folder, &NODES, Issuing::WhereNeeded).expect("the same folder");
+        let replaced = make(&folder, &NODES, IssuePolicy::WhereNeeded).expect("the same folder");
         assert!(replaced.iter().all(|files| files.is_new));
     }
 }

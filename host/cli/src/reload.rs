@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::Context;
-use statehouse_node::api::{Acceptor, Callers, CommandRoles, LiveCommandRoles, LiveLimits, Replaced, Tls, Tokens};
+use statehouse_node::api::{Acceptor, Callers, CommandRoles, LiveCommandRoles, LiveLimits, Tls, TokenChanges, Tokens};
 use statehouse_node::config::{Config, PeerTlsConfig};
 use statehouse_node::system::CertificateRenewal;
 use tokio::signal::unix::Signal;
@@ -34,8 +34,8 @@ pub struct Reload {
 }
 
 /// What a reload has done.
-struct Done {
-    tokens: Replaced,
+struct ReloadReport {
+    tokens: TokenChanges,
     commands_changed: bool,
     /// Connections of other nodes that were closed, because no authority vouches for them any more.
     peers_closed: usize,
@@ -73,7 +73,12 @@ impl Reload {
         let (path, outcome) = (self.path.display().to_string(), self.replace());
         let result = if outcome.is_ok() { "done" } else { "refused" };
         match outcome {
-            Ok(Done { tokens: Replaced { kept, added, removed }, commands_changed, peers_closed, needs_restart }) => {
+            Ok(ReloadReport {
+                tokens: TokenChanges { kept, added, removed },
+                commands_changed,
+                peers_closed,
+                needs_restart,
+            }) => {
                 let (added, removed) = (added.join(" "), removed.join(" "));
                 tracing::info!(
                     path,
@@ -104,7 +109,7 @@ impl Reload {
         metrics::counter!("statehouse_reloads_total", "result" => result).increment(1);
     }
 
-    fn replace(&mut self) -> anyhow::Result<Done> {
+    fn replace(&mut self) -> anyhow::Result<ReloadReport> {
         let new = Config::load(&self.path)?;
         let tokens = Tokens::new(&new.auth.tokens, self.config.http.listen)?;
         let command_roles = CommandRoles::new(&new.auth)?;
@@ -133,7 +138,7 @@ impl Reload {
         // Before the tokens: a new token must not give access to a command that is now reserved for others.
         let commands_changed = self.command_roles.replace(command_roles);
         let tokens = self.callers.replace(tokens);
-        Ok(Done { tokens, commands_changed, peers_closed, needs_restart: others(&self.config, &new) })
+        Ok(ReloadReport { tokens, commands_changed, peers_closed, needs_restart: others(&self.config, &new) })
     }
 }
 

@@ -14,9 +14,9 @@ use hyper::Method;
 use serde_json::{Value, json};
 use statehouse_audit::audit::Source;
 use statehouse_audit::audit::replay::history::FolderHistory;
-use statehouse_audit::audit::snapshots::{Checked, make, read_whole, verify};
-use statehouse_audit::audit::transit::Cut;
-use statehouse_journal::canonical::{Listed, SnapshotFile, list_files};
+use statehouse_audit::audit::snapshots::{SnapshotsReport, make, read_whole, verify};
+use statehouse_audit::audit::transit::ConsistentCut;
+use statehouse_journal::canonical::{ListedFile, SnapshotFile, list_files};
 use statehouse_journal::disk::RealDisk;
 use statehouse_journal::segments::write_module;
 use statehouse_kernel::ids::{JournalIndex, ModuleId, NodeId, PartitionId};
@@ -26,7 +26,7 @@ use statehouse_node::config::is_host_and_port;
 use statehouse_node::system::restore::{RestoreOptions, Restored, RestoredPartition, restore};
 
 use crate::audit::{open_at, parse_moment};
-use crate::client::Asked;
+use crate::client::ClientArgs;
 use crate::module::block_on;
 use crate::output::{print, print_json, progress, table};
 use crate::shipped;
@@ -42,11 +42,11 @@ pub enum SnapshotArgs {
     ///
     /// A node also lists those that are only in its archive. A node that lacks the snapshot of a midnight fetches it
     /// from the archive or from another node automatically.
-    List(ListArgs),
+    List(SnapshotListArgs),
     /// Check every byte of canonical snapshots, and with --data compare them with the replayed journal
     ///
     /// Exit code 1 means that a snapshot is damaged or differs from the journal.
-    Verify(VerifyArgs),
+    Verify(SnapshotVerifyArgs),
     /// Restore a lost cluster from an archive or export, as one node; add the others with `cluster add`
     ///
     /// The command checks and applies every entry, and prints up to which position each partition is restored. What
@@ -92,11 +92,11 @@ pub struct TakeArgs {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
-    asked: Asked,
+    asked: ClientArgs,
 }
 
 #[derive(Debug, Args)]
-pub struct ListArgs {
+pub struct SnapshotListArgs {
     /// The name of the machine; `system` is a machine, too
     #[arg(long, default_value = "wallet")]
     machine: String,
@@ -107,11 +107,11 @@ pub struct ListArgs {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
-    asked: Asked,
+    asked: ClientArgs,
 }
 
 #[derive(Debug, Args)]
-pub struct VerifyArgs {
+pub struct SnapshotVerifyArgs {
     /// The snapshot files; the default with --data is all snapshots in that folder
     files: Vec<PathBuf>,
     /// The journal to compare with: the data folder of a running or stopped node, or a folder that `audit log --export`
@@ -162,7 +162,7 @@ fn take(args: &TakeArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn list(args: &ListArgs) -> anyhow::Result<ExitCode> {
+fn list(args: &SnapshotListArgs) -> anyhow::Result<ExitCode> {
     let listed = match &args.data {
         Some(data) => {
             let source = open_at(data)?;
@@ -185,7 +185,7 @@ fn list(args: &ListArgs) -> anyhow::Result<ExitCode> {
 }
 
 /// The snapshots in a folder whose manifest is valid.
-fn files_of(source: &Source, machine: &str) -> anyhow::Result<Vec<Listed>> {
+fn files_of(source: &Source, machine: &str) -> anyhow::Result<Vec<ListedFile>> {
     let mut found = Vec::new();
     for partition in source.partitions(machine)? {
         let opened = source.partition(machine, partition)?;
@@ -196,7 +196,7 @@ fn files_of(source: &Source, machine: &str) -> anyhow::Result<Vec<Listed>> {
     Ok(found)
 }
 
-async fn ask(asked: &Asked, method: Method, machine: &str) -> anyhow::Result<Value> {
+async fn ask(asked: &ClientArgs, method: Method, machine: &str) -> anyhow::Result<Value> {
     asked.client()?.send(method, &format!("/v1/machines/{machine}/snapshots"), None).await
 }
 
@@ -228,7 +228,7 @@ fn table_of(pages: &[SnapshotPage]) -> String {
     format!("{rows}\n")
 }
 
-fn run_verify(args: &VerifyArgs) -> anyhow::Result<ExitCode> {
+fn run_verify(args: &SnapshotVerifyArgs) -> anyhow::Result<ExitCode> {
     let Some(data) = &args.data else { return verify_files(args) };
     let source = open_at(data)?;
     let bar = progress("entries replayed");
@@ -245,7 +245,7 @@ fn run_verify(args: &VerifyArgs) -> anyhow::Result<ExitCode> {
 }
 
 /// Checks files alone: their hashes, without anything to compare them with.
-fn verify_files(args: &VerifyArgs) -> anyhow::Result<ExitCode> {
+fn verify_files(args: &SnapshotVerifyArgs) -> anyhow::Result<ExitCode> {
     ensure!(!args.files.is_empty(), "name snapshots, or a folder that has some with --data");
     let mut pages = Vec::new();
     let mut text = String::new();
@@ -270,7 +270,7 @@ fn verify_files(args: &VerifyArgs) -> anyhow::Result<ExitCode> {
     Ok(if is_clean { ExitCode::SUCCESS } else { ExitCode::from(1) })
 }
 
-fn checked_text(checked: &[Checked], is_clean: bool) -> String {
+fn checked_text(checked: &[SnapshotsReport], is_clean: bool) -> String {
     let mut rows = table(&["partition", "verified", "after the journal's end"]);
     for partition in checked {
         let stream = format!("{}/{}", partition.machine, partition.partition);
@@ -302,7 +302,7 @@ fn run_restore(args: &RestoreArgs) -> anyhow::Result<ExitCode> {
     let source = open_at(&args.from)?;
     let mut cuts = BTreeMap::new();
     for machine in source.machines()? {
-        let cut = Cut::find(&FolderHistory::new(&source, &machine)?)?;
+        let cut = ConsistentCut::find(&FolderHistory::new(&source, &machine)?)?;
         cuts.insert(machine, cut.time());
     }
     let bar = progress("entries restored");

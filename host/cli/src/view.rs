@@ -12,7 +12,7 @@ use hyper::Method;
 use serde_json::Value;
 use statehouse_node::api::{BuildPage, ViewPage, ViewsPage};
 
-use crate::client::Asked;
+use crate::client::ClientArgs;
 use crate::module::{block_on, short};
 use crate::output::{print, print_json, table};
 use crate::shipped;
@@ -21,43 +21,43 @@ use crate::shipped;
 #[derive(Debug, Subcommand)]
 pub enum ViewCommand {
     /// Show a machine's views, and how far each one lags on the node at --url; exit code 1 if one is stopped
-    List(ListArgs),
+    List(ViewListArgs),
     /// Show one view: which build serves, its position in each partition, and what stops it; exit code 1 if it is
     /// stopped
-    Status(NamedArgs),
+    Status(ViewNamedArgs),
     /// Create a view on every node; if a view of that name exists, replace it with this version once that has caught up
-    Create(CreateArgs),
+    Create(ViewCreateArgs),
     /// Build a view again on every node; the present build serves until the new one has caught up
-    Rebuild(NamedArgs),
+    Rebuild(ViewNamedArgs),
     /// Drop a view on every node, and delete its rows
-    Drop(NamedArgs),
+    Drop(ViewNamedArgs),
 }
 
 #[derive(Debug, Args)]
-pub struct ListArgs {
+pub struct ViewListArgs {
     #[command(flatten)]
-    of: Of,
+    of: ViewTargetArgs,
 }
 
 #[derive(Debug, Args)]
-pub struct NamedArgs {
+pub struct ViewNamedArgs {
     /// The name of the view
     view: String,
     #[command(flatten)]
-    of: Of,
+    of: ViewTargetArgs,
 }
 
 #[derive(Debug, Args)]
-pub struct CreateArgs {
+pub struct ViewCreateArgs {
     /// The view: the name of one that comes with this program (`statements`, `audit_trail`, `double_charges`), or a
     /// .wasm file
     view: String,
     #[command(flatten)]
-    of: Of,
+    of: ViewTargetArgs,
 }
 
 #[derive(Debug, Args)]
-pub struct Of {
+pub struct ViewTargetArgs {
     /// The name of the machine
     #[arg(long, default_value = "wallet")]
     machine: String,
@@ -65,7 +65,7 @@ pub struct Of {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
-    asked: Asked,
+    asked: ClientArgs,
 }
 
 pub fn run(command: &ViewCommand) -> anyhow::Result<ExitCode> {
@@ -91,7 +91,7 @@ pub fn run(command: &ViewCommand) -> anyhow::Result<ExitCode> {
     }
 }
 
-impl Of {
+impl ViewTargetArgs {
     async fn send(&self, method: Method, rest: &str, wasm: Option<Vec<u8>>) -> anyhow::Result<Value> {
         let path = format!("/v1/machines/{}/views{rest}", self.machine);
         let body = wasm.map(|wasm| ("application/wasm", wasm.into()));
@@ -101,7 +101,7 @@ impl Of {
 
 const OTHER_VERSION: &str = "the node's answer is not that of this version; use the `statehouse` it runs";
 
-fn list(of: &Of, page: &Value) -> anyhow::Result<ExitCode> {
+fn list(of: &ViewTargetArgs, page: &Value) -> anyhow::Result<ExitCode> {
     let page: ViewsPage = serde_json::from_value(page.clone()).context(OTHER_VERSION)?;
     if of.json {
         print_json(&page)?;
@@ -111,7 +111,7 @@ fn list(of: &Of, page: &Value) -> anyhow::Result<ExitCode> {
     Ok(code(&page.views))
 }
 
-fn status(of: &Of, page: Value) -> anyhow::Result<ExitCode> {
+fn status(of: &ViewTargetArgs, page: Value) -> anyhow::Result<ExitCode> {
     let page: ViewPage = serde_json::from_value(page).context(OTHER_VERSION)?;
     if of.json {
         print_json(&page)?;

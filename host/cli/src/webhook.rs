@@ -14,7 +14,7 @@ use hyper::Method;
 use serde_json::{Value, json};
 use statehouse_node::api::{DeadPage, WebhookPage, WebhookSentPage, WebhooksPage};
 
-use crate::client::{Asked, secret_of, variable};
+use crate::client::{ClientArgs, secret_of, variable};
 use crate::module::block_on;
 use crate::output::{print, print_json, table};
 
@@ -22,18 +22,18 @@ use crate::output::{print, print_json, table};
 #[derive(Debug, Subcommand)]
 pub enum WebhookCommand {
     /// Show a machine's webhooks, and how far each one has sent; exit code 1 if one is paused or fails
-    List(Of),
+    List(WebhookTargetArgs),
     /// Show one webhook: what it sends, where, how far, and what stops it; exit code 1 if it is paused or fails
-    Status(NamedArgs),
+    Status(WebhookNamedArgs),
     /// Create a webhook that sends events to a URL
     ///
     /// The command prints the secret by which the receiver verifies the requests. It is printed only this once, and not
     /// at all if you give the secret yourself.
-    Create(CreateArgs),
+    Create(WebhookCreateArgs),
     /// Pause a webhook: nothing more is sent until it is resumed
-    Pause(NamedArgs),
+    Pause(WebhookNamedArgs),
     /// Resume a paused webhook where it stopped
-    Resume(NamedArgs),
+    Resume(WebhookNamedArgs),
     /// Replace a webhook's secret in two steps
     ///
     /// First, `rotate` adds a new secret: requests are signed with both. Once the receiver knows the new secret,
@@ -41,32 +41,32 @@ pub enum WebhookCommand {
     /// first.
     Rotate(RotateArgs),
     /// Drop a webhook, and its dead letters
-    Drop(NamedArgs),
+    Drop(WebhookNamedArgs),
     /// Show the messages that were given up after three days of failed attempts (`retry_seconds`)
     ///
     /// Exit code 1 means that there are any.
-    DeadLetters(NamedArgs),
+    DeadLetters(WebhookNamedArgs),
     /// Send dead letters once more; exit code 1 if the receiver does not take one
     Redeliver(RedeliverArgs),
     /// Continue from another position, so that events are sent again
     ///
     /// Each event keeps its `id`. A request of several events (--batch) keeps its `webhook-id` only if the position is
     /// the end of such a request.
-    Replay(ReplayArgs),
+    Replay(WebhookReplayArgs),
     /// Send a test event, and show the receiver's answer; exit code 1 if the receiver does not take it
-    Test(NamedArgs),
+    Test(WebhookNamedArgs),
 }
 
 #[derive(Debug, Args)]
-pub struct NamedArgs {
+pub struct WebhookNamedArgs {
     /// The name of the webhook
     webhook: String,
     #[command(flatten)]
-    of: Of,
+    of: WebhookTargetArgs,
 }
 
 #[derive(Debug, Args)]
-pub struct CreateArgs {
+pub struct WebhookCreateArgs {
     /// The name of the new webhook: lower-case letters, digits, `_` and `-`
     webhook: String,
     /// The URL that requests go to: https, or http on the node's own machine
@@ -90,7 +90,7 @@ pub struct CreateArgs {
     #[command(flatten)]
     secret: SecretArgs,
     #[command(flatten)]
-    of: Of,
+    of: WebhookTargetArgs,
 }
 
 #[derive(Debug, Args)]
@@ -103,7 +103,7 @@ pub struct RotateArgs {
     #[command(flatten)]
     secret: SecretArgs,
     #[command(flatten)]
-    of: Of,
+    of: WebhookTargetArgs,
 }
 
 /// A secret that the receiver knows; without one the node makes it.
@@ -140,22 +140,22 @@ pub struct RedeliverArgs {
     #[arg(long)]
     letter: Option<String>,
     #[command(flatten)]
-    of: Of,
+    of: WebhookTargetArgs,
 }
 
 #[derive(Debug, Args)]
-pub struct ReplayArgs {
+pub struct WebhookReplayArgs {
     /// The name of the webhook
     webhook: String,
     /// The position: `start`, `now`, or a cursor from `status` or an event stream
     #[arg(long)]
     from: String,
     #[command(flatten)]
-    of: Of,
+    of: WebhookTargetArgs,
 }
 
 #[derive(Debug, Args)]
-pub struct Of {
+pub struct WebhookTargetArgs {
     /// The name of the machine
     #[arg(long, default_value = "wallet")]
     machine: String,
@@ -163,19 +163,23 @@ pub struct Of {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
-    asked: Asked,
+    asked: ClientArgs,
 }
 
 pub fn run(command: &WebhookCommand) -> anyhow::Result<ExitCode> {
     match command {
         WebhookCommand::List(of) => Ok(code(list(of, of.get("")?)?)),
-        WebhookCommand::Status(NamedArgs { webhook, of }) => {
+        WebhookCommand::Status(WebhookNamedArgs { webhook, of }) => {
             let page = of.get(&format!("/{webhook}"))?;
             Ok(code(show(of, page)? == "delivering"))
         }
         WebhookCommand::Create(args) => create(args),
-        WebhookCommand::Pause(NamedArgs { webhook, of }) => changed(of, of.post(&format!("/{webhook}/pause"), None)?),
-        WebhookCommand::Resume(NamedArgs { webhook, of }) => changed(of, of.post(&format!("/{webhook}/resume"), None)?),
+        WebhookCommand::Pause(WebhookNamedArgs { webhook, of }) => {
+            changed(of, of.post(&format!("/{webhook}/pause"), None)?)
+        }
+        WebhookCommand::Resume(WebhookNamedArgs { webhook, of }) => {
+            changed(of, of.post(&format!("/{webhook}/resume"), None)?)
+        }
         WebhookCommand::Rotate(RotateArgs { webhook, finish, secret, of }) => {
             let mut body = json!({ "finish": finish });
             // If no new secret is asked for, the one in the environment is not meant.
@@ -184,17 +188,17 @@ pub fn run(command: &WebhookCommand) -> anyhow::Result<ExitCode> {
             }
             changed(of, of.post(&format!("/{webhook}/rotate"), Some(&body))?)
         }
-        WebhookCommand::Drop(NamedArgs { webhook, of }) => {
+        WebhookCommand::Drop(WebhookNamedArgs { webhook, of }) => {
             // The state of the other webhooks does not affect the success of this command.
             list(of, of.send(Method::DELETE, &format!("/{webhook}"), None)?)?;
             Ok(ExitCode::SUCCESS)
         }
-        WebhookCommand::DeadLetters(NamedArgs { webhook, of }) => dead_letters(of, of.page(webhook)?),
+        WebhookCommand::DeadLetters(WebhookNamedArgs { webhook, of }) => dead_letters(of, of.page(webhook)?),
         WebhookCommand::Redeliver(args) => redeliver(args),
-        WebhookCommand::Replay(ReplayArgs { webhook, from, of }) => {
+        WebhookCommand::Replay(WebhookReplayArgs { webhook, from, of }) => {
             changed(of, of.post(&format!("/{webhook}/replay"), Some(&json!({ "from": from })))?)
         }
-        WebhookCommand::Test(NamedArgs { webhook, of }) => {
+        WebhookCommand::Test(WebhookNamedArgs { webhook, of }) => {
             let sent = of.sent(of.post(&format!("/{webhook}/test"), None)?)?;
             show_sent(of, std::slice::from_ref(&sent))
         }
@@ -203,7 +207,7 @@ pub fn run(command: &WebhookCommand) -> anyhow::Result<ExitCode> {
 
 const OTHER_VERSION: &str = "the node's answer is not that of this version; use the `statehouse` it runs";
 
-impl Of {
+impl WebhookTargetArgs {
     fn get(&self, rest: &str) -> anyhow::Result<Value> {
         self.send(Method::GET, rest, None)
     }
@@ -227,7 +231,7 @@ impl Of {
     }
 }
 
-fn create(args: &CreateArgs) -> anyhow::Result<ExitCode> {
+fn create(args: &WebhookCreateArgs) -> anyhow::Result<ExitCode> {
     let mut body = json!({
         "webhook": args.webhook,
         "url": args.to,
@@ -244,7 +248,7 @@ fn create(args: &CreateArgs) -> anyhow::Result<ExitCode> {
 }
 
 /// Returns whether all of them deliver.
-fn list(of: &Of, page: Value) -> anyhow::Result<bool> {
+fn list(of: &WebhookTargetArgs, page: Value) -> anyhow::Result<bool> {
     let page: WebhooksPage = serde_json::from_value(page).context(OTHER_VERSION)?;
     if of.json {
         print_json(&page)?;
@@ -265,13 +269,13 @@ fn list(of: &Of, page: Value) -> anyhow::Result<bool> {
     Ok(page.webhooks.iter().all(|webhook| webhook.state == "delivering"))
 }
 
-fn changed(of: &Of, page: Value) -> anyhow::Result<ExitCode> {
+fn changed(of: &WebhookTargetArgs, page: Value) -> anyhow::Result<ExitCode> {
     show(of, page)?;
     Ok(ExitCode::SUCCESS)
 }
 
 /// Returns its state.
-fn show(of: &Of, page: Value) -> anyhow::Result<String> {
+fn show(of: &WebhookTargetArgs, page: Value) -> anyhow::Result<String> {
     let page: WebhookPage = serde_json::from_value(page).context(OTHER_VERSION)?;
     if of.json {
         print_json(&page)?;
@@ -320,7 +324,7 @@ fn render(page: &WebhookPage) -> String {
     text
 }
 
-fn dead_letters(of: &Of, page: WebhookPage) -> anyhow::Result<ExitCode> {
+fn dead_letters(of: &WebhookTargetArgs, page: WebhookPage) -> anyhow::Result<ExitCode> {
     if of.json {
         print_json(&page.dead_letters)?;
     } else {
@@ -350,7 +354,7 @@ fn redeliver(RedeliverArgs { webhook, letter, of }: &RedeliverArgs) -> anyhow::R
     show_sent(of, &sent)
 }
 
-fn show_sent(of: &Of, sent: &[WebhookSentPage]) -> anyhow::Result<ExitCode> {
+fn show_sent(of: &WebhookTargetArgs, sent: &[WebhookSentPage]) -> anyhow::Result<ExitCode> {
     if of.json {
         print_json(&sent)?;
     } else {

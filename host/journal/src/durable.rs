@@ -127,13 +127,13 @@ pub fn sync_dir(dir: &Path) -> Result<()> {
 
 /// Writes or replaces a file. At any time it has the old bytes or the new ones; the new ones are durable on return.
 pub fn write(folder: &Path, name: &str, mode: u32, bytes: &[u8]) -> Result<()> {
-    Unnamed::write(folder, mode, bytes)?.name(folder, name)
+    UnnamedFile::write(folder, mode, bytes)?.name(folder, name)
 }
 
 /// A file whose bytes are durable and that has no name yet. It is removed when dropped.
-pub struct Unnamed(NamedTempFile);
+pub struct UnnamedFile(NamedTempFile);
 
-impl Unnamed {
+impl UnnamedFile {
     pub fn write(folder: &Path, mode: u32, bytes: &[u8]) -> Result<Self> {
         let mut builder = tempfile::Builder::new();
         let builder = builder.permissions(std::fs::Permissions::from_mode(mode));

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use crate::of_hex;
 
 /// A message with the name that it has in its file.
-pub type Recorded = (String, Vec<u8>);
+pub type RecordedMessage = (String, Vec<u8>);
 
 fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures")
@@ -19,17 +19,17 @@ fn fixtures() -> PathBuf {
 ///
 /// # Panics
 /// No version has such a file, or a line is not a name and digits.
-pub fn recorded(file: &str) -> Vec<Recorded> {
+pub fn recorded(file: &str) -> Vec<RecordedMessage> {
     let versions = std::fs::read_dir(fixtures()).expect("there are fixtures");
     let mut paths: Vec<PathBuf> = versions.map(|version| version.expect("it is listed").path()).collect();
     paths.sort();
     let texts = paths.iter().filter_map(|version| std::fs::read_to_string(version.join("peer").join(file)).ok());
-    let messages: Vec<Recorded> = texts.flat_map(|text| text.lines().map(message).collect::<Vec<_>>()).collect();
+    let messages: Vec<RecordedMessage> = texts.flat_map(|text| text.lines().map(message).collect::<Vec<_>>()).collect();
     assert!(!messages.is_empty(), "no version has {file}");
     messages
 }
 
-fn message(line: &str) -> Recorded {
+fn message(line: &str) -> RecordedMessage {
     let (name, digits) = line.split_once(' ').expect("a line is a name and digits");
     (name.to_owned(), of_hex(digits.as_bytes()))
 }
@@ -38,7 +38,7 @@ fn message(line: &str) -> Recorded {
 ///
 /// # Panics
 /// The messages differ.
-pub fn check_recorded(version: &str, file: &str, sent: &[Recorded]) {
+pub fn check_recorded(version: &str, file: &str, sent: &[RecordedMessage]) {
     let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
     let text: String = sent.iter().map(|(name, bytes)| format!("{name} {}\n", hex(bytes))).collect();
     let path = fixtures().join(version).join("peer").join(file);

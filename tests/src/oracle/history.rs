@@ -48,7 +48,7 @@ pub struct Decision {
 
 /// One effective entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Effective {
+pub struct EffectiveEntry {
     /// The journal's chain hash after the entry.
     pub head: Head,
     /// The digest of the rows that the entry wrote.
@@ -60,7 +60,7 @@ pub struct Effective {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Chain {
     pub genesis: Head,
-    pub entries: Vec<Effective>,
+    pub entries: Vec<EffectiveEntry>,
 }
 
 /// What one node has.
@@ -113,7 +113,7 @@ impl Chain {
             }
             let hash = blake3::Hasher::new().update(&head.0).update(entry.payload()).finalize();
             head = Head(*hash.as_bytes());
-            chain.entries.push(Effective {
+            chain.entries.push(EffectiveEntry {
                 head,
                 digest: entry.header().digest,
                 decisions: decisions(partition, &entry),
@@ -123,7 +123,7 @@ impl Chain {
     }
 
     /// The entry with this number.
-    pub fn find(&self, index: JournalIndex) -> Option<&Effective> {
+    pub fn find(&self, index: JournalIndex) -> Option<&EffectiveEntry> {
         self.entries.get(usize::try_from(index.0.checked_sub(1)?).ok()?)
     }
 

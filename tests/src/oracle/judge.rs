@@ -8,9 +8,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use statehouse_kernel::ids::{CommandId, JournalIndex, PartitionId, Position};
 
-use crate::oracle::history::{Chain, Decision, Effective, History, Part};
+use crate::oracle::history::{Chain, Decision, EffectiveEntry, History, Part};
 use crate::oracle::model::{Account, Command, Outcome, Wallet};
-use crate::recording::{Attempt, Consistency, Moment, Recording, Seen, Told, Transfer};
+use crate::recording::{AccountRead, Attempt, Consistency, Moment, Recording, Transfer, TransferAnswer};
 
 /// A promise that was broken.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,11 +32,11 @@ pub enum Breach {
     /// A command that was answered before another was sent comes after it in the journal.
     Reordered { earlier: CommandId, later: CommandId },
     /// A read shows a state that the account never had at that position.
-    Unreal { seen: Box<Seen>, expected: Option<Account> },
+    Unreal { seen: Box<AccountRead>, expected: Option<Account> },
     /// A linearizable read shows less than was known to be done before it was sent.
-    Stale { seen: Box<Seen>, version_min: u64 },
+    Stale { seen: Box<AccountRead>, version_min: u64 },
     /// A read shows what was only asked for after the read had been answered.
-    Premature { seen: Box<Seen> },
+    Premature { seen: Box<AccountRead> },
     /// The accounts of a partition do not add up to 0.
     Unbalanced { partition: PartitionId, sum: i128 },
     /// A command has begun and does not end.
@@ -50,9 +50,9 @@ pub enum Breach {
 }
 
 /// A command, named by the partition of its home and by its id.
-type Whose = (PartitionId, CommandId);
+type TransferKey = (PartitionId, CommandId);
 /// The same, with what a client sent.
-type Sent = (Whose, Command);
+type SentCommand = (TransferKey, Command);
 
 /// Rejections by the host, which the rules of a wallet do not know.
 const OF_HOST: [&str; 2] = ["cancelled", "id_reused"];
@@ -93,22 +93,22 @@ fn divergences(first: &History, other: &History) -> Vec<Breach> {
     breaches
 }
 
-fn entries(history: &History, partition: PartitionId) -> &[Effective] {
+fn entries(history: &History, partition: PartitionId) -> &[EffectiveEntry] {
     history.chains.get(&partition).map_or(&[], |chain| &chain.entries)
 }
 
 /// What happened, worked out from one history.
 #[derive(Default)]
 struct Truth {
-    commands: BTreeMap<Whose, Fact>,
+    commands: BTreeMap<TransferKey, Fact>,
     /// The states that each account had, by version; version 1 is at 0.
     accounts: BTreeMap<String, Vec<State>>,
     /// The first bytes of each head, by partition and number of entries.
     heads: BTreeMap<(PartitionId, JournalIndex), [u8; 4]>,
     /// The parts of commands on several partitions.
-    parts: BTreeMap<Whose, Parts>,
+    parts: BTreeMap<TransferKey, Parts>,
     /// Where each call is recorded.
-    calls: BTreeMap<(Whose, CommandId), Position>,
+    calls: BTreeMap<(TransferKey, CommandId), Position>,
     /// The partition of each account.
     homes: BTreeMap<String, PartitionId>,
 }
@@ -138,7 +138,7 @@ struct State {
     partition: PartitionId,
     /// The entry that brought the account into this state.
     since: JournalIndex,
-    by: Whose,
+    by: TransferKey,
 }
 
 impl Truth {
@@ -151,7 +151,7 @@ impl Truth {
         }
         let mut wallet = Wallet::default();
         for (order, (position, decision)) in chain.decisions(partition).enumerate() {
-            let (id, whose) = (decision.id, (decision.home, decision.id));
+            let (id, key) = (decision.id, (decision.home, decision.id));
             if let Command::Open { account } = &decision.command {
                 self.homes.insert(account.clone(), partition);
             }
@@ -159,7 +159,7 @@ impl Truth {
                 breaches.push(Breach::Doubled { id, positions: [before, position] });
             }
             if decision.part == Part::End {
-                self.commands.entry(whose).or_insert_with(|| Fact::of(position, order, decision, Vec::new()));
+                self.commands.entry(key).or_insert_with(|| Fact::of(position, order, decision, Vec::new()));
                 continue;
             }
             let before = accounts_named(&wallet, &decision.command);
@@ -172,12 +172,12 @@ impl Truth {
                 let recorded = decision.outcome.clone();
                 breaches.push(Breach::Misjudged { id, expected, recorded });
             }
-            let changed = self.note_changes(&before, &wallet, position, whose);
+            let changed = self.note_changes(&before, &wallet, position, key);
             if decision.part == Part::Whole {
-                self.commands.entry(whose).or_insert_with(|| Fact::of(position, order, decision, changed));
+                self.commands.entry(key).or_insert_with(|| Fact::of(position, order, decision, changed));
                 continue;
             }
-            let parts = self.parts.entry(whose).or_default();
+            let parts = self.parts.entry(key).or_default();
             parts.changed.extend(changed);
             match &decision.command {
                 Command::Receive { .. } => parts.received = Some(decision.outcome.clone()),
@@ -196,20 +196,20 @@ impl Truth {
 
     /// Notes where a decision is recorded, and returns where it was recorded before.
     fn note_place(&mut self, decision: &Decision, position: Position) -> Option<Position> {
-        let whose = (decision.home, decision.id);
+        let key = (decision.home, decision.id);
         match &decision.part {
-            Part::Whole | Part::End => self.commands.get(&whose).map(|before| before.position),
-            Part::Start => self.parts.entry(whose).or_default().started.replace(position),
-            Part::Call(call) => self.calls.insert((whose, *call), position),
+            Part::Whole | Part::End => self.commands.get(&key).map(|before| before.position),
+            Part::Start => self.parts.entry(key).or_default().started.replace(position),
+            Part::Call(call) => self.calls.insert((key, *call), position),
         }
     }
 
     /// Checks that each command that has begun is over, and that its outcome is that of its parts.
     fn join_parts(&mut self) -> Vec<Breach> {
         let mut breaches = Vec::new();
-        for (whose, parts) in std::mem::take(&mut self.parts) {
-            let id = whose.1;
-            let Some(fact) = self.commands.get_mut(&whose) else {
+        for (key, parts) in std::mem::take(&mut self.parts) {
+            let id = key.1;
+            let Some(fact) = self.commands.get_mut(&key) else {
                 breaches.push(Breach::Unfinished { id });
                 continue;
             };
@@ -230,7 +230,7 @@ impl Truth {
         before: &[(String, Option<Account>)],
         wallet: &Wallet,
         position: Position,
-        by: Whose,
+        by: TransferKey,
     ) -> Vec<(String, u64)> {
         let mut changed = Vec::new();
         for (name, before) in before {
@@ -261,7 +261,7 @@ impl Truth {
     }
 
     /// The home partition and the id of a transfer's command.
-    fn whose(&self, transfer: &Transfer) -> Option<Whose> {
+    fn key_of(&self, transfer: &Transfer) -> Option<TransferKey> {
         // Money from a settlement account belongs to the payee's partition.
         let home = self.homes.get(&transfer.from).or_else(|| self.homes.get(&transfer.to))?;
         Some((*home, id_of(transfer)))
@@ -269,18 +269,18 @@ impl Truth {
 
     /// What is recorded of what a client sent; `None` where another command has the id.
     fn find(&self, transfer: &Transfer) -> Option<&Fact> {
-        self.commands.get(&self.whose(transfer)?).filter(|fact| fact.command == command_of(transfer))
+        self.commands.get(&self.key_of(transfer)?).filter(|fact| fact.command == command_of(transfer))
     }
 
     /// Checks that every outcome that was told is in the journal, and that what was not accepted is not.
     fn check_answers(&self, attempts: &[Attempt]) -> Vec<Breach> {
         let mut breaches = Vec::new();
-        let mut maybe_accepted: BTreeMap<Sent, bool> = BTreeMap::new();
+        let mut maybe_accepted: BTreeMap<SentCommand, bool> = BTreeMap::new();
         for Attempt { transfer, told, .. } in attempts {
             let id = id_of(transfer);
-            if let Some(whose) = self.whose(transfer) {
-                let is_refused = matches!(told, Told::NotAccepted | Told::Reused);
-                *maybe_accepted.entry((whose, command_of(transfer))).or_default() |= !is_refused;
+            if let Some(key) = self.key_of(transfer) {
+                let is_refused = matches!(told, TransferAnswer::NotAccepted | TransferAnswer::Reused);
+                *maybe_accepted.entry((key, command_of(transfer))).or_default() |= !is_refused;
             }
             let fact = self.find(transfer);
             if let Some(position) = told.position()
@@ -290,25 +290,25 @@ impl Truth {
             }
             let Some(fact) = fact else { continue };
             let told = match told {
-                Told::Done { .. } => Outcome::Success,
-                Told::Rejected { code, .. } => Outcome::Rejected(code.clone()),
-                Told::Reused | Told::NotAccepted | Told::Unknown => continue,
+                TransferAnswer::Done { .. } => Outcome::Success,
+                TransferAnswer::Rejected { code, .. } => Outcome::Rejected(code.clone()),
+                TransferAnswer::Reused | TransferAnswer::NotAccepted | TransferAnswer::Unknown => continue,
             };
             if told != fact.outcome {
                 breaches.push(Breach::Contradicted { id, told, recorded: fact.outcome.clone() });
             }
         }
-        for ((whose, command), maybe_accepted) in &maybe_accepted {
-            let Some(fact) = self.commands.get(whose) else { continue };
+        for ((key, command), maybe_accepted) in &maybe_accepted {
+            let Some(fact) = self.commands.get(key) else { continue };
             if fact.command == *command && !maybe_accepted {
-                breaches.push(Breach::Smuggled { id: whose.1 });
+                breaches.push(Breach::Smuggled { id: key.1 });
             }
         }
-        let sent: BTreeSet<Whose> = maybe_accepted.keys().map(|(whose, _)| *whose).collect();
-        for whose in sent {
-            let Some(fact) = self.commands.get(&whose) else { continue };
-            if !maybe_accepted.contains_key(&(whose, fact.command.clone())) {
-                breaches.push(Breach::Replaced { id: whose.1, recorded: fact.command.clone() });
+        let sent: BTreeSet<TransferKey> = maybe_accepted.keys().map(|(key, _)| *key).collect();
+        for key in sent {
+            let Some(fact) = self.commands.get(&key) else { continue };
+            if !maybe_accepted.contains_key(&(key, fact.command.clone())) {
+                breaches.push(Breach::Replaced { id: key.1, recorded: fact.command.clone() });
             }
         }
         breaches
@@ -319,27 +319,27 @@ impl Truth {
         let mut last_answered: BTreeMap<PartitionId, (usize, CommandId)> = BTreeMap::new();
         let mut breaches = Vec::new();
         let first_sent = self.first_sent(attempts);
-        let sent = first_sent.iter().map(|(whose, moment)| (*moment, *whose, Happened::Sent));
+        let sent = first_sent.iter().map(|(key, moment)| (*moment, *key, TransferEvent::Sent));
         let answered = attempts.iter().filter(|attempt| attempt.told.position().is_some());
         let answered = answered.filter_map(|attempt| {
             self.find(&attempt.transfer)?;
-            Some((attempt.span.returned, self.whose(&attempt.transfer)?, Happened::Answered))
+            Some((attempt.span.returned, self.key_of(&attempt.transfer)?, TransferEvent::Answered))
         });
-        let mut happened: Vec<(Moment, Whose, Happened)> = sent.chain(answered).collect();
-        happened.sort();
-        for (_, whose, what) in happened {
-            let Some(fact) = self.commands.get(&whose) else { continue };
-            let id = whose.1;
+        let mut events: Vec<(Moment, TransferKey, TransferEvent)> = sent.chain(answered).collect();
+        events.sort();
+        for (_, key, what) in events {
+            let Some(fact) = self.commands.get(&key) else { continue };
+            let id = key.1;
             let partition = fact.position.partition;
             let last = last_answered.get(&partition).copied();
             match what {
-                Happened::Sent => {
+                TransferEvent::Sent => {
                     if let Some((order, earlier)) = last.filter(|(order, _)| fact.order < *order) {
                         assert!(earlier != id && order != fact.order, "it was not answered before it was sent");
                         breaches.push(Breach::Reordered { earlier, later: id });
                     }
                 }
-                Happened::Answered => {
+                TransferEvent::Answered => {
                     if last.is_none_or(|(order, _)| order < fact.order) {
                         last_answered.insert(partition, (fact.order, id));
                     }
@@ -350,11 +350,11 @@ impl Truth {
     }
 
     /// When each command that is recorded was sent for the first time.
-    fn first_sent(&self, attempts: &[Attempt]) -> BTreeMap<Whose, Moment> {
-        let mut sent: BTreeMap<Whose, Moment> = BTreeMap::new();
+    fn first_sent(&self, attempts: &[Attempt]) -> BTreeMap<TransferKey, Moment> {
+        let mut sent: BTreeMap<TransferKey, Moment> = BTreeMap::new();
         for attempt in attempts.iter().filter(|attempt| self.find(&attempt.transfer).is_some()) {
-            let Some(whose) = self.whose(&attempt.transfer) else { continue };
-            let moment = sent.entry(whose).or_insert(attempt.span.invoked);
+            let Some(key) = self.key_of(&attempt.transfer) else { continue };
+            let moment = sent.entry(key).or_insert(attempt.span.invoked);
             *moment = attempt.span.invoked.min(*moment);
         }
         sent
@@ -385,7 +385,7 @@ impl Truth {
     }
 
     /// By account and version: when the last of the commands that led to it was first sent.
-    fn sent_last(&self, first_sent: &BTreeMap<Whose, Moment>) -> BTreeMap<&str, Vec<Option<Moment>>> {
+    fn sent_last(&self, first_sent: &BTreeMap<TransferKey, Moment>) -> BTreeMap<&str, Vec<Option<Moment>>> {
         let up_to_each = |states: &Vec<State>| {
             let sent = states.iter().map(|state| first_sent.get(&state.by).copied());
             let latest = |latest: &mut Option<Moment>, sent: Option<Moment>| {
@@ -442,7 +442,7 @@ impl Truth {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Happened {
+enum TransferEvent {
     Sent,
     Answered,
 }

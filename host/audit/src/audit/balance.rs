@@ -19,14 +19,19 @@ use crate::machine::replay::{Replay, Rows};
 use crate::machine::slots::partition_of;
 
 /// An answer, and the journal at which it was read.
-pub struct Found {
+pub struct EntityAnswer {
     pub value: Value,
     pub journal: Journal,
     pub position: Position,
 }
 
 /// Answers the machine's query on one entity's rows as of a moment; `None` is the end of the journal.
-pub fn entity_at(source: &Source, machine: &str, entity: &str, moment: Option<Moment>) -> Result<Found, AuditError> {
+pub fn entity_at(
+    source: &Source,
+    machine: &str,
+    entity: &str,
+    moment: Option<Moment>,
+) -> Result<EntityAnswer, AuditError> {
     source.machine(machine)?;
     let count = u32::try_from(source.partitions(machine)?.len()).expect("at most one partition per slot");
     let partition = partition_of(entity.as_bytes(), count);
@@ -47,7 +52,7 @@ pub fn entity_at(source: &Source, machine: &str, entity: &str, moment: Option<Mo
         rows.collect::<Result<Vec<Rows>, AuditError>>()
     };
     let value = ask(&replay, others, partition, entity)?;
-    Ok(Found { value, journal: replay.journal, position: replay.position(partition) })
+    Ok(EntityAnswer { value, journal: replay.journal, position: replay.position(partition) })
 }
 
 /// `others` computes the rows of the other partitions. They are needed only if each of them has a share of the entity

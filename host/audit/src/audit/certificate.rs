@@ -3,8 +3,8 @@
 //! ```json
 //! {"blake3": "…", "facts": {…}, "key": "…", "signature": "…"}
 //! ```
-//! `facts` is [`Facts`]. *Canonical* means: members sorted by name, no spaces, integers only, UTF-8. `blake3` is the
-//! hash of the canonical facts, and `signature` the Ed25519 signature of the same bytes by `key`; all three are
+//! `facts` is [`CertifiedFacts`]. *Canonical* means: members sorted by name, no spaces, integers only, UTF-8. `blake3`
+//! is the hash of the canonical facts, and `signature` the Ed25519 signature of the same bytes by `key`; all three are
 //! hexadecimal text. In: a report. Out: a file that anybody can check without the node. It does not know whether its
 //! differences are wanted: that is stated when the module is activated.
 
@@ -13,23 +13,23 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 
-use crate::audit::replay::request::Mode;
+use crate::audit::replay::request::ReplayMode;
 use crate::audit::replay::{Class, Report};
 use crate::ids::{Digest, ModuleId, PartitionId};
 use crate::key::{KeyError, NodeKey, PublicKey, Signature};
 
-/// Version of [`Facts`].
+/// Version of [`CertifiedFacts`].
 pub const FORMAT: u32 = 1;
 
 /// What a certificate says.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Facts {
+pub struct CertifiedFacts {
     /// [`FORMAT`].
     pub format: u32,
     pub cluster: String,
     pub machine: String,
-    pub mode: Mode,
+    pub mode: ReplayMode,
     /// The module that was active at the end of the covered history.
     pub current: ModuleId,
     pub candidate: ModuleId,
@@ -59,7 +59,7 @@ pub struct CoveredPartition {
 /// A certificate whose signature is valid.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Certificate {
-    facts: Facts,
+    facts: CertifiedFacts,
     digest: Digest,
     key: PublicKey,
     signature: Signature,
@@ -91,7 +91,7 @@ pub enum CertificateError {
 /// The file.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Sealed {
+struct CertificateFile {
     blake3: String,
     facts: Json,
     key: String,
@@ -107,16 +107,16 @@ impl Certificate {
         if 0 < report.count_of(Class::HostDrift) {
             return Err(CertificateError::Inconclusive);
         }
-        Ok(Self::of(Facts::of(report), key))
+        Ok(Self::of(CertifiedFacts::of(report), key))
     }
 
     /// Signs facts.
-    pub fn of(facts: Facts, key: &NodeKey) -> Self {
+    pub fn of(facts: CertifiedFacts, key: &NodeKey) -> Self {
         let bytes = facts.canonical();
         Self { digest: Digest::of(&bytes), key: key.public(), signature: key.sign(&bytes), facts }
     }
 
-    pub fn facts(&self) -> &Facts {
+    pub fn facts(&self) -> &CertifiedFacts {
         &self.facts
     }
 
@@ -132,13 +132,13 @@ impl Certificate {
 
     /// The file's bytes.
     pub fn to_json(&self) -> String {
-        let sealed = Sealed {
+        let content = CertificateFile {
             blake3: self.digest.to_string(),
             facts: self.facts.to_value(),
             key: self.key.to_string(),
             signature: self.signature.to_string(),
         };
-        let value = serde_json::to_value(sealed).expect("texts and integers only");
+        let value = serde_json::to_value(content).expect("texts and integers only");
         let mut text = String::new();
         write_canonical(&value, &mut text).expect("texts and integers only");
         text.push('\n');
@@ -146,7 +146,7 @@ impl Certificate {
     }
 }
 
-impl Facts {
+impl CertifiedFacts {
     fn of(report: &Report) -> Self {
         let covered = report.partitions.iter().map(|covered| CoveredPartition {
             partition: covered.partition,
@@ -183,26 +183,27 @@ impl Facts {
 /// nothing else.
 pub fn verify(file: &[u8], key: Option<PublicKey>) -> Result<Certificate, CertificateError> {
     let malformed = |error: serde_json::Error| CertificateError::Malformed(error.to_string());
-    let sealed: Sealed = serde_json::from_slice(file).map_err(malformed)?;
-    if let Some(found) = sealed.facts.get("format").and_then(Json::as_u64).filter(|found| *found != u64::from(FORMAT)) {
+    let content: CertificateFile = serde_json::from_slice(file).map_err(malformed)?;
+    if let Some(found) = content.facts.get("format").and_then(Json::as_u64).filter(|found| *found != u64::from(FORMAT))
+    {
         return Err(CertificateError::Format { found: u32::try_from(found).unwrap_or(u32::MAX) });
     }
     // The facts were signed as they stand in the file, whatever this version would make of them.
     let mut text = String::new();
-    write_canonical(&sealed.facts, &mut text).map_err(|what| CertificateError::Malformed(what.to_owned()))?;
+    write_canonical(&content.facts, &mut text).map_err(|what| CertificateError::Malformed(what.to_owned()))?;
     let digest = Digest::of(text.as_bytes());
-    if digest.to_string() != sealed.blake3 {
-        return Err(CertificateError::Hash { expected: sealed.blake3, found: digest.to_string() });
+    if digest.to_string() != content.blake3 {
+        return Err(CertificateError::Hash { expected: content.blake3, found: digest.to_string() });
     }
-    let signer: PublicKey = sealed.key.parse()?;
-    let signature: Signature = sealed.signature.parse()?;
+    let signer: PublicKey = content.key.parse()?;
+    let signature: Signature = content.signature.parse()?;
     if !signer.has_signed(text.as_bytes(), &signature) {
-        return Err(CertificateError::Signature { key: sealed.key });
+        return Err(CertificateError::Signature { key: content.key });
     }
     if let Some(expected) = key.filter(|key| *key != signer) {
         return Err(CertificateError::Key { expected: expected.to_string(), found: signer.to_string() });
     }
-    let facts: Facts = serde_json::from_value(sealed.facts).map_err(malformed)?;
+    let facts: CertifiedFacts = serde_json::from_value(content.facts).map_err(malformed)?;
     Ok(Certificate { facts, digest, key: signer, signature })
 }
 
@@ -247,7 +248,7 @@ fn write_canonical(value: &Json, out: &mut String) -> Result<(), &'static str> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Certificate, CertificateError, CoveredPartition, FORMAT, Facts, Mode, verify};
+    use super::{Certificate, CertificateError, CertifiedFacts, CoveredPartition, FORMAT, ReplayMode, verify};
     use crate::audit::replay::Class;
     use crate::disk::RealDisk;
     use crate::ids::{ModuleId, PartitionId};
@@ -255,11 +256,11 @@ mod tests {
 
     fn certificate(key: &NodeKey) -> Certificate {
         let covered = CoveredPartition { partition: PartitionId(0), index: 42, head: "1a2b".to_owned(), time: 7 };
-        let facts = Facts {
+        let facts = CertifiedFacts {
             format: FORMAT,
             cluster: "c".to_owned(),
             machine: "wallet".to_owned(),
-            mode: Mode::Isolated,
+            mode: ReplayMode::Isolated,
             current: ModuleId([1; 32]),
             candidate: ModuleId([2; 32]),
             partitions: vec![covered],

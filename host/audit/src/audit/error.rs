@@ -5,7 +5,7 @@
 
 use std::path::PathBuf;
 
-use crate::audit::heads::Stray;
+use crate::audit::heads::StrayEntry;
 use crate::canonical::CanonicalError;
 use crate::data_folder::FolderError;
 use crate::ids::JournalIndex;
@@ -32,7 +32,7 @@ pub enum AuditError {
     #[error("{stream}: nothing had happened at that moment, so there is nothing to make a snapshot of")]
     NothingYet { stream: String },
     #[error("{stream}: {stray}")]
-    Stray { stream: String, stray: Stray },
+    Stray { stream: String, stray: StrayEntry },
     #[error(
         "{} has entries of {stream} up to {known}, and here they end with {last}: export from a node that has them \
          all, or into another folder", path.display()

@@ -24,7 +24,7 @@ use crate::segments::{
 
 /// What was written.
 #[derive(Clone, Debug, Serialize)]
-pub struct Exported {
+pub struct ExportReport {
     #[serde(flatten)]
     pub manifest: Manifest,
     /// Entries at the end that the log does not know to be committed. They may still become void, so they are left out.
@@ -44,7 +44,7 @@ pub fn export(
     folder: &Path,
     boundary: Boundary,
     on_entry: &dyn Fn(u64),
-) -> Result<Exported, AuditError> {
+) -> Result<ExportReport, AuditError> {
     durable::create_dir_all(folder).map_err(|source| AuditError::Io { path: folder.to_owned(), source })?;
     let cluster = source.cluster();
     let before = Manifest::read(folder)?.unwrap_or_else(|| Manifest::new(cluster.clone()));
@@ -61,9 +61,9 @@ pub fn export(
             let opened = source.partition(machine, partition)?;
             let mut left_out = 0;
             let facts = export_partition(&opened, manifest.cluster_id(), folder, boundary, |seen| match seen {
-                Seen::Module(id) => drop(modules.insert(id)),
-                Seen::Entry => on_entry(1),
-                Seen::LeftOut => left_out += 1,
+                ExportEvent::Module(id) => drop(modules.insert(id)),
+                ExportEvent::Entry => on_entry(1),
+                ExportEvent::LeftOut => left_out += 1,
             })?;
             entries_left_out += left_out;
             let last = facts.files.last().map_or(JournalIndex(0), |file| file.last);
@@ -81,11 +81,11 @@ pub fn export(
     }
     manifest.partitions.sort_by(|a, b| (&a.machine, a.partition).cmp(&(&b.machine, b.partition)));
     manifest.write(folder)?;
-    Ok(Exported { manifest, entries_left_out, snapshots_copied })
+    Ok(ExportReport { manifest, entries_left_out, snapshots_copied })
 }
 
 /// What an export encounters.
-enum Seen {
+enum ExportEvent {
     Module(ModuleId),
     Entry,
     LeftOut,
@@ -96,7 +96,7 @@ fn export_partition(
     cluster: ClusterId,
     folder: &Path,
     boundary: Boundary,
-    mut on: impl FnMut(Seen),
+    mut on: impl FnMut(ExportEvent),
 ) -> Result<PartitionFacts, AuditError> {
     let (machine, partition) = (opened.machine.clone(), opened.partition);
     let stream = Stream { cluster, machine: machine.clone(), partition };
@@ -112,16 +112,16 @@ fn export_partition(
         let Verdict::Effective(after) = verdict else { continue };
         is_known &= read.is_committed;
         if !is_known {
-            on(Seen::LeftOut);
+            on(ExportEvent::LeftOut);
             journal = after;
             continue;
         }
         journal = after;
         if read.entry.header().kind == EntryKind::Activate {
-            on(Seen::Module(journal.module));
+            on(ExportEvent::Module(journal.module));
         }
         writer.push(&read.entry)?;
-        on(Seen::Entry);
+        on(ExportEvent::Entry);
     }
     heads.finish().map_err(|stray| opened.stray(stray))?;
     Ok(PartitionFacts { machine, partition, files: writer.finish()? })

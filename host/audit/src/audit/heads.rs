@@ -19,11 +19,11 @@ pub struct Heads {
     /// Of the journal, and of void entries that were computed on these.
     known: HashSet<[u8; 16]>,
     /// Of void entries that were computed on an entry that is not here, each with the first such entry before it.
-    adrift: HashMap<[u8; 16], Stray>,
+    adrift: HashMap<[u8; 16], StrayEntry>,
     /// The same, before the journal's last entry: nothing is computed on them any more.
-    left_behind: HashMap<[u8; 16], Stray>,
+    left_behind: HashMap<[u8; 16], StrayEntry>,
     /// The first of the entries that are adrift.
-    first_adrift: Option<Stray>,
+    first_adrift: Option<StrayEntry>,
     /// The journal's last entry.
     last: JournalIndex,
 }
@@ -36,7 +36,7 @@ pub struct Heads {
      send it any command, and look again.)",
     parent.short()
 )]
-pub struct Stray {
+pub struct StrayEntry {
     /// What the entry says about itself.
     pub index: JournalIndex,
     pub parent: Head,
@@ -53,7 +53,7 @@ impl Heads {
     ///
     /// # Errors
     /// The entry has an unknown origin, and so has everything that follows it.
-    pub fn check(&mut self, entry: &Entry, verdict: &Verdict) -> Result<(), Stray> {
+    pub fn check(&mut self, entry: &Entry, verdict: &Verdict) -> Result<(), StrayEntry> {
         if let Verdict::Effective(after) = verdict {
             self.known.insert(short(after.head));
             self.last = after.index;
@@ -72,7 +72,7 @@ impl Heads {
         }
         let stray = match self.adrift.get(&parent) {
             Some(first) => first.clone(),
-            None => Stray { index: header.index, parent: header.parent },
+            None => StrayEntry { index: header.index, parent: header.parent },
         };
         // A leader computes its entries from the journal on, and only so many before it hears of the first.
         let is_ahead = self.last.next() < header.index;
@@ -86,7 +86,7 @@ impl Heads {
 
     /// The first of the last entries that were computed on an entry that is not here, if no effective entry has
     /// followed them yet.
-    pub fn first_adrift(&self) -> Option<&Stray> {
+    pub fn first_adrift(&self) -> Option<&StrayEntry> {
         self.first_adrift.as_ref()
     }
 
@@ -94,7 +94,7 @@ impl Heads {
     ///
     /// # Errors
     /// No effective entry has followed the last ones of unknown origin: an entry was removed before them.
-    pub fn finish(&self) -> Result<(), Stray> {
+    pub fn finish(&self) -> Result<(), StrayEntry> {
         self.first_adrift.clone().map_or(Ok(()), Err)
     }
 }
@@ -162,7 +162,7 @@ mod tests {
     }
 
     /// How many entries are taken before the first of unknown origin, and how many of these are effective.
-    fn taken(log: &[Entry]) -> Result<usize, (usize, Stray)> {
+    fn taken(log: &[Entry]) -> Result<usize, (usize, StrayEntry)> {
         let mut journal = genesis();
         let mut heads = Heads::new(&journal);
         for (at, entry) in log.iter().enumerate() {

@@ -35,25 +35,25 @@ pub struct Finding {
 }
 
 /// A command, by its home and its id.
-type Whose = (PartitionId, CommandId);
+type CommandKey = (PartitionId, CommandId);
 
 /// The ids of a machine.
 #[derive(Default)]
 pub struct Ids {
-    here: Here,
+    here: PartitionIds,
     /// For all partitions: the command whose call is recorded under an id.
-    calls: BTreeMap<CommandId, (Whose, Position)>,
+    calls: BTreeMap<CommandId, (CommandKey, Position)>,
     /// Where commands that were carried out end.
     done: BTreeMap<CommandId, Vec<Position>>,
     /// Branches for which no Try has claimed the id: their module leaves a partition out of its Tries.
-    unclaimed: BTreeSet<(Whose, u16)>,
+    unclaimed: BTreeSet<(CommandKey, u16)>,
     /// Calls carried out where the id is another command's.
-    intruders: Vec<(Whose, u16, Position, Position)>,
+    intruders: Vec<(CommandKey, u16, Position, Position)>,
 }
 
 /// The partition that is being read.
 #[derive(Default)]
-struct Here {
+struct PartitionIds {
     recorded: BTreeMap<CommandId, Position>,
     /// The owners of clients' ids: the content of a command of this partition, or the claim of another command.
     holders: BTreeMap<CommandId, (Fingerprint, Position)>,
@@ -62,7 +62,7 @@ struct Here {
 impl Ids {
     /// What follows belongs to another partition.
     pub fn begin_partition(&mut self) {
-        self.here = Here::default();
+        self.here = PartitionIds::default();
     }
 
     /// Takes in a group of an effective entry, at its position; returns what is wrong with it.
@@ -97,9 +97,9 @@ impl Ids {
         is_done: bool,
         position: Position,
     ) -> Option<String> {
-        let (whose, key) = ((origin.home(), origin.parent()), origin.key);
+        let (command, key) = ((origin.home(), origin.parent()), origin.key);
         let identity = origin.identity(fingerprint);
-        let parent = whose.1;
+        let parent = command.1;
         // A call that was cancelled before it arrived is recorded by its cancel.
         let is_own = id == identity.call(key) || (!is_done && id == identity.call(key.first_do()));
         if !is_own {
@@ -110,7 +110,7 @@ impl Ids {
         if let Some(before) = self.here.recorded.insert(id, position) {
             return Some(format!("call {id} of command {parent} is recorded at {before} and again at {position}"));
         }
-        let elsewhere = self.calls.insert(id, (whose, position)).filter(|(other, _)| *other == whose);
+        let elsewhere = self.calls.insert(id, (command, position)).filter(|(other, _)| *other == command);
         if let Some((_, before)) = elsewhere {
             return Some(format!("call {id} of command {parent} is recorded at {before} and at {position}"));
         }
@@ -139,19 +139,20 @@ impl Ids {
         }
     }
 
-    fn note_plan(&mut self, whose: Whose, plan: &SagaPlan) {
+    fn note_plan(&mut self, command: CommandKey, plan: &SagaPlan) {
         let tried: BTreeSet<PartitionId> =
             plan.branches.iter().filter(|branch| branch.role == Role::Try).map(|branch| branch.partition()).collect();
         for (number, branch) in (0..).zip(&plan.branches) {
             if !tried.contains(&branch.partition()) {
-                self.unclaimed.insert((whose, number));
+                self.unclaimed.insert((command, number));
             }
         }
     }
 
     /// What is wrong with calls, each with its place, once all partitions were read.
     pub fn faults(&self) -> impl Iterator<Item = (Position, String)> {
-        let faults = self.intruders.iter().filter(|(whose, branch, ..)| !self.unclaimed.contains(&(*whose, *branch)));
+        let faults =
+            self.intruders.iter().filter(|(command, branch, ..)| !self.unclaimed.contains(&(*command, *branch)));
         faults.map(|((_, id), _, before, position)| {
             (
                 *position,

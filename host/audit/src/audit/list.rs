@@ -16,12 +16,12 @@ use statehouse_abi::value::Value;
 
 use crate::audit::error::AuditError;
 use crate::audit::heads::Heads;
-use crate::audit::source::{PartitionSource, Read, Source};
+use crate::audit::source::{PartitionSource, ReadEntry, Source};
 use crate::ids::{CommandId, Micros, ModuleId, NodeId, PartitionId};
 use crate::machine::entry::{Batch, Entry, EntryKind, Part};
 use crate::machine::journal::{Journal, Verdict};
 use crate::machine::replica::position_count;
-use crate::saga::{Call, CallKey, Order, OrderKind, Outcome, Progress};
+use crate::saga::{Call, CallKey, CallProgress, Order, OrderKind, Outcome};
 
 /// One line of the journal.
 #[derive(Clone, Debug)]
@@ -29,11 +29,11 @@ pub struct Line {
     pub position: String,
     pub time: Micros,
     pub kind: EntryKind,
-    pub what: What,
+    pub what: LineContent,
 }
 
 #[derive(Clone, Debug)]
-pub enum What {
+pub enum LineContent {
     Tick,
     Activation {
         module: ModuleLabel,
@@ -114,13 +114,13 @@ pub(super) fn step_text(key: CallKey) -> String {
     format!("{what}step {}{again}", key.branch + 1)
 }
 
-fn heard(progress: &Progress) -> What {
+fn heard(progress: &CallProgress) -> LineContent {
     let outcome = match &progress.outcome {
         Outcome::Done { .. } => "done".to_owned(),
         Outcome::Refused { code, .. } => format!("refused {code}"),
         Outcome::NothingDone => "nothing done".to_owned(),
     };
-    What::Heard {
+    LineContent::Heard {
         id: progress.command(),
         step: step_text(progress.key),
         outcome,
@@ -128,13 +128,13 @@ fn heard(progress: &Progress) -> What {
     }
 }
 
-fn ordered(order: &Order) -> What {
+fn ordered(order: &Order) -> LineContent {
     let name = match order.kind {
         OrderKind::Abort => "abort",
         OrderKind::Settle => "settle",
     };
     let (by, vouched, why) = (order.by.clone(), order.vouched(), order.why.clone());
-    What::Ordered { id: order.command(), order: name, by, vouched, why }
+    LineContent::Ordered { id: order.command(), order: name, by, vouched, why }
 }
 
 /// Passes every line of these partitions to `each`, in order, until it breaks. If an entity is named, only what was
@@ -145,7 +145,7 @@ pub fn list(
     entity: Option<&str>,
     mut each: impl FnMut(Line) -> ControlFlow<()>,
 ) -> Result<(), AuditError> {
-    let mut walks: Vec<Walk<'_>> = partitions.iter().map(Walk::new).collect();
+    let mut walks: Vec<PartitionWalk<'_>> = partitions.iter().map(PartitionWalk::new).collect();
     let mut next: BTreeMap<(Micros, PartitionId), (usize, EffectiveEntry)> = BTreeMap::new();
     for (at, walk) in walks.iter_mut().enumerate() {
         next.extend(walk.next_effective()?.map(|effective| (walk.place(), (at, effective))));
@@ -163,9 +163,9 @@ pub fn list(
 }
 
 /// The entries of one partition.
-struct Walk<'p> {
+struct PartitionWalk<'p> {
     partition: &'p PartitionSource,
-    entries: Box<dyn Iterator<Item = Result<Read, AuditError>> + 'p>,
+    entries: Box<dyn Iterator<Item = Result<ReadEntry, AuditError>> + 'p>,
     journal: Journal,
     heads: Heads,
 }
@@ -179,7 +179,7 @@ struct EffectiveEntry {
     module_before: ModuleId,
 }
 
-impl<'p> Walk<'p> {
+impl<'p> PartitionWalk<'p> {
     fn new(partition: &'p PartitionSource) -> Self {
         let (journal, entries) = (partition.genesis, partition.entries());
         Self { partition, entries, journal, heads: Heads::new(&journal) }
@@ -221,12 +221,12 @@ fn lines(
     }
     let Some(batch) = entry.batch() else {
         let what = match entry.activation() {
-            Ok(activation) => What::Activation {
+            Ok(activation) => LineContent::Activation {
                 module: ModuleLabel::of(source, activation.module),
                 schema: activation.schema,
                 replaced: (*module_before != ModuleId::ZERO).then(|| ModuleLabel::of(source, *module_before)),
             },
-            Err(_) => What::Tick,
+            Err(_) => LineContent::Tick,
         };
         return Ok(vec![line(0, what)]);
     };
@@ -256,7 +256,7 @@ fn lines(
         let mut rendered = rendered.into_iter();
         let body = rendered.next().unwrap_or(Value::Null);
         let events = if part == LinePart::End { Vec::new() } else { rendered.collect() };
-        let what = What::Command {
+        let what = LineContent::Command {
             id,
             part,
             name: command.name.to_owned(),

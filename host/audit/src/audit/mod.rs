@@ -12,7 +12,7 @@ pub mod ids;
 pub mod export;
 pub mod snapshots;
 pub mod transit;
-mod shown;
+mod evidence;
 pub mod verify;
 pub mod balance;
 pub mod list;

@@ -17,8 +17,8 @@ use serde::Serialize;
 use crate::audit::error::AuditError;
 use crate::audit::heads::Heads;
 use crate::audit::source::{PartitionSource, Source};
-use crate::audit::verify::Fault;
-use crate::canonical::{CanonicalError, Days, Facts, Listed, SnapshotFile, SnapshotWriter, copy_file, list_files};
+use crate::audit::verify::AuditFault;
+use crate::canonical::{CanonicalError, Days, Facts, ListedFile, SnapshotFile, SnapshotWriter, copy_file, list_files};
 use crate::disk::RealDisk;
 use crate::durable;
 use crate::ids::{ClusterId, JournalIndex, Micros, PartitionId};
@@ -27,27 +27,27 @@ use crate::machine::replay::Replay;
 
 /// The snapshots of one partition while its journal is replayed.
 #[derive(Default)]
-pub struct Snapshots {
+pub struct SnapshotChecks {
     /// By the entry at which they stand.
-    waiting: BTreeMap<JournalIndex, Vec<Listed>>,
+    waiting: BTreeMap<JournalIndex, Vec<ListedFile>>,
     /// The snapshots at the last entry that stand for midnights, with the time of that entry.
-    last: Vec<(Listed, Micros)>,
+    last: Vec<(ListedFile, Micros)>,
     /// How many were found to equal the replayed state.
     pub verified: u64,
-    pub faults: Vec<Fault>,
+    pub faults: Vec<AuditFault>,
 }
 
 /// The partition whose snapshots are checked.
 #[derive(Clone, Copy, Debug)]
-pub struct Of<'a> {
+pub struct CheckedPartition<'a> {
     pub cluster: ClusterId,
     pub machine: &'a str,
     pub partition: PartitionId,
 }
 
-impl Snapshots {
+impl SnapshotChecks {
     /// Reads every byte of all files in the folder that are named like snapshots.
-    pub fn read(folder: &Path, of: Of<'_>) -> Self {
+    pub fn read(folder: &Path, of: CheckedPartition<'_>) -> Self {
         let mut found = Self::default();
         match list_files(&RealDisk, folder) {
             Ok(files) => files.iter().for_each(|file| found.add(file, of)),
@@ -56,7 +56,7 @@ impl Snapshots {
         found
     }
 
-    fn add(&mut self, file: &Path, of: Of<'_>) {
+    fn add(&mut self, file: &Path, of: CheckedPartition<'_>) {
         let name = file.file_name().map(|name| name.to_string_lossy().into_owned());
         match read_whole(file) {
             Err(error) => self.faults.push(fault_of(&error, name)),
@@ -130,22 +130,22 @@ impl Snapshots {
         self.waiting.values().map(|files| files.len() as u64).sum()
     }
 
-    fn fault(&mut self, listed: &Listed, detail: String) {
+    fn fault(&mut self, listed: &ListedFile, detail: String) {
         let (segment, journal_index) = (Some(listed.name.clone()), Some(listed.facts.journal.index.0));
-        self.faults.push(Fault { kind: "snapshot", detail, segment, offset: None, journal_index });
+        self.faults.push(AuditFault { kind: "snapshot", detail, segment, offset: None, journal_index });
     }
 }
 
 /// The result of checking the snapshots of one partition.
 #[derive(Clone, Debug, Serialize)]
-pub struct Checked {
+pub struct SnapshotsReport {
     pub machine: String,
     pub partition: PartitionId,
     /// How many equal the replayed state.
     pub verified: u64,
     /// How many stand at entries that are not in the folder.
     pub ahead: u64,
-    pub faults: Vec<Fault>,
+    pub faults: Vec<AuditFault>,
 }
 
 /// Compares snapshots with the journals of a folder. The named files need not lie there; if none is named, all
@@ -153,7 +153,7 @@ pub struct Checked {
 ///
 /// # Errors
 /// A journal cannot be replayed as far as they need it.
-pub fn verify(source: &Source, files: &[PathBuf], on_entry: &dyn Fn(u64)) -> Result<Vec<Checked>, AuditError> {
+pub fn verify(source: &Source, files: &[PathBuf], on_entry: &dyn Fn(u64)) -> Result<Vec<SnapshotsReport>, AuditError> {
     let mut named: BTreeMap<(String, PartitionId), Vec<&PathBuf>> = BTreeMap::new();
     for file in files {
         let facts = SnapshotFile::open(&RealDisk, file)?.listed().facts.clone();
@@ -163,7 +163,7 @@ pub fn verify(source: &Source, files: &[PathBuf], on_entry: &dyn Fn(u64)) -> Res
     if !files.is_empty() {
         for ((machine, partition), files) in named {
             let opened = source.partition(&machine, partition)?;
-            let mut snapshots = Snapshots::default();
+            let mut snapshots = SnapshotChecks::default();
             files.iter().for_each(|file| snapshots.add(file, source.of(&opened)));
             checked.push(replay(source, &opened, snapshots, on_entry)?);
         }
@@ -172,7 +172,7 @@ pub fn verify(source: &Source, files: &[PathBuf], on_entry: &dyn Fn(u64)) -> Res
     for machine in source.machines()? {
         for partition in source.partitions(&machine)? {
             let opened = source.partition(&machine, partition)?;
-            let snapshots = Snapshots::read(&source.snapshot_folder(&opened), source.of(&opened));
+            let snapshots = SnapshotChecks::read(&source.snapshot_folder(&opened), source.of(&opened));
             checked.push(replay(source, &opened, snapshots, on_entry)?);
         }
     }
@@ -182,9 +182,9 @@ pub fn verify(source: &Source, files: &[PathBuf], on_entry: &dyn Fn(u64)) -> Res
 fn replay(
     source: &Source,
     opened: &PartitionSource,
-    mut snapshots: Snapshots,
+    mut snapshots: SnapshotChecks,
     on_entry: &dyn Fn(u64),
-) -> Result<Checked, AuditError> {
+) -> Result<SnapshotsReport, AuditError> {
     let end = snapshots.end();
     let (mut replay, mut heads) = (Replay::new(opened.genesis), Heads::new(&opened.genesis));
     let mut entries = opened.entries();
@@ -202,7 +202,7 @@ fn replay(
         on_entry(1);
     }
     let (machine, partition, ahead) = (opened.machine.clone(), opened.partition, snapshots.waiting());
-    Ok(Checked { machine, partition, verified: snapshots.verified, ahead, faults: snapshots.faults })
+    Ok(SnapshotsReport { machine, partition, verified: snapshots.verified, ahead, faults: snapshots.faults })
 }
 
 /// Makes a snapshot of a partition from its journal alone: at a moment, or at its end. At a midnight the file equals,
@@ -215,7 +215,7 @@ pub fn make(
     opened: &PartitionSource,
     at: Option<Moment>,
     folder: &Path,
-) -> Result<Listed, AuditError> {
+) -> Result<ListedFile, AuditError> {
     let mut after = None;
     let replay = opened.replay(source, |entry| {
         let is_wanted = match at {
@@ -241,7 +241,7 @@ pub fn make(
     }
     let midnight = at.filter(|at| matches!(at, Moment::Time(time) if Days::is_midnight(*time)));
     let days = midnight.and(after).and_then(|after| Days::between(journal.time, after));
-    let Of { cluster, machine, partition } = source.of(opened);
+    let CheckedPartition { cluster, machine, partition } = source.of(opened);
     durable::create_dir_all(folder).map_err(|source| AuditError::Io { path: folder.to_owned(), source })?;
     let facts = Facts { cluster, machine: machine.to_owned(), partition, journal, days };
     let mut writer = SnapshotWriter::begin(Arc::new(RealDisk), folder, &facts)?;
@@ -277,16 +277,16 @@ pub fn copy(from: &Path, to: &Path, last: JournalIndex) -> Result<u64, AuditErro
 ///
 /// # Errors
 /// It is not as it was written.
-pub fn read_whole(file: &Path) -> Result<Listed, CanonicalError> {
+pub fn read_whole(file: &Path) -> Result<ListedFile, CanonicalError> {
     let mut opened = SnapshotFile::open(&RealDisk, file)?;
     opened.visit(|_, _| {})?;
     Ok(opened.listed().clone())
 }
 
-fn fault_of(error: &CanonicalError, file: Option<String>) -> Fault {
+fn fault_of(error: &CanonicalError, file: Option<String>) -> AuditFault {
     let (detail, offset) = match error {
         CanonicalError::Damaged { offset, damage, .. } => (damage.to_string(), Some(*offset)),
         error => (error.to_string(), None),
     };
-    Fault { kind: "snapshot", detail, segment: file, offset, journal_index: None }
+    AuditFault { kind: "snapshot", detail, segment: file, offset, journal_index: None }
 }

@@ -8,23 +8,23 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::audit::error::AuditError;
-use crate::audit::heads::{Heads, Stray};
-use crate::audit::shown::{self, Shown};
-use crate::audit::snapshots::Of;
+use crate::audit::evidence::{self, KnownEntry};
+use crate::audit::heads::{Heads, StrayEntry};
+use crate::audit::snapshots::CheckedPartition;
 use crate::canonical;
 use crate::data_folder::Identity;
 use crate::disk::RealDisk;
-use crate::guest::{Allowance, Engine, EngineOptions, Metered};
+use crate::guest::{Allowance, Engine, EngineOptions, MeteredCompilation};
 use crate::ids::{ClusterId, LogIndex, ModuleId, PartitionId, Position};
-use crate::log::{LogScan, Payload, Tail};
+use crate::log::{LogScan, LogTail, Payload};
 use crate::machine::entry::Entry;
 use crate::machine::journal::{Journal, Moment};
 use crate::machine::logic::Logic;
-use crate::machine::native::Native;
+use crate::machine::native::NativeLogic;
 use crate::machine::replay::{Replay, ReplayError};
 use crate::records::logic::System;
 use crate::registry::{self, Registry};
-use crate::segments::{Manifest, Mirror, Placed, SegmentsReader, modules_folder, partition_folder};
+use crate::segments::{Manifest, Mirror, PlacedEntry, SegmentsReader, modules_folder, partition_folder};
 
 /// A data folder, or a folder of journal segments, opened for an audit.
 pub struct Source {
@@ -43,18 +43,18 @@ pub struct PartitionSource {
     pub partition: PartitionId,
     pub genesis: Journal,
     /// The furthest entry that something else in a node's folder knows of. It was looked up before the log was read.
-    pub shown: Option<Shown>,
-    stored: Stored,
+    pub known: Option<KnownEntry>,
+    stored: EntryReader,
 }
 
 /// What the entries are read from.
-enum Stored {
+enum EntryReader {
     Log(Box<LogScan>),
     Segments(SegmentsReader),
 }
 
 /// An entry and the place it was read from.
-pub struct Read {
+pub struct ReadEntry {
     pub entry: Entry,
     /// The number in the order of the source: Raft's index for a log, the journal's for segments.
     pub number: u64,
@@ -92,10 +92,10 @@ impl Source {
         allowance: Allowance,
     ) -> Result<Self, AuditError> {
         // Without a cache: an audit writes nothing into the folder that it reads, and trusts no compiled file in it.
-        let options = EngineOptions { metered: Metered::WhenNeeded, ..EngineOptions::default() };
+        let options = EngineOptions { metered: MeteredCompilation::WhenNeeded, ..EngineOptions::default() };
         let engine = Engine::new(options).map_err(crate::registry::RegistryError::from)?;
         let registry = registry::open_to_read(modules_folder(path), engine, allowance);
-        let system = Arc::new(Native::<System>::new());
+        let system = Arc::new(NativeLogic::<System>::new());
         let native = system.id();
         registry.add_native(system);
         Ok(Self { path: path.to_owned(), cluster, manifest, registry, native })
@@ -189,21 +189,21 @@ impl Source {
     }
 
     /// The identity of the partition to which the snapshots belong.
-    pub fn of<'p>(&self, partition: &'p PartitionSource) -> Of<'p> {
-        Of { cluster: self.cluster, machine: &partition.machine, partition: partition.partition }
+    pub fn of<'p>(&self, partition: &'p PartitionSource) -> CheckedPartition<'p> {
+        CheckedPartition { cluster: self.cluster, machine: &partition.machine, partition: partition.partition }
     }
 
     /// Opens a partition. All frames of a log are read and checked here; segments are checked while their entries are
     /// read.
     pub fn partition(&self, machine: &str, partition: PartitionId) -> Result<PartitionSource, AuditError> {
         let is_node = self.manifest.is_none();
-        let mut shown = if is_node { shown::furthest(&self.path, machine, partition) } else { None };
-        let recorded = if is_node { shown::recorded(&self.path, machine, partition) } else { None };
+        let mut known = if is_node { evidence::furthest(&self.path, machine, partition) } else { None };
+        let recorded = if is_node { evidence::recorded(&self.path, machine, partition) } else { None };
         let stored = match &self.manifest {
             Some(manifest) => {
                 let facts = manifest.find(machine, partition);
                 let missing = || AuditError::NoPartition { machine: machine.to_owned(), partition: partition.0 };
-                Stored::Segments(SegmentsReader::new(self.path.clone(), self.cluster, facts.ok_or_else(missing)?))
+                EntryReader::Segments(SegmentsReader::new(self.path.clone(), self.cluster, facts.ok_or_else(missing)?))
             }
             None => {
                 let folder = partition_folder(&self.path, machine, partition).join("log");
@@ -211,12 +211,12 @@ impl Source {
                 let scan = LogScan::open(&RealDisk, &folder);
                 let scan = scan.map_err(|source| AuditError::Log { stream: stream(), source })?;
                 // An entry of Raft alone also counts as an entry.
-                shown = shown.max(recorded.filter(|_| scan.last().is_none()));
-                Stored::Log(Box::new(scan))
+                known = known.max(recorded.filter(|_| scan.last().is_none()));
+                EntryReader::Log(Box::new(scan))
             }
         };
         let genesis = Journal::genesis(&self.cluster.0, machine, partition);
-        Ok(PartitionSource { machine: machine.to_owned(), partition, genesis, shown, stored })
+        Ok(PartitionSource { machine: machine.to_owned(), partition, genesis, known, stored })
     }
 }
 
@@ -239,56 +239,56 @@ impl PartitionSource {
     /// About how many bytes its entries have.
     pub fn byte_count(&self) -> u64 {
         match &self.stored {
-            Stored::Log(scan) => scan.end().0,
-            Stored::Segments(segments) => segments.byte_count(),
+            EntryReader::Log(scan) => scan.end().0,
+            EntryReader::Segments(segments) => segments.byte_count(),
         }
     }
 
-    /// The number of the last entry, see [`Read`].
+    /// The number of the last entry, see [`ReadEntry`].
     pub fn end(&self) -> u64 {
         match &self.stored {
-            Stored::Log(scan) => scan.last().map_or(0, |last| last.index.0),
-            Stored::Segments(segments) => segments.last().0,
+            EntryReader::Log(scan) => scan.last().map_or(0, |last| last.index.0),
+            EntryReader::Segments(segments) => segments.last().0,
         }
     }
 
     /// Bytes at the end of a log that were never acknowledged.
     pub fn torn_bytes(&self) -> u64 {
         match &self.stored {
-            Stored::Log(scan) => match scan.tail() {
-                Tail::Clean => 0,
-                Tail::Torn { bytes } => bytes,
+            EntryReader::Log(scan) => match scan.tail() {
+                LogTail::Clean => 0,
+                LogTail::Torn { bytes } => bytes,
             },
-            Stored::Segments(_) => 0,
+            EntryReader::Segments(_) => 0,
         }
     }
 
     /// The entries in Raft's order, void ones included, blank and membership entries left out. If an entry is missing
     /// because it was released, or replaced by a snapshot, [`AuditError::Released`] follows in place of the rest.
-    pub fn entries(&self) -> Box<dyn Iterator<Item = Result<Read, AuditError>> + '_> {
+    pub fn entries(&self) -> Box<dyn Iterator<Item = Result<ReadEntry, AuditError>> + '_> {
         match &self.stored {
-            Stored::Log(scan) => Box::new(self.entries_of_log(scan)),
-            Stored::Segments(segments) => Box::new(self.entries_of_segments(segments)),
+            EntryReader::Log(scan) => Box::new(self.entries_of_log(scan)),
+            EntryReader::Segments(segments) => Box::new(self.entries_of_segments(segments)),
         }
     }
 
     fn entries_of_segments<'s>(
         &'s self,
         segments: &'s SegmentsReader,
-    ) -> impl Iterator<Item = Result<Read, AuditError>> + 's {
+    ) -> impl Iterator<Item = Result<ReadEntry, AuditError>> + 's {
         let begins_late = segments.first().filter(|first| *first != self.genesis.index.next());
         let released = begins_late.map(|next| AuditError::Released { stream: self.stream(), next: Some(next) });
         let is_whole = released.is_none();
         let placed = segments.entries(self.genesis.index, self.genesis.head).take_while(move |_| is_whole);
         let read = placed.map(|placed| {
-            let Placed { entry, file, offset } = placed?;
+            let PlacedEntry { entry, file, offset } = placed?;
             let number = entry.header().index.0;
-            Ok(Read { entry, number, segment: file, offset, is_committed: true })
+            Ok(ReadEntry { entry, number, segment: file, offset, is_committed: true })
         });
         released.map(Err).into_iter().chain(read)
     }
 
-    fn entries_of_log<'s>(&'s self, scan: &'s LogScan) -> impl Iterator<Item = Result<Read, AuditError>> + 's {
+    fn entries_of_log<'s>(&'s self, scan: &'s LogScan) -> impl Iterator<Item = Result<ReadEntry, AuditError>> + 's {
         // Every log begins with index 0.
         let mut next = LogIndex(0);
         let mut is_cut = false;
@@ -308,7 +308,7 @@ impl PartitionSource {
                 return Some(Err(AuditError::Released { stream: self.stream(), next }));
             }
             let Payload::Entry(bytes) = scanned.entry.payload else { return None };
-            let read = |entry| Read {
+            let read = |entry| ReadEntry {
                 entry,
                 number: scanned.entry.id.index.0,
                 segment: scanned.segment.clone(),
@@ -327,7 +327,7 @@ impl PartitionSource {
         is_missing.then(|| AuditError::Released { stream: self.stream(), next: None })
     }
 
-    pub fn stray(&self, stray: Stray) -> AuditError {
+    pub fn stray(&self, stray: StrayEntry) -> AuditError {
         AuditError::Stray { stream: self.stream(), stray }
     }
 

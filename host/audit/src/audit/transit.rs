@@ -16,7 +16,7 @@ use statehouse_abi::outcome::{GroupOutcome, OutcomeWriter};
 use statehouse_abi::rows::{RowsWriter, WritesBlock};
 
 use crate::audit::error::AuditError;
-use crate::audit::replay::history::{History, Journaled};
+use crate::audit::replay::history::{History, PartitionJournal};
 use crate::ids::{CommandId, JournalIndex, Micros, PartitionId, Position};
 use crate::machine::entry::{Batch, Entry, EntryKind, Part};
 use crate::machine::journal::Verdict;
@@ -43,9 +43,9 @@ pub struct TransitReport {
 
 /// Entries with a later time do not count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Cut(Micros);
+pub struct ConsistentCut(Micros);
 
-impl Cut {
+impl ConsistentCut {
     /// The latest cut that lacks no cause: for every call the folder holds the entry of its home that made it due, and
     /// for every outcome that was heard it holds the call.
     ///
@@ -63,7 +63,7 @@ impl Cut {
     ///
     /// # Errors
     /// A journal cannot be read.
-    pub fn of(opened: &[&dyn Journaled]) -> Result<Self, AuditError> {
+    pub fn of(opened: &[&dyn PartitionJournal]) -> Result<Self, AuditError> {
         let mut causes = Causes::default();
         for (partition, journal) in (0..).map(PartitionId).zip(opened) {
             causes.read(partition, *journal)?;
@@ -87,7 +87,7 @@ impl Cut {
 struct Causes {
     started: BTreeSet<FlightId>,
     /// Commands in flight, as far as their homes have recorded them.
-    in_flight: BTreeMap<FlightId, Recorded>,
+    in_flight: BTreeMap<FlightId, OpenCommand>,
     /// Calls of commands whose end was not seen yet.
     calls: Vec<(FlightId, CallKey, Micros)>,
     /// Entries that the ends of commands name, with the time of the end.
@@ -97,7 +97,7 @@ struct Causes {
 }
 
 /// A command that is not over at the end of its home's journal.
-struct Recorded {
+struct OpenCommand {
     saga: Saga,
     /// Calls that were ever due.
     due: BTreeSet<CallKey>,
@@ -105,7 +105,7 @@ struct Recorded {
 
 /// The commands of one home.
 #[derive(Default)]
-struct HomeTable(BTreeMap<CommandId, Recorded>);
+struct HomeTable(BTreeMap<CommandId, OpenCommand>);
 
 impl Table for HomeTable {
     fn find(&self, command: CommandId) -> Option<Saga> {
@@ -121,14 +121,14 @@ impl HomeTable {
             let mut due = self.0.remove(&command).map(|before| before.due).unwrap_or_default();
             if let Some(saga) = saga {
                 due.extend(saga.due());
-                self.0.insert(command, Recorded { saga, due });
+                self.0.insert(command, OpenCommand { saga, due });
             }
         }
     }
 }
 
 impl Causes {
-    fn read(&mut self, partition: PartitionId, opened: &dyn Journaled) -> Result<(), AuditError> {
+    fn read(&mut self, partition: PartitionId, opened: &dyn PartitionJournal) -> Result<(), AuditError> {
         let mut journal = opened.genesis();
         let mut table = HomeTable::default();
         for entry in opened.entries() {
@@ -149,8 +149,8 @@ impl Causes {
         Ok(())
     }
 
-    fn cut(&self) -> Cut {
-        Cut(self.first_missing().map_or(Micros(i64::MAX), |time| Micros(time.0 - 1)))
+    fn cut(&self) -> ConsistentCut {
+        ConsistentCut(self.first_missing().map_or(Micros(i64::MAX), |time| Micros(time.0 - 1)))
     }
 
     fn note(&mut self, here: PartitionId, entry: &Entry) {
@@ -180,7 +180,7 @@ impl Causes {
 
     /// Whether its home has recorded what made the call due.
     fn is_caused(&self, command: &FlightId, key: CallKey) -> bool {
-        let was_due = |recorded: &Recorded| recorded.due.contains(&key);
+        let was_due = |recorded: &OpenCommand| recorded.due.contains(&key);
         self.started.contains(command) && self.in_flight.get(command).is_none_or(was_due)
     }
 
@@ -209,7 +209,7 @@ pub struct Moves {
 
 /// A command on several partitions, as far as it was seen.
 #[derive(Default)]
-struct Flight {
+struct TransitFlight {
     is_started: bool,
     is_over: bool,
     /// What it has taken out of rows and not put into other rows yet.
@@ -218,8 +218,8 @@ struct Flight {
 
 /// The commands of a machine on several partitions, and what the rows show.
 pub struct Transits {
-    cut: Cut,
-    flights: BTreeMap<FlightId, Flight>,
+    cut: ConsistentCut,
+    flights: BTreeMap<FlightId, TransitFlight>,
     in_transit: InTransit,
     faults: Vec<String>,
 }
@@ -228,7 +228,7 @@ pub struct Transits {
 const FAULTS_MAX: usize = 100;
 
 impl Transits {
-    pub fn new(cut: Cut) -> Self {
+    pub fn new(cut: ConsistentCut) -> Self {
         Self { cut, flights: BTreeMap::new(), in_transit: InTransit::default(), faults: Vec::new() }
     }
 
@@ -297,7 +297,7 @@ impl Transits {
 
     /// Forgets a command that is over and has nothing in transit.
     fn forget_even(&mut self, id: FlightId) {
-        let is_even = |flight: &Flight| flight.moved.is_nothing() && flight.is_started == flight.is_over;
+        let is_even = |flight: &TransitFlight| flight.moved.is_nothing() && flight.is_started == flight.is_over;
         if self.flights.get(&id).is_some_and(is_even) {
             self.flights.remove(&id);
         }

@@ -12,13 +12,13 @@ use statehouse_abi::key::split_key;
 use statehouse_abi::outcome::GroupOutcome;
 
 use crate::audit::error::AuditError;
+use crate::audit::evidence::{self, KnownEntry};
 use crate::audit::heads::Heads;
 use crate::audit::ids::{Finding, Ids};
 use crate::audit::replay::history::FolderHistory;
-use crate::audit::shown::{self, Shown};
-use crate::audit::snapshots::Snapshots;
-use crate::audit::source::{PartitionSource, Read, Source};
-use crate::audit::transit::{Cut, Moves, TransitReport, Transits};
+use crate::audit::snapshots::SnapshotChecks;
+use crate::audit::source::{PartitionSource, ReadEntry, Source};
+use crate::audit::transit::{ConsistentCut, Moves, TransitReport, Transits};
 use crate::ids::PartitionId;
 use crate::log::LogError;
 use crate::machine::entry::{Entry, EntryKind, Part};
@@ -60,12 +60,12 @@ pub struct PartitionReport {
     /// Entries at the end that the log itself does not know to be committed.
     pub entries_not_known_committed: u64,
     /// Empty if everything is as recorded.
-    pub faults: Vec<Fault>,
+    pub faults: Vec<AuditFault>,
 }
 
 /// Something that is not as it was recorded, or that must not be.
 #[derive(Clone, Debug, Serialize)]
-pub struct Fault {
+pub struct AuditFault {
     /// `log`, `segment`, `chain`, `digest`, `snapshot`, `invariant`, `transit`, `id`, or `missing`: the folder itself
     /// shows that there was more.
     pub kind: &'static str,
@@ -78,7 +78,7 @@ pub struct Fault {
 
 /// What an audit found.
 #[derive(Clone, Debug, Serialize)]
-pub struct Report {
+pub struct VerifyReport {
     pub cluster: String,
     pub is_clean: bool,
     pub partitions: Vec<PartitionReport>,
@@ -91,10 +91,10 @@ pub struct Report {
 
 /// Verifies all partitions of one machine or of all machines, and says which are missing. `on_entry` is told how many
 /// entries were done since the last call.
-pub fn verify(source: &Source, only: Option<&str>, on_entry: &dyn Fn(u64)) -> Result<Report, AuditError> {
+pub fn verify(source: &Source, only: Option<&str>, on_entry: &dyn Fn(u64)) -> Result<VerifyReport, AuditError> {
     let (mut partitions, mut in_transit) = (Vec::new(), Vec::new());
     let (mut findings, mut finding_count) = (Vec::new(), 0);
-    let mut expected = shown::partitions(source);
+    let mut expected = evidence::partitions(source);
     expected.retain(|(machine, _), _| only.is_none_or(|only| only == machine));
     for machine in &machines_of(source, only, &expected)? {
         let found = source.partitions(machine)?;
@@ -102,7 +102,7 @@ pub fn verify(source: &Source, only: Option<&str>, on_entry: &dyn Fn(u64)) -> Re
         let is_divided = 1 < found.len();
         let is_complete = expected.keys().all(|(of, _)| of != machine);
         let transits = if is_complete { transits_of(source, machine, is_divided)? } else { None };
-        let mut seen = Seen { here: PartitionId(0), ids: Ids::default(), transits };
+        let mut seen = VerifyState { here: PartitionId(0), ids: Ids::default(), transits };
         let first = partitions.len();
         for partition in found {
             partitions.push(match source.partition(machine, partition) {
@@ -113,7 +113,7 @@ pub fn verify(source: &Source, only: Option<&str>, on_entry: &dyn Fn(u64)) -> Re
         }
         for (position, detail) in seen.ids.faults() {
             let journal_index = Some(position.index.0);
-            let fault = Fault { kind: "id", detail, segment: None, offset: None, journal_index };
+            let fault = AuditFault { kind: "id", detail, segment: None, offset: None, journal_index };
             let mut of_machine = partitions[first..].iter_mut();
             let report = of_machine.find(|report: &&mut PartitionReport| report.partition == position.partition);
             report.expect("its entries were read").faults.push(fault);
@@ -127,18 +127,18 @@ pub fn verify(source: &Source, only: Option<&str>, on_entry: &dyn Fn(u64)) -> Re
     }
     partitions.extend(expected.into_iter().map(|((machine, partition), by)| {
         let detail = format!("{machine}/{partition} is not in this folder, and {by}");
-        let fault = Fault { kind: "missing", detail, segment: None, offset: None, journal_index: None };
+        let fault = AuditFault { kind: "missing", detail, segment: None, offset: None, journal_index: None };
         unreadable(&machine, partition, fault)
     }));
     let is_clean = partitions.iter().all(|partition| partition.faults.is_empty())
         && in_transit.iter().all(|machine| machine.faults.is_empty());
-    Ok(Report { cluster: source.cluster(), is_clean, partitions, findings, finding_count, in_transit })
+    Ok(VerifyReport { cluster: source.cluster(), is_clean, partitions, findings, finding_count, in_transit })
 }
 
 /// `None`: a journal cannot be read.
 fn transits_of(source: &Source, machine: &str, is_divided: bool) -> Result<Option<Transits>, AuditError> {
     let history = FolderHistory::new(source, machine)?;
-    let cut = if is_divided { Cut::find(&history) } else { Ok(Cut::end()) };
+    let cut = if is_divided { ConsistentCut::find(&history) } else { Ok(ConsistentCut::end()) };
     Ok(cut.map(Transits::new).ok())
 }
 
@@ -157,7 +157,7 @@ fn machines_of(
 }
 
 /// What was seen so far in the partitions of a machine.
-struct Seen {
+struct VerifyState {
     /// The partition that is being read.
     here: PartitionId,
     ids: Ids,
@@ -166,8 +166,9 @@ struct Seen {
 }
 
 /// Turns an error into a fault, with the place that the error names.
-fn fault_of(error: &AuditError) -> Fault {
-    let mut fault = Fault { kind: "log", detail: error.to_string(), segment: None, offset: None, journal_index: None };
+fn fault_of(error: &AuditError) -> AuditFault {
+    let mut fault =
+        AuditFault { kind: "log", detail: error.to_string(), segment: None, offset: None, journal_index: None };
     match error {
         AuditError::Log { source: LogError::Corrupt { segment, offset, .. }, .. } => {
             (fault.segment, fault.offset) = (Some(segment.clone()), Some(*offset));
@@ -181,7 +182,7 @@ fn fault_of(error: &AuditError) -> Fault {
     fault
 }
 
-fn unreadable(machine: &str, partition: PartitionId, fault: Fault) -> PartitionReport {
+fn unreadable(machine: &str, partition: PartitionId, fault: AuditFault) -> PartitionReport {
     PartitionReport { faults: vec![fault], ..empty(machine, partition) }
 }
 
@@ -212,7 +213,7 @@ fn empty(machine: &str, partition: PartitionId) -> PartitionReport {
 fn verify_partition(
     source: &Source,
     partition: &PartitionSource,
-    seen: &mut Seen,
+    seen: &mut VerifyState,
     on_entry: &dyn Fn(u64),
 ) -> PartitionReport {
     let mut report = empty(&partition.machine, partition.partition);
@@ -222,9 +223,9 @@ fn verify_partition(
     seen.ids.begin_partition();
     let mut heads = Heads::new(&partition.genesis);
     // The last entry of unknown origin that was no fault yet.
-    let mut adrift: Option<Fault> = None;
+    let mut adrift: Option<AuditFault> = None;
     let mut replay = Replay::new(partition.genesis);
-    let mut snapshots = Snapshots::read(&source.snapshot_folder(partition), source.of(partition));
+    let mut snapshots = SnapshotChecks::read(&source.snapshot_folder(partition), source.of(partition));
     for read in partition.entries() {
         let read = match read {
             Ok(read) => read,
@@ -278,21 +279,21 @@ fn verify_partition(
 }
 
 /// Checks whether something else in the folder knows of entries after the last one.
-fn find_missing_end(partition: &PartitionSource, replay: &Replay) -> Option<Fault> {
+fn find_missing_end(partition: &PartitionSource, replay: &Replay) -> Option<AuditFault> {
     let end = replay.journal.index;
-    let Shown { index, by } = partition.shown.as_ref().filter(|shown| end < shown.index)?;
+    let KnownEntry { index, by } = partition.known.as_ref().filter(|known| end < known.index)?;
     let detail = format!("the journal ends with entry {end}, and {by} knows of entry {index}: its end is lost");
-    Some(Fault { kind: "missing", detail, segment: None, offset: None, journal_index: Some(end.0) })
+    Some(AuditFault { kind: "missing", detail, segment: None, offset: None, journal_index: Some(end.0) })
 }
 
 /// What an entry is about to move between partitions. An entry that turns out to be void moves nothing.
-fn moves_of(seen: &Seen, replay: &Replay, entry: &Entry) -> Option<Result<Moves, TransitError>> {
+fn moves_of(seen: &VerifyState, replay: &Replay, entry: &Entry) -> Option<Result<Moves, TransitError>> {
     let (transits, logic) = (seen.transits.as_ref()?, replay.logic.as_ref()?);
     transits.measure(logic.as_ref(), seen.here, entry, &replay.rows)
 }
 
 fn note_moves(
-    seen: &mut Seen,
+    seen: &mut VerifyState,
     replay: &Replay,
     entry: &Entry,
     moves: Option<Result<Moves, TransitError>>,
@@ -305,8 +306,8 @@ fn note_moves(
     Ok(())
 }
 
-fn fault_at(kind: &'static str, detail: String, read: &Read) -> Fault {
-    Fault {
+fn fault_at(kind: &'static str, detail: String, read: &ReadEntry) -> AuditFault {
+    AuditFault {
         kind,
         detail,
         segment: Some(read.segment.clone()),
@@ -316,7 +317,7 @@ fn fault_at(kind: &'static str, detail: String, read: &Read) -> Fault {
 }
 
 /// Counts an effective entry, and looks for ids that were used before.
-fn count(report: &mut PartitionReport, partition: &PartitionSource, replay: &Replay, read: &Read, ids: &mut Ids) {
+fn count(report: &mut PartitionReport, partition: &PartitionSource, replay: &Replay, read: &ReadEntry, ids: &mut Ids) {
     report.entries += 1;
     let Some(batch) = read.entry.batch() else { return };
     let is_end = read.entry.header().kind == EntryKind::Saga;
@@ -358,7 +359,7 @@ fn finish(report: &mut PartitionReport, partition: &PartitionSource, replay: &Re
         let chunk: Vec<Row> =
             rows.by_ref().take(CHECK_ROWS).map(|(key, row)| Row { key: key.clone(), row: Some(row.clone()) }).collect();
         let is_last = chunk.len() < CHECK_ROWS;
-        let fault = |detail| Fault { kind: "invariant", detail, segment: None, offset: None, journal_index: None };
+        let fault = |detail| AuditFault { kind: "invariant", detail, segment: None, offset: None, journal_index: None };
         match logic.check(&CheckIn { accumulator, rows: chunk, is_last }) {
             Ok(checked) => {
                 let violated = checked.violations.into_iter();

@@ -10,7 +10,7 @@ mod replay;
 mod page;
 mod certificate;
 
-pub use replay::{Named, ReplayArgs, find_named, give};
+pub use replay::{CandidateSource, ReplayArgs, find_source, give};
 
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
@@ -23,7 +23,7 @@ use statehouse_abi::value::Value;
 use tempfile::TempDir;
 
 use crate::audit::balance::entity_at;
-use crate::audit::verify::{Report, verify};
+use crate::audit::verify::{VerifyReport, verify};
 use crate::audit::{AuditError, Source};
 use crate::cli::output::{print, print_json, progress, table, to_json};
 use crate::ids::Micros;
@@ -54,7 +54,7 @@ pub enum AuditArgs<A: Args> {
 }
 
 #[derive(Args)]
-pub struct From {
+pub struct SourceArgs {
     /// What to read: the data folder of a running or stopped node, a copy of it, a folder that `audit log --export`
     /// wrote, or an archive (its folder, or s3://bucket/prefix)
     #[arg(long, default_value = "./statehouse-data/node-1")]
@@ -70,7 +70,7 @@ pub struct From {
 #[derive(Args)]
 pub struct VerifyArgs {
     #[command(flatten)]
-    from: From,
+    from: SourceArgs,
     /// Check only this machine; the default is all machines
     #[arg(long)]
     machine: Option<String>,
@@ -79,7 +79,7 @@ pub struct VerifyArgs {
 #[derive(Args)]
 pub struct BalanceArgs {
     #[command(flatten)]
-    from: From,
+    from: SourceArgs,
     /// The name of the machine
     #[arg(long, default_value = "wallet")]
     machine: String,
@@ -130,12 +130,12 @@ pub fn run<R: Reach>(args: AuditArgs<R::Access>, reach: &R) -> anyhow::Result<Ex
 }
 
 /// A source, and the temporary folder into which it was fetched, if it is not kept elsewhere.
-pub struct Opened {
+pub struct OpenSource {
     source: Source,
     _fetched: Option<TempDir>,
 }
 
-impl Deref for Opened {
+impl Deref for OpenSource {
     type Target = Source;
 
     fn deref(&self) -> &Source {
@@ -143,7 +143,7 @@ impl Deref for Opened {
     }
 }
 
-fn open(from: &From, reach: &impl Reach) -> anyhow::Result<Opened> {
+fn open(from: &SourceArgs, reach: &impl Reach) -> anyhow::Result<OpenSource> {
     open_at(&from.data, from.cache.as_deref(), reach)
 }
 
@@ -151,13 +151,13 @@ fn open(from: &From, reach: &impl Reach) -> anyhow::Result<Opened> {
 ///
 /// # Errors
 /// There is nothing at `path` that an audit reads, or the archive cannot be reached.
-pub fn open_at(path: &Path, cache: Option<&Path>, reach: &impl Reach) -> anyhow::Result<Opened> {
+pub fn open_at(path: &Path, cache: Option<&Path>, reach: &impl Reach) -> anyhow::Result<OpenSource> {
     if let Some(url) = path.to_str().filter(|text| text.contains("://")) {
         return fetch(url, cache, reach);
     }
     if path.join(OWNER).is_file() {
         let mirror = Mirror::of_folder(path)?;
-        return Ok(Opened { source: Source::of_archive(mirror)?, _fetched: None });
+        return Ok(OpenSource { source: Source::of_archive(mirror)?, _fetched: None });
     }
     let source = Source::open(path).map_err(|error| match error {
         AuditError::NoNode { .. } => {
@@ -165,16 +165,16 @@ pub fn open_at(path: &Path, cache: Option<&Path>, reach: &impl Reach) -> anyhow:
         }
         error => error.into(),
     });
-    Ok(Opened { source: source?, _fetched: None })
+    Ok(OpenSource { source: source?, _fetched: None })
 }
 
-fn fetch(url: &str, cache: Option<&Path>, reach: &impl Reach) -> anyhow::Result<Opened> {
+fn fetch(url: &str, cache: Option<&Path>, reach: &impl Reach) -> anyhow::Result<OpenSource> {
     let temporary = if cache.is_none() { Some(tempfile::tempdir()?) } else { None };
     let folder = cache.or(temporary.as_ref().map(TempDir::path)).expect("there is one of both");
     let bar = progress("bytes fetched");
     let mirror = reach.fetch(url, folder, &|bytes| bar.inc(bytes))?;
     bar.finish_and_clear();
-    Ok(Opened { source: Source::of_archive(mirror)?, _fetched: temporary })
+    Ok(OpenSource { source: Source::of_archive(mirror)?, _fetched: temporary })
 }
 
 fn run_verify(args: &VerifyArgs, reach: &impl Reach) -> anyhow::Result<ExitCode> {
@@ -197,7 +197,7 @@ fn run_verify(args: &VerifyArgs, reach: &impl Reach) -> anyhow::Result<ExitCode>
     })
 }
 
-fn report_text(report: &Report) -> String {
+fn report_text(report: &VerifyReport) -> String {
     let mut rows =
         table(&["partition", "entries", "commands", "events", "rejected", "rows", "position", "state digest"]);
     for partition in &report.partitions {

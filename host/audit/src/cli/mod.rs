@@ -16,7 +16,7 @@ use clap::{Parser, Subcommand};
 
 use self::audit::AuditArgs;
 use self::compile::CompileArgs;
-use self::offline::{NoAccess, Offline};
+use self::offline::{NoAccess, OfflineReach};
 use crate::guest::compile_by;
 
 #[derive(Parser)]
@@ -44,7 +44,7 @@ pub fn main() -> ExitCode {
     // Even if a later version has replaced the file meanwhile: modules must be compiled by this very program.
     compile_by(PathBuf::from("/proc/self/exe"));
     let result = match arguments.command {
-        AuditorCommand::Audit(args) => audit::run(args, &Offline),
+        AuditorCommand::Audit(args) => audit::run(args, &OfflineReach),
         AuditorCommand::CompileModule(args) => compile::run(&args),
     };
     result.unwrap_or_else(|error| {

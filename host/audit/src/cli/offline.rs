@@ -11,13 +11,13 @@ use super::audit::{Reach, ReplayArgs};
 use crate::segments::Mirror;
 
 /// The program that reads folders alone.
-pub struct Offline;
+pub struct OfflineReach;
 
 /// It asks no node, so nothing lets it in.
 #[derive(Args, Debug)]
 pub struct NoAccess {}
 
-impl Reach for Offline {
+impl Reach for OfflineReach {
     type Access = NoAccess;
 
     fn fetch(&self, url: &str, _: &Path, _: &dyn Fn(u64)) -> anyhow::Result<Mirror> {

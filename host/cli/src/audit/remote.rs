@@ -11,25 +11,25 @@ use anyhow::{Context, bail};
 use hyper::Method;
 use serde_json::{Map, Value};
 use statehouse_audit::audit::replay::words::parse_approved;
-use statehouse_audit::audit::replay::{Report, Verdict};
-use statehouse_audit::cli::audit::{Named, ReplayArgs, find_named, give};
+use statehouse_audit::audit::replay::{ReplayVerdict, Report};
+use statehouse_audit::cli::audit::{CandidateSource, ReplayArgs, find_source, give};
 use statehouse_kernel::ids::ModuleId;
 use statehouse_node::api::ReplayPage;
 
-use crate::client::{Access, Client};
-use crate::module::Which;
+use crate::client::{AccessArgs, Client};
+use crate::module::ModuleNameArgs;
 use crate::output::{bar, complain, print};
 
 /// The time between two looks at the progress.
 const PAUSE: Duration = Duration::from_millis(300);
 
-pub fn carry_out(args: &ReplayArgs<Access>, url: &str) -> anyhow::Result<u8> {
+pub fn carry_out(args: &ReplayArgs<AccessArgs>, url: &str) -> anyhow::Result<u8> {
     let client = Client::new(url, &args.access)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(ask(args, &client))
 }
 
-async fn ask(args: &ReplayArgs<Access>, client: &Client) -> anyhow::Result<u8> {
+async fn ask(args: &ReplayArgs<AccessArgs>, client: &Client) -> anyhow::Result<u8> {
     let approved = parse_approved(&args.approve)?;
     let path = format!("/v1/machines/{}/replays", args.machine);
     let started = client.send(Method::POST, &path, Some(&wanted(args, client).await?)).await?;
@@ -41,7 +41,7 @@ async fn ask(args: &ReplayArgs<Access>, client: &Client) -> anyhow::Result<u8> {
         bail!("the replay is {}: {}", done.state, done.problem.unwrap_or_default());
     }
     let report: Report = serde_json::from_str(&client.get_text(&format!("{path}/report")).await?)?;
-    let verdict = Verdict::of(&report, &approved);
+    let verdict = ReplayVerdict::of(&report, &approved);
     give(args, &report, verdict, Duration::from_secs(done.progress.seconds))?;
     if let Some(file) = &args.certificate {
         if let Some(problem) = done.certificate_problem {
@@ -57,15 +57,16 @@ async fn ask(args: &ReplayArgs<Access>, client: &Client) -> anyhow::Result<u8> {
 }
 
 /// The body of the request.
-async fn wanted(args: &ReplayArgs<Access>, client: &Client) -> anyhow::Result<Value> {
-    let candidate = match find_named(args) {
-        Ok(Named::Wasm(wasm)) => ModuleId::of(&wasm).to_string(),
-        Ok(Named::Id(id)) => id.to_string(),
+async fn wanted(args: &ReplayArgs<AccessArgs>, client: &Client) -> anyhow::Result<Value> {
+    let candidate = match find_source(args) {
+        Ok(CandidateSource::Wasm(wasm)) => ModuleId::of(&wasm).to_string(),
+        Ok(CandidateSource::Id(id)) => id.to_string(),
         // The node knows it by this version, or by an id that begins with this text.
         Err(_) => {
             let name = args.candidate.clone().unwrap_or_default();
             let staged = client.get(&format!("/v1/machines/{}/modules", args.machine)).await?;
-            Which::named(name).find(&serde_json::from_value(staged).context("the node is of another version")?)?
+            ModuleNameArgs::named(name)
+                .find(&serde_json::from_value(staged).context("the node is of another version")?)?
         }
     };
     let mut body = Map::new();

@@ -14,9 +14,9 @@ use clap::Args;
 use statehouse_node::archive::Archive;
 use statehouse_node::system::ArchiveOptions;
 
-use super::Folder;
-use super::load::{Load, Work};
-use super::served::Served;
+use super::BenchFolder;
+use super::bench_node::BenchNode;
+use super::load::{Load, RequestLoad};
 use super::wallet::{Accounts, Mix, open_accounts};
 use crate::output::{print, table};
 
@@ -52,21 +52,21 @@ pub fn run(args: ArchiveArgs) -> anyhow::Result<ExitCode> {
 }
 
 async fn measure(args: ArchiveArgs) -> anyhow::Result<ExitCode> {
-    let folder = Folder::new(args.dir.clone())?;
+    let folder = BenchFolder::new(args.dir.clone())?;
     let transfers = make_journals(&args, &folder).await?;
     let url = args.url.unwrap_or_else(|| folder.path().join("archive").display().to_string());
     let archive = Archive::open(&url)?;
     ensure!(archive.owner().await?.is_none(), "{url} has a history already; name one that has none");
 
     let options = ArchiveOptions { url: url.clone(), every: LOOK };
-    let served = Served::start_archiving(folder.path(), args.partitions, Vec::new(), Some(options)).await?;
-    let (started, cluster) = (Instant::now(), served.node.cluster());
+    let bench = BenchNode::start_archiving(folder.path(), args.partitions, Vec::new(), Some(options)).await?;
+    let (started, cluster) = (Instant::now(), bench.node.cluster());
     while !cluster.is_archived() {
         ensure!(started.elapsed() < ARCHIVED_MAX, "the archive does not get on; the log says why");
         tokio::time::sleep(LOOK).await;
     }
     let uploading = started.elapsed();
-    served.end().await?;
+    bench.end().await?;
 
     let fetched = AtomicU64::new(0);
     let on_bytes = |bytes| {
@@ -100,13 +100,13 @@ async fn measure(args: ArchiveArgs) -> anyhow::Result<ExitCode> {
 }
 
 /// Makes the journals; returns how many transfers they have.
-async fn make_journals(args: &ArchiveArgs, folder: &Folder) -> anyhow::Result<u64> {
-    let served = Served::start(folder.path(), args.partitions, Vec::new()).await?;
-    open_accounts(served.address, 0..args.accounts).await?;
+async fn make_journals(args: &ArchiveArgs, folder: &BenchFolder) -> anyhow::Result<u64> {
+    let bench = BenchNode::start(folder.path(), args.partitions, Vec::new()).await?;
+    open_accounts(bench.address, 0..args.accounts).await?;
     let accounts = Arc::new(Accounts::new(args.accounts, args.partitions, Mix::default())?);
-    let targets = [served.address.into()];
+    let targets = [bench.address.into()];
     let load = Load { targets: &targets, accounts: &accounts, seconds: args.seconds };
-    let rate = load.run(2, Work::Batch(BATCH)).await?;
-    served.end().await?;
+    let rate = load.run(2, RequestLoad::Batch(BATCH)).await?;
+    bench.end().await?;
     Ok(rate.transfers)
 }

@@ -16,9 +16,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 
-use super::Folder;
-use super::served::Served;
-use super::wallet::{Accounts, Connection, Mix, open_accounts};
+use super::BenchFolder;
+use super::bench_node::BenchNode;
+use super::wallet::{Accounts, BenchConnection, Mix, open_accounts};
 use crate::descriptors;
 use crate::output::{print, table};
 
@@ -67,16 +67,16 @@ fn raise_descriptors(wanted: u64) -> anyhow::Result<()> {
 
 async fn measure(args: EventsArgs) -> anyhow::Result<ExitCode> {
     const ACCOUNTS: u32 = 1000;
-    let folder = Folder::new(args.dir.clone())?;
-    let served = Served::start(folder.path(), args.partitions, Vec::new()).await?;
-    open_accounts(served.address, 0..ACCOUNTS).await?;
+    let folder = BenchFolder::new(args.dir.clone())?;
+    let bench = BenchNode::start(folder.path(), args.partitions, Vec::new()).await?;
+    open_accounts(bench.address, 0..ACCOUNTS).await?;
     // Each transfer is two events, wherever its accounts are.
     let accounts = Arc::new(Accounts::new(ACCOUNTS, args.partitions, Mix { cross: 0, tcc: false })?);
     let mut rows = table(&["readers", "events", "made in s", "delivered", "in s", "delivered/s", "MB/s"]);
     for readers in &args.readers {
-        rows.add_row(row(&args, served.address, &accounts, *readers).await?);
+        rows.add_row(row(&args, bench.address, &accounts, *readers).await?);
     }
-    served.end().await?;
+    bench.end().await?;
     print(&format!(
         "{rows}\none client makes the events in batches of {} transfers; {} partitions; client, node and readers share \
          this machine\n",
@@ -99,7 +99,7 @@ async fn row(
     }
     let started = Instant::now();
     let wanted = args.deliveries / u64::from(readers).max(1);
-    let mut client = Connection::open(address).await?;
+    let mut client = BenchConnection::open(address).await?;
     let mut events = 0;
     while events < wanted {
         events += client.batch(accounts.batch(args.batch)).await? * EVENTS_PER_TRANSFER;

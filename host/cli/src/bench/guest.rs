@@ -28,7 +28,7 @@ use statehouse_kernel::machine::plan::{Plan, PlanView};
 use statehouse_kernel::machine::replica::digest;
 use statehouse_node::store::{IdIndex, IdOptions, Meta, Store, StoreOptions, StoreShared};
 
-use crate::bench::{Folder, WALLET};
+use crate::bench::{BenchFolder, WALLET};
 use crate::output::{print, progress, table};
 
 #[derive(Args, Clone)]
@@ -48,7 +48,7 @@ pub struct GuestArgs {
 }
 
 pub fn run(args: &GuestArgs) -> anyhow::Result<ExitCode> {
-    let folder = Folder::new(None)?;
+    let folder = BenchFolder::new(None)?;
     let engine = Engine::new(EngineOptions { has_perf_map: args.perf_map, ..EngineOptions::default() })?;
     let registry = registry::open(folder.path().join("modules"), engine)?;
     let logic = registry.stage(WALLET)?;
@@ -94,12 +94,12 @@ struct Lab {
     index: u64,
     random: StdRng,
     figures: Figures,
-    _folder: Folder,
+    _folder: BenchFolder,
 }
 
 /// Runs transfers between random accounts.
 pub fn measure(name: &'static str, logic: Arc<dyn Logic>, args: &GuestArgs) -> anyhow::Result<Figures> {
-    let folder = Folder::new(None)?;
+    let folder = BenchFolder::new(None)?;
     let ids = IdIndex::open(Arc::new(RealDisk), &folder.path().join("ids"), IdOptions::default())?;
     ids.allow_write_up_to(LogIndex(u64::MAX));
     let mut lab = Lab {

@@ -16,11 +16,11 @@ use statehouse_node::api::Acceptor;
 use statehouse_node::config::HttpTlsConfig;
 use statehouse_node::system::Node;
 
-use super::Folder;
-use super::load::{Load, Rate, Work};
-use super::served::Served;
-use super::wallet::{Accounts, Mix, Target, open_accounts};
-use crate::authority::{Authority, Issued};
+use super::BenchFolder;
+use super::bench_node::BenchNode;
+use super::load::{Load, Rate, RequestLoad};
+use super::wallet::{Accounts, BenchTarget, Mix, open_accounts};
+use crate::authority::{Authority, IssuedCertificate};
 use crate::output::{print, table};
 use crate::trust::{TlsArgs, Trust};
 
@@ -60,11 +60,11 @@ pub fn run(args: HttpArgs) -> anyhow::Result<ExitCode> {
 }
 
 async fn measure(args: HttpArgs) -> anyhow::Result<ExitCode> {
-    let folder = Folder::new(args.dir.clone())?;
+    let folder = BenchFolder::new(args.dir.clone())?;
     let (acceptor, trust) = if args.tls { secure(folder.path())? } else { (Acceptor::Plaintext, None) };
-    let served = Served::start_behind(acceptor, folder.path(), args.partitions, Vec::new(), None).await?;
-    let (node, address, start_ms) = (&served.node, served.address, served.start_ms);
-    let target = Target { address, trust };
+    let bench = BenchNode::start_behind(acceptor, folder.path(), args.partitions, Vec::new(), None).await?;
+    let (node, address, start_ms) = (&bench.node, bench.address, bench.start_ms);
+    let target = BenchTarget { address, trust };
     open_accounts(target.clone(), 0..args.accounts).await?;
     let accounts = Arc::new(Accounts::new(args.accounts, args.partitions, args.mix)?);
     let load = Load { targets: &[target], accounts: &accounts, seconds: args.seconds };
@@ -80,24 +80,24 @@ async fn measure(args: HttpArgs) -> anyhow::Result<ExitCode> {
     ];
     let mut rows = table(&headings);
     for clients in &args.clients {
-        let before = Logged::of(node);
-        let rate = load.run(*clients, Work::Transfer).await?;
+        let before = LogSize::of(node);
+        let rate = load.run(*clients, RequestLoad::Transfer).await?;
         rows.add_row(row(&rate, "one per request", *clients, before.until(node)));
     }
     for clients in [1, 2] {
-        let before = Logged::of(node);
-        let rate = load.run(clients, Work::Batch(args.batch)).await?;
+        let before = LogSize::of(node);
+        let rate = load.run(clients, RequestLoad::Batch(args.batch)).await?;
         rows.add_row(row(&rate, "batches", clients, before.until(node)));
     }
     let clients = args.clients.iter().copied().max().unwrap_or(1);
-    let before = Logged::of(node);
-    let rate = load.run(clients, Work::TransferOrTwice).await?;
+    let before = LogSize::of(node);
+    let rate = load.run(clients, RequestLoad::TransferOrTwice).await?;
     rows.add_row(row(&rate, "one per request, 10 % sent twice", clients, before.until(node)));
-    let before = Logged::of(node);
+    let before = LogSize::of(node);
     let every = Duration::from_secs(args.retry_seconds);
-    let (rate, retries) = load.run_beside(clients, Work::TransferOrTwice, args.batch, every).await?;
+    let (rate, retries) = load.run_beside(clients, RequestLoad::TransferOrTwice, args.batch, every).await?;
     rows.add_row(row(&rate, "the same beside a whole batch sent again", clients, before.until(node)));
-    served.end().await?;
+    bench.end().await?;
     print(&format!(
         "{rows}\na whole batch was sent again {} times, which took {:.0} ms p50, {:.0} ms max\nnode started in \
          {start_ms} ms; {} accounts on {} partitions, {} % of transfers between two, batches of {}\non a comparable \
@@ -112,19 +112,20 @@ async fn measure(args: HttpArgs) -> anyhow::Result<ExitCode> {
 fn secure(folder: &Path) -> anyhow::Result<(Acceptor, Option<Trust>)> {
     let authority = Authority::open(&folder.join("tls"), "Statehouse bench")?;
     let names = vec![Ipv4Addr::LOCALHOST.to_string()];
-    let Issued { certificate, key } = authority.issue("node", names, &[ExtendedKeyUsagePurpose::ServerAuth])?;
+    let IssuedCertificate { certificate, key } =
+        authority.issue("node", names, &[ExtendedKeyUsagePurpose::ServerAuth])?;
     let acceptor = Acceptor::new(Some(&HttpTlsConfig::new(certificate, key)))?;
     let trust = Trust::new(&TlsArgs { ca: Some(authority.certificate()), ..TlsArgs::default() })?;
     Ok((acceptor, Some(trust)))
 }
 
 /// The content of the logs of all partitions.
-struct Logged {
+struct LogSize {
     bytes: u64,
     entries: u64,
 }
 
-impl Logged {
+impl LogSize {
     fn of(node: &Node) -> Self {
         let partitions = || node.router().machines().into_iter().flat_map(|machine| machine.status().partitions);
         let entries = partitions().map(|partition| partition.position.index.0).sum();
@@ -138,7 +139,7 @@ impl Logged {
     }
 }
 
-fn row(rate: &Rate, what: &str, clients: u32, logged: Logged) -> [String; 8] {
+fn row(rate: &Rate, what: &str, clients: u32, logged: LogSize) -> [String; 8] {
     let per_transfer = |count: u64| count as f64 / rate.transfers.max(1) as f64;
     [
         what.to_owned(),

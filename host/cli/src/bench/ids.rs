@@ -7,11 +7,11 @@ use std::process::ExitCode;
 
 use statehouse_node::store::bench::{IdKind, ids};
 
-use crate::bench::Folder;
+use crate::bench::BenchFolder;
 use crate::output::{print, progress, table};
 
 pub fn run(sizes: &[u64], dir: Option<PathBuf>) -> anyhow::Result<ExitCode> {
-    let folder = Folder::new(dir)?;
+    let folder = BenchFolder::new(dir)?;
     let mut rows = table(&[
         "ids",
         "uuid",

@@ -10,13 +10,13 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::spread::Spread;
-use super::wallet::{Accounts, Connection, Target};
+use super::spread::LatencySpread;
+use super::wallet::{Accounts, BenchConnection, BenchTarget};
 
 /// Who sends to which nodes, and for how long.
 pub struct Load<'a> {
     /// Each client keeps to one target; the targets are assigned in turn.
-    pub targets: &'a [Target],
+    pub targets: &'a [BenchTarget],
     pub accounts: &'a Arc<Accounts>,
     pub seconds: u64,
 }
@@ -25,7 +25,7 @@ pub struct Load<'a> {
 pub struct Rate {
     pub transfers: u64,
     pub seconds: f64,
-    pub spread: Spread,
+    pub spread: LatencySpread,
 }
 
 impl Rate {
@@ -36,7 +36,7 @@ impl Rate {
 
 /// What a request carries.
 #[derive(Clone, Copy)]
-pub enum Work {
+pub enum RequestLoad {
     Transfer,
     /// The same, but every tenth is sent twice.
     TransferOrTwice,
@@ -50,20 +50,20 @@ impl Load<'_> {
     pub async fn run_beside(
         &self,
         clients: u32,
-        work: Work,
+        work: RequestLoad,
         batch: u32,
         every: Duration,
-    ) -> anyhow::Result<(Rate, Spread)> {
+    ) -> anyhow::Result<(Rate, LatencySpread)> {
         let batch = self.accounts.batch(batch);
-        let mut connection = Connection::open(self.targets[0].clone()).await?;
+        let mut connection = BenchConnection::open(self.targets[0].clone()).await?;
         connection.batch(batch.clone()).await?;
         let until = Instant::now() + Duration::from_secs(self.seconds);
         let sending = tokio::spawn(send_again(connection, batch, every, until));
         let rate = self.run(clients, work).await?;
-        Ok((rate, Spread::of(sending.await??)))
+        Ok((rate, LatencySpread::of(sending.await??)))
     }
 
-    pub async fn run(&self, clients: u32, work: Work) -> anyhow::Result<Rate> {
+    pub async fn run(&self, clients: u32, work: RequestLoad) -> anyhow::Result<Rate> {
         let started = Instant::now();
         let until = started + Duration::from_secs(self.seconds);
         let targets = self.targets.iter().cycle().take(clients as usize);
@@ -74,13 +74,13 @@ impl Load<'_> {
             transfers += made;
             took.extend(requests);
         }
-        Ok(Rate { transfers, seconds: started.elapsed().as_secs_f64(), spread: Spread::of(took) })
+        Ok(Rate { transfers, seconds: started.elapsed().as_secs_f64(), spread: LatencySpread::of(took) })
     }
 }
 
 /// Sends a recorded batch repeatedly; returns how long each time took.
 async fn send_again(
-    mut connection: Connection,
+    mut connection: BenchConnection,
     batch: Bytes,
     every: Duration,
     until: Instant,
@@ -96,24 +96,24 @@ async fn send_again(
 }
 
 async fn client(
-    target: Target,
+    target: BenchTarget,
     accounts: Arc<Accounts>,
-    work: Work,
+    work: RequestLoad,
     until: Instant,
 ) -> anyhow::Result<(u64, Vec<Duration>)> {
-    let mut connection = Connection::open(target).await?;
+    let mut connection = BenchConnection::open(target).await?;
     let (mut transfers, mut took) = (0, Vec::new());
     while Instant::now() < until {
         // The body is made before the clock starts, because that is the client's work.
         let body = match work {
-            Work::Transfer | Work::TransferOrTwice => accounts.transfer(),
-            Work::Batch(size) => accounts.batch(size),
+            RequestLoad::Transfer | RequestLoad::TransferOrTwice => accounts.transfer(),
+            RequestLoad::Batch(size) => accounts.batch(size),
         };
-        let again = (matches!(work, Work::TransferOrTwice) && transfers % 10 == 0).then(|| body.clone());
+        let again = (matches!(work, RequestLoad::TransferOrTwice) && transfers % 10 == 0).then(|| body.clone());
         let sent = Instant::now();
         transfers += match work {
-            Work::Transfer | Work::TransferOrTwice => connection.transfer(body).await.map(|()| 1)?,
-            Work::Batch(_) => connection.batch(body).await?,
+            RequestLoad::Transfer | RequestLoad::TransferOrTwice => connection.transfer(body).await.map(|()| 1)?,
+            RequestLoad::Batch(_) => connection.batch(body).await?,
         };
         took.push(sent.elapsed());
         if let Some(body) = again {

@@ -10,10 +10,10 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use statehouse_journal::disk::{Disk, RealDisk};
-use statehouse_journal::log::{EntryId, Log, LogEntry, LogOptions, Pace, Payload, StreamId};
+use statehouse_journal::log::{EntryId, Log, LogEntry, LogOptions, Payload, ScrubPace, StreamId};
 use statehouse_kernel::ids::{LogIndex, NodeId, PartitionId, Term};
 
-use crate::bench::Folder;
+use crate::bench::BenchFolder;
 use crate::output::{print, table};
 
 const ENTRY_BYTES: usize = 128;
@@ -29,7 +29,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// Opens a log of `gib` GiB twice: with its seals, and without any.
 pub fn open(dir: Option<PathBuf>, gib: u64) -> anyhow::Result<ExitCode> {
-    let folder = Folder::new(dir)?;
+    let folder = BenchFolder::new(dir)?;
     let path = folder.path().join("large");
     let open = || -> anyhow::Result<Log> {
         Ok(Log::open(Arc::new(RealDisk), &path, LogOptions::new(StreamId::new("bench", PartitionId(0))?))?)
@@ -91,14 +91,14 @@ fn scrub(log: &Log, dir: &Path) -> anyhow::Result<f64> {
     for segment in log.sealed_segments() {
         log.scrub(segment, |piece| {
             bytes += piece;
-            Pace::GoOn
+            ScrubPace::GoOn
         })?;
     }
     Ok(bytes as f64 / f64::from(1 << 20) / started.elapsed().as_secs_f64())
 }
 
 pub fn run(dir: Option<PathBuf>) -> anyhow::Result<ExitCode> {
-    let folder = Folder::new(dir)?;
+    let folder = BenchFolder::new(dir)?;
     let mut rows =
         table(&["entries an append", "appends a second", "entries a second", "MB a second", "ms p50", "ms p99"]);
     for count in ENTRIES_PER_APPEND {

@@ -6,7 +6,7 @@ pub mod guest;
 mod archive;
 mod http;
 mod events;
-mod served;
+mod bench_node;
 mod views;
 mod cluster;
 mod load;
@@ -54,7 +54,7 @@ pub enum BenchArgs {
     /// Measure how fast journals are written to an archive, and read back from it
     Archive(archive::ArchiveArgs),
     /// Measure a cluster of three processes: transfers over HTTP, killed leaders, a rolling restart, idle CPU
-    Cluster(cluster::ClusterArgs),
+    Cluster(cluster::BenchClusterArgs),
 }
 
 pub fn run(args: BenchArgs) -> anyhow::Result<ExitCode> {
@@ -72,12 +72,12 @@ pub fn run(args: BenchArgs) -> anyhow::Result<ExitCode> {
 }
 
 /// The folder that was named, or a temporary one that is deleted with the value.
-enum Folder {
+enum BenchFolder {
     Named(PathBuf),
     Temporary(tempfile::TempDir),
 }
 
-impl Folder {
+impl BenchFolder {
     fn new(named: Option<PathBuf>) -> anyhow::Result<Self> {
         Ok(match named {
             Some(path) => {

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 /// All are zero if nothing was measured.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
-pub struct Spread {
+pub struct LatencySpread {
     pub count: usize,
     pub ms_p50: f64,
     pub ms_p90: f64,
@@ -17,7 +17,7 @@ pub struct Spread {
     pub ms_max: f64,
 }
 
-impl Spread {
+impl LatencySpread {
     pub fn of(mut took: Vec<Duration>) -> Self {
         took.sort_unstable();
         let ms = |percent: usize| rank(took.len(), percent).map_or(0.0, |at| took[at].as_secs_f64() * 1e3);
@@ -51,7 +51,10 @@ mod tests {
     #[test]
     fn a_spread_does_not_depend_on_the_order() {
         let took = (1..=200).rev().map(Duration::from_millis).collect();
-        assert_eq!(Spread::of(took), Spread { count: 200, ms_p50: 100.0, ms_p90: 180.0, ms_p99: 198.0, ms_max: 200.0 });
-        assert_eq!(Spread::of(Vec::new()), Spread::default());
+        assert_eq!(
+            LatencySpread::of(took),
+            LatencySpread { count: 200, ms_p50: 100.0, ms_p90: 180.0, ms_p99: 198.0, ms_max: 200.0 }
+        );
+        assert_eq!(LatencySpread::of(Vec::new()), LatencySpread::default());
     }
 }

@@ -16,11 +16,11 @@ use statehouse_node::clock::{Clock, SystemClock};
 use statehouse_node::system::{Cluster, ModuleSource};
 use statehouse_node::views::View;
 
-use super::Folder;
-use super::load::{Load, Work};
-use super::served::Served;
-use super::spread::Spread;
-use super::wallet::{Accounts, Connection, Mix, account_name, open_accounts};
+use super::BenchFolder;
+use super::bench_node::BenchNode;
+use super::load::{Load, RequestLoad};
+use super::spread::LatencySpread;
+use super::wallet::{Accounts, BenchConnection, Mix, account_name, open_accounts};
 use crate::output::{print, table};
 use crate::shipped;
 
@@ -60,23 +60,23 @@ pub fn run(args: ViewsArgs) -> anyhow::Result<ExitCode> {
 }
 
 async fn measure(args: ViewsArgs) -> anyhow::Result<ExitCode> {
-    let folder = Folder::new(args.dir.clone())?;
+    let folder = BenchFolder::new(args.dir.clone())?;
     let views: Vec<ModuleSource> = if args.views.is_empty() {
         shipped::all()
     } else {
         args.views.iter().map(|view| shipped::find(view)).collect::<anyhow::Result<_>>()?
     };
     let count = views.len();
-    let served = Served::start(folder.path(), args.partitions, views).await?;
-    let cluster = served.node.cluster();
-    open_accounts(served.address, 0..args.accounts).await?;
+    let bench = BenchNode::start(folder.path(), args.partitions, views).await?;
+    let cluster = bench.node.cluster();
+    open_accounts(bench.address, 0..args.accounts).await?;
     let opened = caught_up(&cluster, count).await?;
     let accounts = Arc::new(Accounts::new(args.accounts, args.partitions, Mix::default())?);
-    let targets = [served.address.into()];
+    let targets = [bench.address.into()];
     let load = Load { targets: &targets, accounts: &accounts, seconds: args.seconds };
     let (sampling, watched) = (Arc::new(tokio::sync::Notify::new()), cluster.clone());
     let sampler = tokio::spawn(sample(watched, sampling.clone()));
-    let rate = load.run(2, Work::Batch(args.batch)).await?;
+    let rate = load.run(2, RequestLoad::Batch(args.batch)).await?;
     sampling.notify_one();
     let lags = sampler.await?;
     let behind = caught_up(&cluster, count).await?;
@@ -92,7 +92,7 @@ async fn measure(args: ViewsArgs) -> anyhow::Result<ExitCode> {
     let mut rows = table(&["query", "clients", "per second", "ms p50", "ms p99", "ms max"]);
     for clients in &args.clients {
         for (what, at) in [("statement of 20", false), ("balance of the past", true)] {
-            let (spread, seconds) = ask(&args, served.address, *clients, at).await?;
+            let (spread, seconds) = ask(&args, bench.address, *clients, at).await?;
             rows.add_row([
                 what.to_owned(),
                 clients.to_string(),
@@ -103,7 +103,7 @@ async fn measure(args: ViewsArgs) -> anyhow::Result<ExitCode> {
             ]);
         }
     }
-    served.end().await?;
+    bench.end().await?;
     print(&format!(
         "{lag}\n{rows}\n{} accounts on {} partitions; {} transfers in {:.1} s, {:.0}/s, with {count} views beside \
          them, each of which has two postings a transfer to follow;\nthey had caught up {:.1} s after the last \
@@ -156,7 +156,7 @@ async fn ask(
     address: std::net::SocketAddr,
     clients: u32,
     is_past: bool,
-) -> anyhow::Result<(Spread, f64)> {
+) -> anyhow::Result<(LatencySpread, f64)> {
     let started = Instant::now();
     let until = started + Duration::from_secs(args.seconds);
     let now = print_time(SystemClock.now());
@@ -164,7 +164,7 @@ async fn ask(
     let asking = (0..clients).map(|_| {
         let now = now.clone();
         tokio::spawn(async move {
-            let (mut connection, mut took) = (Connection::open(address).await?, Vec::new());
+            let (mut connection, mut took) = (BenchConnection::open(address).await?, Vec::new());
             while Instant::now() < until {
                 let account = account_name(rand::rng().random_range(0..accounts));
                 let path = if is_past {
@@ -183,5 +183,5 @@ async fn ask(
     for task in asking.collect::<Vec<_>>() {
         took.extend(task.await??);
     }
-    Ok((Spread::of(took), started.elapsed().as_secs_f64()))
+    Ok((LatencySpread::of(took), started.elapsed().as_secs_f64()))
 }

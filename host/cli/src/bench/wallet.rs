@@ -113,8 +113,8 @@ fn line(command: &str, body: &[u8]) -> Vec<u8> {
 }
 
 /// Opens these accounts with more money than a bench can move.
-pub async fn open_accounts(target: impl Into<Target>, numbers: Range<u32>) -> anyhow::Result<()> {
-    let mut connection = Connection::open(target).await?;
+pub async fn open_accounts(target: impl Into<BenchTarget>, numbers: Range<u32>) -> anyhow::Result<()> {
+    let mut connection = BenchConnection::open(target).await?;
     let bar = progress("accounts opened");
     for start in numbers.clone().step_by(OPEN_ACCOUNTS) {
         let numbers = start..numbers.end.min(start + OPEN_ACCOUNTS as u32);
@@ -145,23 +145,23 @@ fn is_done(line: &[u8]) -> bool {
 
 /// A node to send to, and how its certificate is checked if it speaks TLS.
 #[derive(Clone)]
-pub struct Target {
+pub struct BenchTarget {
     pub address: SocketAddr,
     pub trust: Option<Trust>,
 }
 
-impl From<SocketAddr> for Target {
+impl From<SocketAddr> for BenchTarget {
     fn from(address: SocketAddr) -> Self {
         Self { address, trust: None }
     }
 }
 
 /// One connection to one node; a request waits for the one before.
-pub struct Connection(SendRequest<Full<Bytes>>);
+pub struct BenchConnection(SendRequest<Full<Bytes>>);
 
-impl Connection {
-    pub async fn open(target: impl Into<Target>) -> anyhow::Result<Self> {
-        let Target { address, trust } = target.into();
+impl BenchConnection {
+    pub async fn open(target: impl Into<BenchTarget>) -> anyhow::Result<Self> {
+        let BenchTarget { address, trust } = target.into();
         let stream = TcpStream::connect(address).await.context("connecting to the node")?;
         stream.set_nodelay(true)?;
         match trust {

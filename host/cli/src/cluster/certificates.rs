@@ -9,7 +9,7 @@ use clap::Args;
 use statehouse_kernel::ids::NodeId;
 use statehouse_node::config::PeerTlsConfig;
 
-use crate::authority::Issuing;
+use crate::authority::IssuePolicy;
 use crate::members;
 use crate::output::print;
 
@@ -34,7 +34,7 @@ pub struct CertificatesArgs {
 
 pub fn run(args: &CertificatesArgs) -> anyhow::Result<ExitCode> {
     let nodes: Vec<NodeId> = args.nodes.iter().copied().map(NodeId).collect();
-    let issuing = if args.renew { Issuing::Always } else { Issuing::WhereNeeded };
+    let issuing = if args.renew { IssuePolicy::Always } else { IssuePolicy::WhereNeeded };
     let mut text = String::new();
     for made in members::make(&args.out, &nodes, issuing)? {
         let PeerTlsConfig { ca, certificate, key } = &made.tls;

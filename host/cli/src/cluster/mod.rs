@@ -16,17 +16,17 @@ use serde_json::{Value, json};
 use statehouse_node::api::ClusterPage;
 use statehouse_node::config::is_host_and_port;
 
-use crate::client::Asked;
+use crate::client::ClientArgs;
 use crate::output::{paragraph, print, print_json};
 
 #[derive(Args)]
 pub struct ClusterArgs {
     #[command(subcommand)]
-    command: Command,
+    command: ClusterCommand,
 }
 
 #[derive(Subcommand)]
-enum Command {
+enum ClusterCommand {
     Certificates(certificates::CertificatesArgs),
     /// Create a cluster of nodes that run and belong to no cluster yet
     ///
@@ -36,7 +36,7 @@ enum Command {
         #[arg(long = "node", required = true, value_parser = parse_node)]
         nodes: Vec<(u64, String)>,
         #[command(flatten)]
-        asked: Asked,
+        asked: ClientArgs,
     },
     /// Show the nodes, and the leader and position of each partition; exit code 1 if something is wrong
     Status {
@@ -44,7 +44,7 @@ enum Command {
         #[arg(long)]
         json: bool,
         #[command(flatten)]
-        asked: Asked,
+        asked: ClientArgs,
     },
     /// Add a running node to the cluster; it votes once it has caught up
     ///
@@ -54,7 +54,7 @@ enum Command {
         #[arg(long, value_parser = parse_node)]
         node: (u64, String),
         #[command(flatten)]
-        asked: Asked,
+        asked: ClientArgs,
     },
     /// Remove a node from the cluster for good; its id is never used again
     ///
@@ -64,7 +64,7 @@ enum Command {
         #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
         node: u64,
         #[command(flatten)]
-        asked: Asked,
+        asked: ClientArgs,
     },
     /// Confirm that the clock of the node at --url, which has jumped, is right
     ///
@@ -74,7 +74,7 @@ enum Command {
     /// back, so check the clock first.
     AcceptClock {
         #[command(flatten)]
-        asked: Asked,
+        asked: ClientArgs,
     },
     /// Transfer the leadership of a partition to another node
     ///
@@ -90,7 +90,7 @@ enum Command {
         #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
         to: u64,
         #[command(flatten)]
-        asked: Asked,
+        asked: ClientArgs,
     },
     /// Let the node at --url open a partition without the acknowledged entries that its log has lost
     ///
@@ -105,7 +105,7 @@ enum Command {
         #[arg(long, required = true)]
         why: String,
         #[command(flatten)]
-        asked: Asked,
+        asked: ClientArgs,
     },
 }
 
@@ -124,29 +124,29 @@ pub fn run(args: ClusterArgs) -> anyhow::Result<ExitCode> {
     runtime.block_on(answer(args.command))
 }
 
-async fn answer(command: Command) -> anyhow::Result<ExitCode> {
+async fn answer(command: ClusterCommand) -> anyhow::Result<ExitCode> {
     match command {
-        Command::Certificates(args) => certificates::run(&args),
-        Command::Init { nodes, asked } => {
+        ClusterCommand::Certificates(args) => certificates::run(&args),
+        ClusterCommand::Init { nodes, asked } => {
             change(&asked, Method::POST, "/v1/cluster/init", Some(init_body(&nodes))).await
         }
-        Command::Add { node: (id, peer), asked } => {
+        ClusterCommand::Add { node: (id, peer), asked } => {
             let body = json!({ "id": id, "peer": peer });
             change(&asked, Method::POST, "/v1/cluster/nodes", Some(body)).await
         }
-        Command::Remove { node, asked } => {
+        ClusterCommand::Remove { node, asked } => {
             change(&asked, Method::DELETE, &format!("/v1/cluster/nodes/{node}"), None).await
         }
-        Command::Transfer { machine, partition, to, asked } => {
+        ClusterCommand::Transfer { machine, partition, to, asked } => {
             let body = json!({ "machine": machine, "partition": partition, "to": to });
             change(&asked, Method::POST, "/v1/cluster/transfer", Some(body)).await
         }
-        Command::AcceptClock { asked } => change(&asked, Method::POST, "/v1/cluster/accept-clock", None).await,
-        Command::AcceptLoss { machine, partition, why, asked } => {
+        ClusterCommand::AcceptClock { asked } => change(&asked, Method::POST, "/v1/cluster/accept-clock", None).await,
+        ClusterCommand::AcceptLoss { machine, partition, why, asked } => {
             let body = json!({ "machine": machine, "partition": partition, "why": why });
             change(&asked, Method::POST, "/v1/cluster/losses", Some(body)).await
         }
-        Command::Status { json, asked } => show_status(&asked, json).await,
+        ClusterCommand::Status { json, asked } => show_status(&asked, json).await,
     }
 }
 
@@ -157,14 +157,14 @@ pub fn init_body(nodes: &[(u64, String)]) -> Value {
 }
 
 /// Makes a change and shows the cluster afterwards. Only `status` checks whether all is well: nodes may still catch up.
-async fn change(asked: &Asked, method: Method, path: &str, body: Option<Value>) -> anyhow::Result<ExitCode> {
+async fn change(asked: &ClientArgs, method: Method, path: &str, body: Option<Value>) -> anyhow::Result<ExitCode> {
     let page = read(asked.client()?.send(method, path, body.as_ref()).await?)?;
     let not_running: String = status::troubles_of_replicas(&page).map(|trouble| paragraph(&trouble)).collect();
     print(&format!("done\n{}{not_running}", status::render(&page)))?;
     Ok(ExitCode::SUCCESS)
 }
 
-async fn show_status(asked: &Asked, as_json: bool) -> anyhow::Result<ExitCode> {
+async fn show_status(asked: &ClientArgs, as_json: bool) -> anyhow::Result<ExitCode> {
     let json = asked.client()?.get("/v1/cluster").await?;
     let page = read(json.clone())?;
     let troubles = status::troubles(&page);
@@ -193,7 +193,7 @@ mod tests {
         cluster: ClusterArgs,
     }
 
-    fn parse(line: &str) -> Result<Command, String> {
+    fn parse(line: &str) -> Result<ClusterCommand, String> {
         let parsed = Line::try_parse_from(["cluster"].into_iter().chain(line.split(' ')));
         parsed.map(|line| line.cluster.command).map_err(|error| error.to_string())
     }
@@ -201,26 +201,27 @@ mod tests {
     #[test]
     fn arguments_are_read() {
         let line = "init --node 1=127.0.0.1:7001 --node 2=n2:7000 --url http://n:1 --token t";
-        let Ok(Command::Init { nodes, asked }) = parse(line) else { panic!("a good line") };
+        let Ok(ClusterCommand::Init { nodes, asked }) = parse(line) else { panic!("a good line") };
         assert_eq!(
             init_body(&nodes).to_string(),
             r#"{"nodes":[{"id":1,"peer":"127.0.0.1:7001"},{"id":2,"peer":"n2:7000"}]}"#
         );
         assert_eq!((asked.url.as_deref(), asked.access.token.as_deref()), (Some("http://n:1"), Some("t")));
-        let Ok(Command::Status { json, asked }) = parse("status --json") else { panic!("a good line") };
+        let Ok(ClusterCommand::Status { json, asked }) = parse("status --json") else { panic!("a good line") };
         assert_eq!((json, asked.url), (true, None));
-        let Ok(Command::Transfer { machine, partition, to, .. }) =
+        let Ok(ClusterCommand::Transfer { machine, partition, to, .. }) =
             parse("transfer --machine wallet --partition 3 --to 2")
         else {
             panic!("a good line")
         };
         assert_eq!((machine.as_str(), partition, to), ("wallet", 3, 2));
-        let Ok(Command::Add { node, .. }) = parse("add --node 4=n4:7000") else { panic!("a good line") };
+        let Ok(ClusterCommand::Add { node, .. }) = parse("add --node 4=n4:7000") else { panic!("a good line") };
         assert_eq!(node, (4, "n4:7000".to_owned()));
-        assert!(matches!(parse("accept-clock --url http://n:1"), Ok(Command::AcceptClock { .. })));
-        let Ok(Command::Remove { node, .. }) = parse("remove --node 4") else { panic!("a good line") };
+        assert!(matches!(parse("accept-clock --url http://n:1"), Ok(ClusterCommand::AcceptClock { .. })));
+        let Ok(ClusterCommand::Remove { node, .. }) = parse("remove --node 4") else { panic!("a good line") };
         assert_eq!(node, 4);
-        let Ok(Command::AcceptLoss { machine, partition, why, .. }) = parse("accept-loss wallet 3 --why fire") else {
+        let Ok(ClusterCommand::AcceptLoss { machine, partition, why, .. }) = parse("accept-loss wallet 3 --why fire")
+        else {
             panic!("a good line")
         };
         assert_eq!((machine.as_str(), partition, why.as_str()), ("wallet", 3, "fire"));

@@ -40,13 +40,13 @@ pub struct DevNode {
 }
 
 /// A node whose addresses are bound, but which does not run yet.
-pub struct Bound {
+pub struct BoundNode {
     pub id: NodeId,
     pub http: TcpListener,
     pub peer: TcpListener,
 }
 
-impl Bound {
+impl BoundNode {
     pub fn node(&self, pid: u32) -> anyhow::Result<DevNode> {
         let (http, peer) = (self.http.local_addr(), self.peer.local_addr());
         let asking = "asking for an address";
@@ -124,7 +124,7 @@ impl DevFolder {
     }
 
     /// Binds the addresses of all nodes. Peers are first, so that no other listener gets a port that they should keep.
-    pub async fn bind(&self, http: SocketAddr) -> anyhow::Result<Vec<Bound>> {
+    pub async fn bind(&self, http: SocketAddr) -> anyhow::Result<Vec<BoundNode>> {
         let ids: Vec<_> = (1..=u64::from(self.nodes)).map(NodeId).collect();
         let mut peers = Vec::new();
         for id in &ids {
@@ -132,7 +132,7 @@ impl DevFolder {
             let peer = bind_or_free(SocketAddr::from((Ipv4Addr::LOCALHOST, kept))).await;
             peers.push(peer.with_context(|| format!("listening for the peers of node {id}"))?);
         }
-        let mut bound: Vec<Bound> = Vec::new();
+        let mut bound: Vec<BoundNode> = Vec::new();
         for (id, peer) in ids.into_iter().zip(peers) {
             let http = match bound.len() {
                 0 => bind_http(http).await?,
@@ -140,7 +140,7 @@ impl DevFolder {
                     bind_or_free(behind(http, offset)).await.with_context(|| format!("listening for node {id}"))?
                 }
             };
-            bound.push(Bound { id, http, peer });
+            bound.push(BoundNode { id, http, peer });
         }
         Ok(bound)
     }
@@ -193,7 +193,7 @@ mod tests {
         DevFolder::open(data, nodes).map_err(|error| format!("{error:#}"))
     }
 
-    async fn bound(folder: &DevFolder, http: &str) -> (Vec<Bound>, Vec<DevNode>) {
+    async fn bound(folder: &DevFolder, http: &str) -> (Vec<BoundNode>, Vec<DevNode>) {
         let bound = folder.bind(http.parse().expect("an address")).await.expect("free ports");
         let nodes = bound.iter().map(|bound| bound.node(7).expect("bound")).collect();
         (bound, nodes)

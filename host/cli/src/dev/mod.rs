@@ -23,7 +23,7 @@ use statehouse_node::config::{HttpTlsConfig, PeerTlsConfig};
 use statehouse_node::limits::CLUSTER_NODES_MAX;
 
 use self::folder::{DevFolder, DevNode};
-use crate::authority::{Authority, Issued, Issuing};
+use crate::authority::{Authority, IssuePolicy, IssuedCertificate};
 use crate::members::{self, MemberFiles};
 use crate::output::print;
 
@@ -79,12 +79,12 @@ pub struct DevArgs {
 
 /// How clients reach the nodes.
 #[derive(Clone, Default)]
-struct Entrance {
+struct ClientEntrance {
     /// The authority's certificate, which clients must trust, and the certificate that all nodes show.
     tls: Option<(PathBuf, HttpTlsConfig)>,
 }
 
-impl Entrance {
+impl ClientEntrance {
     /// With `--tls` a certificate is made at each start; its authority stays.
     fn make(args: &DevArgs) -> anyhow::Result<Self> {
         if !args.tls {
@@ -96,7 +96,8 @@ impl Entrance {
         if !names.contains(&listen) {
             names.push(listen);
         }
-        let Issued { certificate, key } = authority.issue("node", names, &[ExtendedKeyUsagePurpose::ServerAuth])?;
+        let IssuedCertificate { certificate, key } =
+            authority.issue("node", names, &[ExtendedKeyUsagePurpose::ServerAuth])?;
         Ok(Self { tls: Some((authority.certificate(), HttpTlsConfig::new(certificate, key))) })
     }
 
@@ -118,7 +119,7 @@ impl Entrance {
 /// first start and kept.
 fn make_members(folder: &DevFolder, nodes: &[DevNode]) -> anyhow::Result<BTreeMap<NodeId, PeerTlsConfig>> {
     let ids: Vec<NodeId> = nodes.iter().map(|node| node.id).collect();
-    let made = members::make(&folder.peers(), &ids, Issuing::WhereNeeded)?;
+    let made = members::make(&folder.peers(), &ids, IssuePolicy::WhereNeeded)?;
     Ok(made.into_iter().map(|MemberFiles { node, tls, .. }| (node, tls)).collect())
 }
 
@@ -155,7 +156,7 @@ fn print_listening(url: &str, data: &Path) -> anyhow::Result<()> {
 }
 
 /// What a newcomer needs: a transfer to try, and how to check it. `data` is the folder of one node.
-fn welcome(nodes: &[SocketAddr], entrance: &Entrance, data: &Path) -> String {
+fn welcome(nodes: &[SocketAddr], entrance: &ClientEntrance, data: &Path) -> String {
     let urls: Vec<_> = nodes.iter().map(|node| entrance.url(*node)).collect();
     let (first, last) = (&urls[0], &urls[urls.len() - 1]);
     let ca = entrance.ca().map(|ca| ca.display().to_string());

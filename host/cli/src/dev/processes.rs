@@ -24,8 +24,10 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::folder::{DevFolder, DevNode, routes_from};
-use super::{DevArgs, Entrance, LOOK, READY_TIME_MAX, WALLET, WALLET_NAME, make_members, print_listening, welcome};
-use crate::client::{Access, Client};
+use super::{
+    ClientEntrance, DevArgs, LOOK, READY_TIME_MAX, WALLET, WALLET_NAME, make_members, print_listening, welcome,
+};
+use crate::client::{AccessArgs, Client};
 use crate::cluster::init_body;
 use crate::host::{self, Process};
 use crate::output::{complain, print};
@@ -42,13 +44,13 @@ pub fn run(args: DevArgs) -> anyhow::Result<ExitCode> {
         let folder = DevFolder::open(&args.data, args.nodes)?;
         let bound = folder.bind(args.http).await?;
         let mut nodes = bound.iter().map(|bound| bound.node(0)).collect::<anyhow::Result<Vec<_>>>()?;
-        let entrance = Entrance::make(&args)?;
+        let entrance = ClientEntrance::make(&args)?;
         // From here on the children may take the addresses.
         drop(bound);
         let configs = {
             let views: Vec<&str> = if args.no_views { Vec::new() } else { shipped::names().collect() };
             let (machines, partitions, tls) = (&args.machines, args.partitions, entrance.tls());
-            write_configs(&folder, &nodes, &Served { machines, partitions, views: &views, tls })?
+            write_configs(&folder, &nodes, &DevContent { machines, partitions, views: &views, tls })?
         };
         let (listens, mut listening) = mpsc::channel(nodes.len());
         let mut children = Children::default();
@@ -80,7 +82,7 @@ pub fn run(args: DevArgs) -> anyhow::Result<ExitCode> {
 
 /// What the nodes serve.
 #[derive(Clone, Copy)]
-pub struct Served<'a> {
+pub struct DevContent<'a> {
     pub machines: &'a [(String, PathBuf)],
     pub partitions: u32,
     /// The views of the wallet.
@@ -89,15 +91,15 @@ pub struct Served<'a> {
     pub tls: Option<&'a HttpTlsConfig>,
 }
 
-/// Writes everything that `serve` needs to run the wallet and `served`; returns the path of each node's configuration.
-pub fn write_configs(folder: &DevFolder, nodes: &[DevNode], served: &Served<'_>) -> anyhow::Result<Vec<PathBuf>> {
+/// Writes everything that `serve` needs to run the wallet and `content`; returns the path of each node's configuration.
+pub fn write_configs(folder: &DevFolder, nodes: &[DevNode], content: &DevContent<'_>) -> anyhow::Result<Vec<PathBuf>> {
     let wallet = folder.write_file(&format!("{WALLET_NAME}.wasm"), WALLET)?;
     let wallet = [(WALLET_NAME.to_owned(), wallet)];
-    let machines = [&wallet[..], served.machines].concat();
-    let served = Served { machines: &machines, ..*served };
+    let machines = [&wallet[..], content.machines].concat();
+    let content = DevContent { machines: &machines, ..*content };
     let members = make_members(folder, nodes)?;
     let write = |node: &DevNode| {
-        let text = config(node, nodes, &folder.node(node.id), &served, &members[&node.id])?;
+        let text = config(node, nodes, &folder.node(node.id), &content, &members[&node.id])?;
         folder.write_file(&format!("node-{}.toml", node.id), text.as_bytes())
     };
     nodes.iter().map(write).collect()
@@ -108,21 +110,21 @@ fn config(
     node: &DevNode,
     nodes: &[DevNode],
     data: &Path,
-    served: &Served<'_>,
+    content: &DevContent<'_>,
     member: &PeerTlsConfig,
 ) -> anyhow::Result<String> {
     let path = |path: &Path| {
         let absolute = std::path::absolute(path).with_context(|| format!("the path {}", path.display()))?;
         absolute.into_os_string().into_string().map_err(|path| anyhow!("{} is not UTF-8", path.display()))
     };
-    let declared = served.machines.iter().map(|(name, file)| {
-        let views = if name == WALLET_NAME { served.views } else { &[] };
-        let machine = json!({ "module": path(file)?, "partitions": served.partitions, "views": views });
+    let declared = content.machines.iter().map(|(name, file)| {
+        let views = if name == WALLET_NAME { content.views } else { &[] };
+        let machine = json!({ "module": path(file)?, "partitions": content.partitions, "views": views });
         Ok((name.clone(), machine))
     });
     let declared = declared.collect::<anyhow::Result<serde_json::Map<_, _>>>()?;
     let mut http = json!({ "listen": node.http });
-    if let Some(HttpTlsConfig { certificate, key, .. }) = served.tls {
+    if let Some(HttpTlsConfig { certificate, key, .. }) = content.tls {
         http["tls"] = json!({ "certificate": path(certificate)?, "key": path(key)? });
     }
     let PeerTlsConfig { ca, certificate, key } = member;
@@ -143,7 +145,7 @@ fn config(
 /// try.
 async fn prepare(
     nodes: &[DevNode],
-    entrance: &Entrance,
+    entrance: &ClientEntrance,
     folder: &DevFolder,
     listening: &mut mpsc::Receiver<NodeId>,
 ) -> anyhow::Result<()> {
@@ -156,7 +158,7 @@ async fn prepare(
         print_listening(&entrance.url(node.http), &folder.node(node.id))?;
     }
     let tls = TlsArgs { ca: entrance.ca().map(Path::to_owned), ..TlsArgs::default() };
-    let access = Access { tls, ..Access::default() };
+    let access = AccessArgs { tls, ..AccessArgs::default() };
     let clients = nodes.iter().map(|node| Client::new(&entrance.url(node.http), &access));
     let clients = clients.collect::<anyhow::Result<Vec<_>>>()?;
     let mut is_founded = true;
@@ -196,9 +198,9 @@ async fn wait_until_served(clients: &[Client], deadline: Instant) {
 
 /// The processes of all nodes that have not ended.
 #[derive(Default)]
-struct Children(Vec<Running>);
+struct Children(Vec<ChildNode>);
 
-struct Running {
+struct ChildNode {
     id: NodeId,
     config: PathBuf,
     child: Child,
@@ -235,7 +237,7 @@ impl Children {
                 }
             });
         });
-        self.0.push(Running { id, config, child, stdin });
+        self.0.push(ChildNode { id, config, child, stdin });
         Ok(pid)
     }
 
@@ -327,8 +329,8 @@ mod tests {
         let tls = HttpTlsConfig::new("/d/tls/node.pem".into(), "/d/tls/node.key".into());
         let (certificate, key) = ("/d/peers/node-1.pem".into(), "/d/peers/node-1.key".into());
         let member = PeerTlsConfig { ca: "/d/peers/ca.pem".into(), certificate, key };
-        let served = Served { machines: &machines, partitions: 4, views: &["statements"], tls: Some(&tls) };
-        let text = config(&nodes[0], &nodes, Path::new("/d/node \"1\""), &served, &member).expect("text");
+        let content = DevContent { machines: &machines, partitions: 4, views: &["statements"], tls: Some(&tls) };
+        let text = config(&nodes[0], &nodes, Path::new("/d/node \"1\""), &content, &member).expect("text");
         let read = Config::parse(&text).expect("what was written makes sense");
         assert_eq!((read.node.id, read.node.data), (NodeId(1), PathBuf::from("/d/node \"1\"")));
         assert_eq!((read.http.listen, read.http.tls), (nodes[0].http, Some(tls)));

@@ -26,8 +26,10 @@ use statehouse_system::features;
 use tokio::net::TcpListener;
 use tokio::time::{Instant, sleep};
 
-use super::folder::{Bound, DevFolder, DevNode, check_alone, routes_from};
-use super::{DevArgs, Entrance, LOOK, READY_TIME_MAX, WALLET, WALLET_NAME, make_members, print_listening, welcome};
+use super::folder::{BoundNode, DevFolder, DevNode, check_alone, routes_from};
+use super::{
+    ClientEntrance, DevArgs, LOOK, READY_TIME_MAX, WALLET, WALLET_NAME, make_members, print_listening, welcome,
+};
 use crate::host::{self, Host, HostOptions, Process};
 use crate::output::print;
 use crate::serve::peer_files;
@@ -38,7 +40,7 @@ pub fn run_alone(args: DevArgs) -> anyhow::Result<ExitCode> {
     check_alone(&args.data)?;
     host::run(async move |process: Process| {
         let listener = host::bind_http(args.http).await?;
-        let entrance = Entrance::make(&args)?;
+        let entrance = ClientEntrance::make(&args)?;
         let options = options(&args, &entrance, (NodeId(1), args.data.clone()), listener, None)?;
         let host = Host::start(options, &process).await?;
         print_listening(&host.url(), &args.data)?;
@@ -56,7 +58,7 @@ pub fn run(args: DevArgs) -> anyhow::Result<ExitCode> {
         let nodes = bound.iter().map(|bound| bound.node(std::process::id())).collect::<anyhow::Result<Vec<_>>>()?;
         // Before the nodes write anything, so that the folder's shape is known from the first byte.
         folder.write(&nodes)?;
-        let (entrance, members) = (Entrance::make(&args)?, make_members(&folder, &nodes)?);
+        let (entrance, members) = (ClientEntrance::make(&args)?, make_members(&folder, &nodes)?);
         let starts = bound.into_iter().map(|bound| {
             let tls = &members[&bound.id];
             start((&args, &entrance), (&folder, tls), &nodes, bound, &process)
@@ -111,13 +113,13 @@ async fn all_started(
 }
 
 async fn start(
-    (args, entrance): (&DevArgs, &Entrance),
+    (args, entrance): (&DevArgs, &ClientEntrance),
     (folder, tls): (&DevFolder, &PeerTlsConfig),
     nodes: &[DevNode],
-    bound: Bound,
+    bound: BoundNode,
     process: &Process,
 ) -> anyhow::Result<Host> {
-    let Bound { id, http, peer: listener } = bound;
+    let BoundNode { id, http, peer: listener } = bound;
     let advertise = listener.local_addr().context("asking for the peer address")?.to_string();
     let clock_skew_max = ClusterConfig::default().clock_skew_max();
     let way = PeerWay::Listen { listener, tls: Some(peer_files(tls)) };
@@ -132,7 +134,7 @@ async fn start(
 
 fn options(
     args: &DevArgs,
-    entrance: &Entrance,
+    entrance: &ClientEntrance,
     (node, data): (NodeId, PathBuf),
     listener: TcpListener,
     peer: Option<PeerOptions>,

@@ -41,7 +41,7 @@ const PROFILE: [(&str, &str); 7] = [
 ];
 
 /// A module that was compiled and that the host accepts.
-pub(super) struct Built {
+pub(super) struct BuiltModule {
     pub(super) module: Arc<Module>,
     /// The output of `rustc -V`.
     pub(super) compiler: String,
@@ -68,7 +68,7 @@ pub(super) fn run(args: &BuildArgs) -> anyhow::Result<ExitCode> {
 }
 
 /// Compiles the module in `folder` and loads it.
-pub(super) fn build(folder: &Path) -> anyhow::Result<Built> {
+pub(super) fn build(folder: &Path) -> anyhow::Result<BuiltModule> {
     let manifest = folder.join("Cargo.toml");
     let manifest = manifest.canonicalize().with_context(|| {
         format!("{} is not there; name a module's folder, or make one with `statehouse module new`", manifest.display())
@@ -81,7 +81,7 @@ pub(super) fn build(folder: &Path) -> anyhow::Result<Built> {
     let rustflags = rustflags(&metadata, &toolchain, &target_folder)?;
     let file = compile(&manifest, &toolchain, &target_folder, rustflags)?;
     let wasm = fs::read(&file).with_context(|| format!("{} cannot be read", file.display()))?;
-    Ok(Built { module: load(&wasm, &file)?, compiler: toolchain.compiler })
+    Ok(BuiltModule { module: load(&wasm, &file)?, compiler: toolchain.compiler })
 }
 
 /// Loads a module as a host does that does not know it, without a cache.

@@ -30,14 +30,14 @@ exec "$root/usr/bin/rustc" --sysroot "$root/usr" "$@"
 "#;
 
 /// The unpacked compiler.
-pub(super) struct Unpacked {
+pub(super) struct UnpackedCompiler {
     pub(super) rustc: PathBuf,
     /// Source of the standard library.
     pub(super) library: PathBuf,
 }
 
 /// The compiler that was unpacked earlier; of several, the one whose version sorts last.
-pub(super) fn find_unpacked(cache: &Path) -> anyhow::Result<Option<Unpacked>> {
+pub(super) fn find_unpacked(cache: &Path) -> anyhow::Result<Option<UnpackedCompiler>> {
     let entries = match fs::read_dir(cache) {
         Ok(entries) => entries,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
@@ -49,11 +49,11 @@ pub(super) fn find_unpacked(cache: &Path) -> anyhow::Result<Option<Unpacked>> {
         name.starts_with(FOLDER) && root.join("rustc").is_file()
     });
     roots.sort();
-    roots.pop().map(Unpacked::at).transpose()
+    roots.pop().map(UnpackedCompiler::at).transpose()
 }
 
 /// Fetches and unpacks the newest release that apt knows.
-pub(super) fn unpack(cache: &Path) -> anyhow::Result<Unpacked> {
+pub(super) fn unpack(cache: &Path) -> anyhow::Result<UnpackedCompiler> {
     let version = match find_field(COMPILER, "Version") {
         Ok(version) => version,
         Err(_) => {
@@ -64,10 +64,10 @@ pub(super) fn unpack(cache: &Path) -> anyhow::Result<Unpacked> {
     };
     let root = cache.join(format!("{FOLDER}{version}"));
     unpack_version(&version, cache, &root)?;
-    Unpacked::at(root)
+    UnpackedCompiler::at(root)
 }
 
-impl Unpacked {
+impl UnpackedCompiler {
     fn at(root: PathBuf) -> anyhow::Result<Self> {
         let sources =
             fs::read_dir(root.join("usr/src")).with_context(|| format!("{} is incomplete", root.display()))?;

@@ -13,7 +13,7 @@ use statehouse_abi::describe::Describe;
 use statehouse_engine::guest::{Engine, EngineOptions, check_successor, validate};
 
 use super::inspect;
-use super::named::{Named, Releases};
+use super::named::{NamedModule, Releases};
 use crate::output::{print, print_json, table};
 
 /// Compare what two modules declare
@@ -40,7 +40,7 @@ const FACTS: [&str; 7] = ["version", "id", "size", "functions", "memory_bytes_mi
 
 /// One member that differs; without `before` it was added, without `after` it was removed.
 #[derive(Debug, PartialEq, Eq)]
-struct Change {
+struct MemberChange {
     /// For example `commands.deposit.body.fields.account.required`.
     path: String,
     before: Option<Json>,
@@ -49,7 +49,7 @@ struct Change {
 
 pub(super) fn run(args: &DiffArgs) -> anyhow::Result<ExitCode> {
     let [a, b] = [args.releases.read(&args.a)?, args.releases.read(&args.b)?];
-    let report = Report::of(&Declared::of(&a)?, &Declared::of(&b)?);
+    let report = DiffReport::of(&ComparedParts::of(&a)?, &ComparedParts::of(&b)?);
     if args.json {
         print_json(&report.to_json())?
     } else {
@@ -59,14 +59,14 @@ pub(super) fn run(args: &DiffArgs) -> anyhow::Result<ExitCode> {
 }
 
 /// The parts of a module that are compared.
-struct Declared {
+struct ComparedParts {
     describe: Describe,
     json: Json,
 }
 
-impl Declared {
+impl ComparedParts {
     /// Asks the module, which need not be compiled for that.
-    fn of(named: &Named) -> anyhow::Result<Self> {
+    fn of(named: &NamedModule) -> anyhow::Result<Self> {
         let engine = Engine::new(EngineOptions { instances_max: 1, ..EngineOptions::default() })?;
         let describe = engine.describe(&named.wasm);
         let describe = describe.with_context(|| format!("{} is no module", named.file.display()))?;
@@ -75,19 +75,19 @@ impl Declared {
     }
 }
 
-struct Report {
+struct DiffReport {
     a: Json,
     b: Json,
-    changes: Vec<Change>,
+    changes: Vec<MemberChange>,
     /// The reasons against `b` after `a`.
     forward: Vec<String>,
     /// The reasons against `a` after `b`: a rollback.
     back: Vec<String>,
 }
 
-impl Report {
-    fn of(a: &Declared, b: &Declared) -> Self {
-        let against = |before: &Declared, after: &Declared| {
+impl DiffReport {
+    fn of(a: &ComparedParts, b: &ComparedParts) -> Self {
+        let against = |before: &ComparedParts, after: &ComparedParts| {
             check_successor(&before.describe, &after.describe).iter().map(ToString::to_string).collect()
         };
         let (forward, back) = (against(a, b), against(b, a));
@@ -131,7 +131,7 @@ impl Report {
                 "the same interface: routes, bodies, queries, rejections, events, invariants, schemas, exports".into(),
             );
         }
-        lines.extend(self.changes.iter().map(Change::text));
+        lines.extend(self.changes.iter().map(MemberChange::text));
         lines.extend(
             self.forward.iter().map(|why| format!("INCOMPATIBLE: {} cannot follow {}: {why}", names[1], names[0])),
         );
@@ -147,7 +147,7 @@ impl Report {
     }
 }
 
-impl Change {
+impl MemberChange {
     fn text(&self) -> String {
         match (&self.before, &self.after) {
             (None, Some(after)) => format!("+ {}: {}", self.path, plain(after)),
@@ -161,13 +161,13 @@ impl Change {
 }
 
 /// Compares members of objects and named items of lists one by one, and everything else as a whole.
-fn compare(path: &str, a: &Json, b: &Json, changes: &mut Vec<Change>) {
+fn compare(path: &str, a: &Json, b: &Json, changes: &mut Vec<MemberChange>) {
     if a == b {
         return;
     }
     let [members_a, members_b] = [members(a), members(b)];
     let (Some(members_a), Some(members_b)) = (members_a, members_b) else {
-        changes.push(Change { path: path.to_owned(), before: known(a), after: known(b) });
+        changes.push(MemberChange { path: path.to_owned(), before: known(a), after: known(b) });
         return;
     };
     let find = |members: &[(String, &Json)], name: &str| {
@@ -177,11 +177,11 @@ fn compare(path: &str, a: &Json, b: &Json, changes: &mut Vec<Change>) {
         let path = format!("{path}.{name}");
         match find(&members_b, name) {
             Some(after) => compare(&path, before, &after, changes),
-            None => changes.push(Change { path, before: known(before), after: None }),
+            None => changes.push(MemberChange { path, before: known(before), after: None }),
         }
     }
     for (name, after) in members_b.iter().filter(|(name, _)| find(&members_a, name).is_none()) {
-        changes.push(Change { path: format!("{path}.{name}"), before: None, after: known(after) });
+        changes.push(MemberChange { path: format!("{path}.{name}"), before: None, after: known(after) });
     }
 }
 
@@ -232,17 +232,17 @@ mod tests {
 
     use super::*;
 
-    fn declared(version: &str) -> Declared {
+    fn declared(version: &str) -> ComparedParts {
         let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../modules/releases");
         let file = folder.join(format!("wallet-{version}.wasm"));
         let wasm = std::fs::read(&file).expect("a release stays");
-        Declared::of(&Named { file, wasm }).expect("a release is a module")
+        ComparedParts::of(&NamedModule { file, wasm }).expect("a release is a module")
     }
 
     /// Exit code, changes, and the reasons against the upgrade and against the rollback.
-    fn check(report: &Report, expected: Expect) {
+    fn check(report: &DiffReport, expected: Expect) {
         let mut lines = vec![format!("code {}", report.code())];
-        lines.extend(report.changes.iter().map(Change::text));
+        lines.extend(report.changes.iter().map(MemberChange::text));
         lines.extend(report.forward.iter().map(|why| format!("forward: {why}")));
         lines.extend(report.back.iter().map(|why| format!("back: {why}")));
         expected.assert_eq(&(lines.join("\n") + "\n"));
@@ -252,13 +252,13 @@ mod tests {
     fn releases_are_compared_by_what_they_declare() {
         let [second, refactored, limits] = ["1.0.1", "1.1.0", "2.0.0"].map(declared);
         check(
-            &Report::of(&second, &refactored),
+            &DiffReport::of(&second, &refactored),
             expect![[r#"
             code 0
         "#]],
         );
         check(
-            &Report::of(&refactored, &limits),
+            &DiffReport::of(&refactored, &limits),
             expect![[r#"
             code 1
             ~ schema: 2 → 3
@@ -272,7 +272,7 @@ mod tests {
         "#]],
         );
         check(
-            &Report::of(&limits, &refactored),
+            &DiffReport::of(&limits, &refactored),
             expect![[r#"
             code 2
             ~ schema: 3 → 2
@@ -285,7 +285,7 @@ mod tests {
             forward: it does not know the event DailyLimitSet, which may be recorded: keep the event, and stop emitting it
         "#]],
         );
-        let report = Report::of(&refactored, &limits);
+        let report = DiffReport::of(&refactored, &limits);
         let text = report.text();
         assert!(text.contains("compatible: wallet 2.0.0 can follow wallet 1.1.0"), "{text}");
         assert!(text.contains("no way back: wallet 1.1.0 cannot follow wallet 2.0.0"), "{text}");
@@ -299,7 +299,7 @@ mod tests {
         let a = json!([{"name": "x", "n": 1, "list": [1, 2]}, {"name": "gone"}]);
         let b = json!([{"name": "new"}, {"name": "x", "n": 2, "list": [2, 1], "more": true}]);
         compare("p", &a, &b, &mut changes);
-        let lines: Vec<String> = changes.iter().map(Change::text).collect();
+        let lines: Vec<String> = changes.iter().map(MemberChange::text).collect();
         assert_eq!(
             lines,
             [

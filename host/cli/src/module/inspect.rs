@@ -12,7 +12,7 @@ use comfy_table::Table;
 use comfy_table::presets::UTF8_FULL_CONDENSED;
 use serde_json::{Value as Json, json};
 use statehouse_abi::describe::{Describe, QueryDecl, QuerySource, Schema};
-use statehouse_engine::guest::{Module, Validated, validate};
+use statehouse_engine::guest::{Module, WasmFacts, validate};
 use statehouse_kernel::ids::ModuleId;
 
 use super::build::load;
@@ -40,7 +40,7 @@ pub(super) fn run(args: &InspectArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn show(module: &Module, found: &Validated) -> std::io::Result<()> {
+fn show(module: &Module, found: &WasmFacts) -> std::io::Result<()> {
     let described = module.describe();
     let accepts: Vec<String> = described.accepts.iter().map(u32::to_string).collect();
     table(
@@ -106,7 +106,7 @@ fn fields(schema: &Schema) -> String {
 }
 
 /// Everything that a module declares.
-pub(super) fn to_json(described: &Describe, wasm: &[u8], found: &Validated) -> Json {
+pub(super) fn to_json(described: &Describe, wasm: &[u8], found: &WasmFacts) -> Json {
     let commands = described.commands.iter().map(|command| {
         json!({"name": command.name, "method": command.method, "path": command.path, "id_field": command.id_field,
             "success": command.success, "summary": command.summary, "body": schema(&command.body),

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use statehouse_kernel::ids::ModuleId;
 use statehouse_node::api::ModulesPage;
 
-use crate::client::{Asked, Client};
+use crate::client::{Client, ClientArgs};
 use crate::output::{print, print_json, table};
 
 /// How many hexadecimal digits of an id distinguish modules.
@@ -26,7 +26,7 @@ pub struct StageArgs {
     /// The module, a .wasm file
     file: PathBuf,
     #[command(flatten)]
-    of: Of,
+    of: MachineTargetArgs,
 }
 
 /// Let every node compile a staged module, and try it on its own rows and newest commands
@@ -35,9 +35,9 @@ pub struct StageArgs {
 #[derive(Debug, Args)]
 pub struct PrepareArgs {
     #[command(flatten)]
-    which: Which,
+    which: ModuleNameArgs,
     #[command(flatten)]
-    of: Of,
+    of: MachineTargetArgs,
 }
 
 /// Make a prepared module the active module of a machine
@@ -46,7 +46,7 @@ pub struct PrepareArgs {
 #[derive(Debug, Args)]
 pub struct ActivateArgs {
     #[command(flatten)]
-    which: Which,
+    which: ModuleNameArgs,
     /// The certificate file that `audit replay --certificate` wrote
     #[arg(long, required_unless_present = "without_proof")]
     certificate: Option<PathBuf>,
@@ -58,45 +58,45 @@ pub struct ActivateArgs {
     #[arg(long, conflicts_with = "certificate")]
     without_proof: bool,
     #[command(flatten)]
-    of: Of,
+    of: MachineTargetArgs,
 }
 
 /// Make a module active again that was active before
 #[derive(Debug, Args)]
 pub struct RollbackArgs {
     #[command(flatten)]
-    which: Which,
+    which: ModuleNameArgs,
     #[command(flatten)]
-    of: Of,
+    of: MachineTargetArgs,
 }
 
 /// Show a machine's modules, and every step that was taken with them
 #[derive(Debug, Args)]
-pub struct LogArgs {
+pub struct ModuleLogArgs {
     /// Print the node's answer, as JSON
     #[arg(long)]
     json: bool,
     #[command(flatten)]
-    of: Of,
+    of: MachineTargetArgs,
 }
 
 /// Which machine of which cluster.
 #[derive(Debug, Args)]
-pub struct Of {
+pub struct MachineTargetArgs {
     /// The name of the machine
     #[arg(long, default_value = "wallet")]
     machine: String,
     #[command(flatten)]
-    asked: Asked,
+    asked: ClientArgs,
 }
 
 #[derive(Debug, Args)]
-pub struct Which {
+pub struct ModuleNameArgs {
     /// The module: its file, its id, the first digits of its id (at least 4), or its version
     module: String,
 }
 
-impl Of {
+impl MachineTargetArgs {
     pub fn client(&self) -> anyhow::Result<Client> {
         self.asked.client()
     }
@@ -110,7 +110,7 @@ impl Of {
     }
 
     /// Takes a step with a module that is staged or was active.
-    async fn step(&self, which: &Which, step: &str, body: Option<Value>) -> anyhow::Result<ExitCode> {
+    async fn step(&self, which: &ModuleNameArgs, step: &str, body: Option<Value>) -> anyhow::Result<ExitCode> {
         let id = which.find(&self.page().await?)?;
         let path = self.path(&format!("/{id}/{step}"));
         let page = read(self.asked.client()?.send(Method::POST, &path, body.as_ref()).await?)?;
@@ -121,7 +121,7 @@ impl Of {
     }
 }
 
-impl Which {
+impl ModuleNameArgs {
     pub fn named(module: String) -> Self {
         Self { module }
     }
@@ -181,7 +181,7 @@ pub fn rollback(args: &RollbackArgs) -> anyhow::Result<ExitCode> {
     block_on(args.of.step(&args.which, "rollback", None))
 }
 
-pub fn log(args: &LogArgs) -> anyhow::Result<ExitCode> {
+pub fn log(args: &ModuleLogArgs) -> anyhow::Result<ExitCode> {
     let page = block_on(args.of.page())?;
     if args.json {
         print_json(&page)?

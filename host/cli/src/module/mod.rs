@@ -22,7 +22,7 @@ mod scenario;
 mod lifecycle;
 mod shadow;
 
-pub use lifecycle::{Which, block_on, short};
+pub use lifecycle::{ModuleNameArgs, block_on, short};
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -46,14 +46,14 @@ enum ModuleCommand {
     Test(scenario::TestArgs),
     Diff(diff::DiffArgs),
     Release(release::ReleaseArgs),
-    VerifyReleases(release::VerifyArgs),
+    VerifyReleases(release::ReleaseVerifyArgs),
     Stage(lifecycle::StageArgs),
     Prepare(lifecycle::PrepareArgs),
     Activate(lifecycle::ActivateArgs),
     Rollback(lifecycle::RollbackArgs),
     #[command(subcommand)]
     Shadow(shadow::ShadowCommand),
-    Log(lifecycle::LogArgs),
+    Log(lifecycle::ModuleLogArgs),
 }
 
 pub fn run(args: ModuleArgs) -> anyhow::Result<ExitCode> {

@@ -10,7 +10,7 @@ use anyhow::{Context, bail, ensure};
 use clap::Args;
 use statehouse_kernel::ids::ModuleId;
 
-use super::release::Manifest;
+use super::release::ReleaseManifest;
 
 /// Where releases are looked for.
 #[derive(Debug, Args)]
@@ -21,22 +21,22 @@ pub(super) struct Releases {
 }
 
 /// A module's bytes, and its file for messages.
-pub(super) struct Named {
+pub(super) struct NamedModule {
     pub(super) file: PathBuf,
     pub(super) wasm: Vec<u8>,
 }
 
 impl Releases {
-    pub(super) fn read(&self, name: &str) -> anyhow::Result<Named> {
+    pub(super) fn read(&self, name: &str) -> anyhow::Result<NamedModule> {
         let file = Path::new(name);
         match name.split_once('@') {
             Some((module, version)) if !file.exists() => self.read_release(module, version),
-            _ => Ok(Named { file: file.to_owned(), wasm: read(file)? }),
+            _ => Ok(NamedModule { file: file.to_owned(), wasm: read(file)? }),
         }
     }
 
-    fn read_release(&self, module: &str, version: &str) -> anyhow::Result<Named> {
-        let manifest = Manifest::read(&self.folder)?;
+    fn read_release(&self, module: &str, version: &str) -> anyhow::Result<NamedModule> {
+        let manifest = ReleaseManifest::read(&self.folder)?;
         let Some(release) = manifest.find(module, version) else {
             let known: Vec<String> = manifest.names().collect();
             bail!(
@@ -55,7 +55,7 @@ impl Releases {
             found.short(),
             release.id.short()
         );
-        Ok(Named { file, wasm })
+        Ok(NamedModule { file, wasm })
     }
 }
 

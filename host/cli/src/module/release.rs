@@ -16,7 +16,7 @@ use clap::Args;
 use serde::{Deserialize, Serialize};
 use statehouse_kernel::ids::ModuleId;
 
-use super::build::{Built, build};
+use super::build::{BuiltModule, build};
 use crate::output::print;
 
 const MANIFEST: &str = "manifest.toml";
@@ -36,7 +36,7 @@ pub(super) struct ReleaseArgs {
 /// The command prints a line for each release. Exit code 1 means that a file is damaged, or that a build has other
 /// bytes.
 #[derive(Debug, Args)]
-pub(super) struct VerifyArgs {
+pub(super) struct ReleaseVerifyArgs {
     /// The folder of the released modules
     #[arg(long, default_value = "modules/releases")]
     releases: PathBuf,
@@ -50,7 +50,7 @@ pub(super) struct VerifyArgs {
 
 #[derive(Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Manifest {
+pub(super) struct ReleaseManifest {
     #[serde(default, rename = "release")]
     releases: Vec<Release>,
 }
@@ -74,7 +74,7 @@ pub(super) struct Release {
 
 /// The result of checking a release.
 #[derive(Debug, PartialEq, Eq)]
-enum Verdict {
+enum ReleaseVerdict {
     /// The file differs from the manifest.
     Damaged {
         found: Option<ModuleId>,
@@ -102,7 +102,7 @@ enum Verdict {
 }
 
 pub(super) fn run(args: &ReleaseArgs) -> anyhow::Result<ExitCode> {
-    let mut manifest = Manifest::read(&args.releases)?;
+    let mut manifest = ReleaseManifest::read(&args.releases)?;
     let built = build(&args.folder)?;
     let release = Release::of(&built);
     if manifest.add(release.clone())? {
@@ -120,8 +120,8 @@ pub(super) fn run(args: &ReleaseArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-pub(super) fn verify(args: &VerifyArgs) -> anyhow::Result<ExitCode> {
-    let manifest = Manifest::read(&args.releases)?;
+pub(super) fn verify(args: &ReleaseVerifyArgs) -> anyhow::Result<ExitCode> {
+    let manifest = ReleaseManifest::read(&args.releases)?;
     ensure!(
         !manifest.releases.is_empty(),
         "{} names no release; make one with `statehouse module release`",
@@ -134,14 +134,14 @@ pub(super) fn verify(args: &VerifyArgs) -> anyhow::Result<ExitCode> {
         let found = read_id(&args.releases.join(&release.file))?;
         let kept = args.releases.join(release.folder());
         let verdict = match &release.commit {
-            _ if found != Some(release.id) => Verdict::Damaged { found },
-            Some(commit) if !args.rebuild => Verdict::NotRebuilt { place: format!("commit {}", short(commit)) },
-            None if !args.rebuild && kept.is_dir() => Verdict::NotRebuilt { place: release.folder() },
+            _ if found != Some(release.id) => ReleaseVerdict::Damaged { found },
+            Some(commit) if !args.rebuild => ReleaseVerdict::NotRebuilt { place: format!("commit {}", short(commit)) },
+            None if !args.rebuild && kept.is_dir() => ReleaseVerdict::NotRebuilt { place: release.folder() },
             commit => {
                 let own = if kept.is_dir() { kept } else { args.modules.join(&release.module) };
                 let tree = commit.as_ref().map(|commit| trees.of(commit)).transpose()?;
                 match (commit, tree) {
-                    (Some(commit), Some(None)) => Verdict::NoCommit { commit: commit.clone() },
+                    (Some(commit), Some(None)) => ReleaseVerdict::NoCommit { commit: commit.clone() },
                     (_, tree) => {
                         let source = tree.flatten().map_or(own.clone(), |tree| tree.join(&own));
                         if !rebuilt.iter().any(|(built, _)| *built == source) {
@@ -155,7 +155,7 @@ pub(super) fn verify(args: &VerifyArgs) -> anyhow::Result<ExitCode> {
             }
         };
         print(&format!("{} {}: {}\n", release.module, release.version, verdict.text()))?;
-        if matches!(verdict, Verdict::Damaged { .. } | Verdict::Differs { .. }) {
+        if matches!(verdict, ReleaseVerdict::Damaged { .. } | ReleaseVerdict::Differs { .. }) {
             code = ExitCode::from(1);
         }
     }
@@ -206,23 +206,23 @@ fn short(commit: &str) -> &str {
     commit.get(..12).unwrap_or(commit)
 }
 
-fn judge(release: &Release, found: Option<ModuleId>, rebuilt: &Release) -> Verdict {
+fn judge(release: &Release, found: Option<ModuleId>, rebuilt: &Release) -> ReleaseVerdict {
     if found != Some(release.id) {
-        return Verdict::Damaged { found };
+        return ReleaseVerdict::Damaged { found };
     }
     if rebuilt.version != release.version {
-        return Verdict::SourceMovedOn { version: rebuilt.version.clone() };
+        return ReleaseVerdict::SourceMovedOn { version: rebuilt.version.clone() };
     }
     if rebuilt.id == release.id {
-        return Verdict::Same;
+        return ReleaseVerdict::Same;
     }
     if rebuilt.compiler != release.compiler {
-        return Verdict::OtherCompiler { compiler: rebuilt.compiler.clone() };
+        return ReleaseVerdict::OtherCompiler { compiler: rebuilt.compiler.clone() };
     }
-    Verdict::Differs { rebuilt: rebuilt.id }
+    ReleaseVerdict::Differs { rebuilt: rebuilt.id }
 }
 
-impl Verdict {
+impl ReleaseVerdict {
     fn text(&self) -> String {
         match self {
             Self::Damaged { found: None } => "MISSING: the file is gone; restore it from version control".to_owned(),
@@ -257,7 +257,7 @@ impl Release {
         format!("{}-{}", self.module, self.version)
     }
 
-    fn of(built: &Built) -> Self {
+    fn of(built: &BuiltModule) -> Self {
         let described = built.module.describe();
         Self {
             module: described.name.clone(),
@@ -272,7 +272,7 @@ impl Release {
     }
 }
 
-impl Manifest {
+impl ReleaseManifest {
     pub(super) fn find(&self, module: &str, version: &str) -> Option<&Release> {
         self.releases.iter().find(|release| release.module == module && release.version == version)
     }
@@ -349,14 +349,14 @@ mod tests {
     #[test]
     fn a_release_is_added_once_and_never_changed() {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let mut manifest = Manifest::read(folder.path()).expect("an empty folder");
+        let mut manifest = ReleaseManifest::read(folder.path()).expect("an empty folder");
         for (module, version) in [("wallet", "1.0.0"), ("counter", "1.0.0"), ("counter", "0.9.0")] {
             assert!(manifest.add(release(module, version, b"a")).expect("new"));
         }
         assert!(!manifest.add(release("wallet", "1.0.0", b"a")).expect("the same"));
         assert!(manifest.add(release("wallet", "1.0.0", b"b")).is_err());
         manifest.write(folder.path()).expect("written");
-        let again = Manifest::read(folder.path()).expect("read");
+        let again = ReleaseManifest::read(folder.path()).expect("read");
         assert_eq!(again.releases, manifest.releases);
         let names: Vec<_> = again.releases.iter().map(|one| one.file.as_str()).collect();
         assert_eq!(names, ["counter-1.0.0.wasm", "counter-0.9.0.wasm", "wallet-1.0.0.wasm"]);
@@ -369,12 +369,12 @@ mod tests {
         let other_compiler = Release { compiler: "rustc 1.96.0".to_owned(), ..other_bytes.clone() };
         let later = release("wallet", "1.1.0", b"c");
         let good = Some(recorded.id);
-        assert_eq!(judge(&recorded, good, &recorded), Verdict::Same);
-        assert_eq!(judge(&recorded, None, &recorded), Verdict::Damaged { found: None });
-        assert_eq!(judge(&recorded, Some(later.id), &recorded), Verdict::Damaged { found: Some(later.id) });
-        assert_eq!(judge(&recorded, good, &later), Verdict::SourceMovedOn { version: "1.1.0".to_owned() });
-        assert_eq!(judge(&recorded, good, &other_bytes), Verdict::Differs { rebuilt: other_bytes.id });
+        assert_eq!(judge(&recorded, good, &recorded), ReleaseVerdict::Same);
+        assert_eq!(judge(&recorded, None, &recorded), ReleaseVerdict::Damaged { found: None });
+        assert_eq!(judge(&recorded, Some(later.id), &recorded), ReleaseVerdict::Damaged { found: Some(later.id) });
+        assert_eq!(judge(&recorded, good, &later), ReleaseVerdict::SourceMovedOn { version: "1.1.0".to_owned() });
+        assert_eq!(judge(&recorded, good, &other_bytes), ReleaseVerdict::Differs { rebuilt: other_bytes.id });
         let compiler = other_compiler.compiler.clone();
-        assert_eq!(judge(&recorded, good, &other_compiler), Verdict::OtherCompiler { compiler });
+        assert_eq!(judge(&recorded, good, &other_compiler), ReleaseVerdict::OtherCompiler { compiler });
     }
 }

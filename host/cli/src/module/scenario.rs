@@ -101,7 +101,7 @@ fn inputs(text: &str) -> usize {
 
 /// The first place where an answer differs.
 #[derive(Debug, PartialEq, Eq)]
-struct Difference<'a> {
+struct AnswerDifference<'a> {
     /// Line of the expected text, counted from 1.
     line: usize,
     input: &'a str,
@@ -109,7 +109,7 @@ struct Difference<'a> {
     found: Option<&'a str>,
 }
 
-fn first_difference<'a>(expected: &'a str, found: &'a str) -> Option<Difference<'a>> {
+fn first_difference<'a>(expected: &'a str, found: &'a str) -> Option<AnswerDifference<'a>> {
     let (mut expected, mut found) = (expected.lines(), found.lines());
     let mut input = "the beginning";
     for line in 1.. {
@@ -121,13 +121,13 @@ fn first_difference<'a>(expected: &'a str, found: &'a str) -> Option<Difference<
                     input = same;
                 }
             }
-            (expected, found) => return Some(Difference { line, input, expected, found }),
+            (expected, found) => return Some(AnswerDifference { line, input, expected, found }),
         }
     }
     None
 }
 
-impl Difference<'_> {
+impl AnswerDifference<'_> {
     fn text(&self, file: &Path) -> String {
         // If the module says less or more than expected, the other side is already at the next input.
         let side = |sign: char, line: Option<&str>| match line {

@@ -12,7 +12,7 @@ use hyper::Method;
 use serde_json::{Value, json};
 use statehouse_node::api::ShadowPage;
 
-use super::lifecycle::{Of, Which, block_on, short};
+use super::lifecycle::{MachineTargetArgs, ModuleNameArgs, block_on, short};
 use crate::output::{print, print_json, table};
 
 /// Let a prepared module decide live commands beside the active module, on one node, without any effect
@@ -41,9 +41,9 @@ pub struct AskArgs {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
-    which: Which,
+    which: ModuleNameArgs,
     #[command(flatten)]
-    of: Of,
+    of: MachineTargetArgs,
 }
 
 /// The exit code if something differs.

@@ -66,7 +66,7 @@ impl Toolchain {
     }
 
     /// Debian's compiler has no standard library for the target: cargo compiles it from source, with rustup's linker.
-    fn debian(unpacked: debian::Unpacked, linker: &Path) -> anyhow::Result<Self> {
+    fn debian(unpacked: debian::UnpackedCompiler, linker: &Path) -> anyhow::Result<Self> {
         let compiler = output(Command::new(&unpacked.rustc).arg("-V"))?;
         let env = vec![
             ("RUSTC", unpacked.rustc.into_os_string()),

@@ -11,7 +11,7 @@ use statehouse_node::limits::*;
 use super::{MADE, wrap};
 
 /// How a value is written.
-trait Shown {
+trait ShownValue {
     fn shown(self, unit: Unit) -> String;
 }
 
@@ -22,7 +22,7 @@ enum Unit {
     Time,
 }
 
-impl Shown for u64 {
+impl ShownValue for u64 {
     fn shown(self, unit: Unit) -> String {
         match unit {
             Unit::Bytes => bytes(self),
@@ -31,19 +31,19 @@ impl Shown for u64 {
     }
 }
 
-impl Shown for u32 {
+impl ShownValue for u32 {
     fn shown(self, unit: Unit) -> String {
         u64::from(self).shown(unit)
     }
 }
 
-impl Shown for usize {
+impl ShownValue for usize {
     fn shown(self, unit: Unit) -> String {
         (self as u64).shown(unit)
     }
 }
 
-impl Shown for Duration {
+impl ShownValue for Duration {
     fn shown(self, _: Unit) -> String {
         match self.as_millis() {
             millis if !millis.is_multiple_of(1000) => format!("{millis} ms"),

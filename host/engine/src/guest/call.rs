@@ -6,7 +6,7 @@
 
 use wasmtime::{InstancePre, Memory, Store, Trap, TypedFunc, WasmBacktrace};
 
-use super::engine::{Lane, Permit, WATCHDOG_TICKS};
+use super::engine::{EngineLane, Permit, WATCHDOG_TICKS};
 use super::error::GuestFault;
 use super::module::Pace;
 use crate::limits;
@@ -20,8 +20,8 @@ const BACKTRACE_FRAMES_MAX: usize = 16;
 const LAST_WORDS_TICKS: u32 = 2;
 
 /// A fresh instance, for one call; or for several, if the caller accepts what one call leaves to the next.
-pub(super) struct Call<'a> {
-    lane: &'a Lane,
+pub(super) struct GuestCall<'a> {
+    lane: &'a EngineLane,
     store: Store<()>,
     instance: wasmtime::Instance,
     memory: Memory,
@@ -29,14 +29,14 @@ pub(super) struct Call<'a> {
     _permit: Permit<'a>,
 }
 
-impl<'a> Call<'a> {
+impl<'a> GuestCall<'a> {
     /// Takes an instance from the pool; waits for a free one. `fuel` is the budget if the lane is metered.
-    pub(super) fn new(lane: &'a Lane, pre: &InstancePre<()>, fuel: u64) -> Result<Self, GuestFault> {
+    pub(super) fn new(lane: &'a EngineLane, pre: &InstancePre<()>, fuel: u64) -> Result<Self, GuestFault> {
         let permit = lane.enter();
         let mut store = Store::new(&lane.engine, ());
         let host = |error: wasmtime::Error| GuestFault::Host { what: format!("{error:#}") };
         match lane.pace {
-            Pace::Fast => lane.ticking.allow(&mut store, WATCHDOG_TICKS),
+            Pace::Fast => lane.ticks.allow(&mut store, WATCHDOG_TICKS),
             Pace::Metered => refuel(&mut store, fuel),
         }
         let instance = pre.instantiate(&mut store).map_err(host)?;
@@ -49,7 +49,7 @@ impl<'a> Call<'a> {
     /// Gives the next call on the fast lane as much time as the first one.
     pub(super) fn rewind(&mut self) {
         if self.lane.pace == Pace::Fast {
-            self.lane.ticking.allow(&mut self.store, WATCHDOG_TICKS);
+            self.lane.ticks.allow(&mut self.store, WATCHDOG_TICKS);
         }
     }
 
@@ -122,9 +122,9 @@ impl<'a> Call<'a> {
                 match self.panic_text() {
                     // The guest trapped, and never finishes saying why: the call is treated like any that the watchdog
                     // stops.
-                    Words::Endless => GuestFault::Watchdog,
-                    Words::None => GuestFault::Trap { text: format!("{trap}{}", place()), backtrace },
-                    Words::Said(text) => GuestFault::Trap { text, backtrace },
+                    LastWords::Endless => GuestFault::Watchdog,
+                    LastWords::None => GuestFault::Trap { text: format!("{trap}{}", place()), backtrace },
+                    LastWords::Said(text) => GuestFault::Trap { text, backtrace },
                 }
             }
             None => GuestFault::Host { what: format!("{error:#}") },
@@ -132,26 +132,26 @@ impl<'a> Call<'a> {
     }
 
     /// What the guest's panic hook kept, cut to the limit.
-    fn panic_text(&mut self) -> Words {
+    fn panic_text(&mut self) -> LastWords {
         match self.lane.pace {
-            Pace::Fast => self.lane.ticking.allow(&mut self.store, LAST_WORDS_TICKS),
+            Pace::Fast => self.lane.ticks.allow(&mut self.store, LAST_WORDS_TICKS),
             Pace::Metered => refuel(&mut self.store, limits::LAST_WORDS_FUEL),
         }
-        let Ok(said) = self.func::<(), u64>(export::PANIC) else { return Words::None };
+        let Ok(said) = self.func::<(), u64>(export::PANIC) else { return LastWords::None };
         let packed = match said.call(&mut self.store, ()) {
             Ok(packed) => packed,
-            Err(error) if matches!(error.downcast_ref::<Trap>(), Some(Trap::Interrupt)) => return Words::Endless,
-            Err(_) => return Words::None,
+            Err(error) if matches!(error.downcast_ref::<Trap>(), Some(Trap::Interrupt)) => return LastWords::Endless,
+            Err(_) => return LastWords::None,
         };
-        let Ok(text) = self.output(packed, export::PANIC) else { return Words::None };
+        let Ok(text) = self.output(packed, export::PANIC) else { return LastWords::None };
         let kept = &text[..text.len().min(limits::PANIC_TEXT_BYTES_MAX)];
         let text = String::from_utf8_lossy(kept).trim_end_matches(char::REPLACEMENT_CHARACTER).to_owned();
-        if text.is_empty() { Words::None } else { Words::Said(text) }
+        if text.is_empty() { LastWords::None } else { LastWords::Said(text) }
     }
 }
 
 /// A guest's last words.
-enum Words {
+enum LastWords {
     Said(String),
     None,
     /// The watchdog had to end them.

@@ -7,7 +7,7 @@
 use crate::limits;
 
 /// A list or a map under way: how many items are still missing, or `None` if a break ends it.
-type Open = Option<u64>;
+type OpenItem = Option<u64>;
 
 /// Checks the first item of `bytes` with everything in it; the decoder refuses what follows it.
 ///
@@ -16,7 +16,7 @@ type Open = Option<u64>;
 /// [`limits::GUEST_CBOR_ITEMS_MAX`] items.
 pub(super) fn check(bytes: &[u8]) -> Result<(), String> {
     let mut rest = Rest(bytes);
-    let mut open: Vec<Open> = Vec::new();
+    let mut open: Vec<OpenItem> = Vec::new();
     for _ in 0..limits::GUEST_CBOR_ITEMS_MAX {
         let item = rest.head()?;
         match item {
@@ -42,7 +42,7 @@ pub(super) fn check(bytes: &[u8]) -> Result<(), String> {
 }
 
 /// An item is whole. Closes all items around it that waited only for it.
-fn close(open: &mut Vec<Open>) {
+fn close(open: &mut Vec<OpenItem>) {
     while let Some(Some(count)) = open.last_mut() {
         // An empty list is pushed and is whole at once.
         *count = count.saturating_sub(1);
@@ -57,7 +57,7 @@ enum Head {
     Scalar,
     /// This many bytes follow.
     Text(u64),
-    Open(Open),
+    Open(OpenItem),
     Break,
 }
 

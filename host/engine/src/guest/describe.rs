@@ -17,14 +17,14 @@ const SCHEMA_DEPTH_MAX: usize = 16;
 /// First segments of a path that are reserved for the host.
 const RESERVED: [&str; 3] = ["commands", "events", "batch"];
 
-pub(super) struct Described {
+pub(super) struct Description {
     pub(super) describe: Describe,
     /// Of a view: the machine whose decisions it reads.
     pub(super) source: Option<String>,
 }
 
 /// Decodes and checks a description.
-pub(super) fn read(output: &[u8], is_view: bool) -> Result<Described, GuestFault> {
+pub(super) fn read(output: &[u8], is_view: bool) -> Result<Description, GuestFault> {
     let (name, size) = (export::DESCRIBE, output.len());
     if limits::DESCRIBE_BYTES_MAX < size {
         let max = limits::DESCRIBE_BYTES_MAX;
@@ -33,7 +33,7 @@ pub(super) fn read(output: &[u8], is_view: bool) -> Result<Described, GuestFault
     let describe = decode(output, name)?;
     let source = if is_view { Some(decode::<ViewDescribe>(output, name)?.source) } else { None };
     check(&describe).map_err(|what| GuestFault::Output { what })?;
-    Ok(Described { describe, source })
+    Ok(Description { describe, source })
 }
 
 /// # Errors

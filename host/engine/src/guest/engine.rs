@@ -22,11 +22,11 @@ use wasmtime::{
 
 use super::allowance::Allowance;
 use super::artefact::{ArtefactCache, CacheOptions};
-use super::compile::{Bounds, Compiled, StopSignal, compile};
+use super::compile::{Bounds, Compilation, StopSignal, compile};
 use super::describe;
 use super::error::GuestError;
 use super::module::{Module, Pace};
-use super::patience::Ticking;
+use super::patience::EngineTicks;
 use super::validate::validate_within;
 use crate::ids::ModuleId;
 use crate::limits;
@@ -41,7 +41,7 @@ const KEEP_RESIDENT_BYTES: usize = 1 << 20;
 /// When a module is compiled for the metered engine, which finds the culprit of a batch. That takes the same time as
 /// compiling for the fast engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Metered {
+pub enum MeteredCompilation {
     /// When the module is loaded: a deciding node must not wait in the middle of a batch.
     AtOnce,
     /// When it is first needed. For most programs that only read, that is never.
@@ -58,14 +58,14 @@ pub struct EngineOptions {
     pub instances_max: u32,
     /// How much of a processor's time a call on the fast artefact may take.
     pub watchdog: Duration,
-    pub metered: Metered,
+    pub metered: MeteredCompilation,
     /// Tell `perf` the names of guest functions, in a file under `/tmp` that is named after the process.
     pub has_perf_map: bool,
 }
 
 impl Default for EngineOptions {
     fn default() -> Self {
-        let (watchdog, metered) = (limits::GUEST_WATCHDOG, Metered::AtOnce);
+        let (watchdog, metered) = (limits::GUEST_WATCHDOG, MeteredCompilation::AtOnce);
         let stop = StopSignal::never();
         Self { cache: None, stop, instances_max: 32, watchdog, metered, has_perf_map: false }
     }
@@ -73,28 +73,28 @@ impl Default for EngineOptions {
 
 /// Both engines with everything they share. It lives until the last module loaded from it is dropped.
 pub struct Engine {
-    pub(super) fast: Lane,
-    pub(super) metered: Lane,
+    pub(super) fast: EngineLane,
+    pub(super) metered: EngineLane,
     fingerprint: blake3::Hash,
     cache: Option<ArtefactCache>,
     stop: StopSignal,
     /// The same, told to the engine itself.
     is_stopped: AtomicBool,
-    when_metered: Metered,
+    when_metered: MeteredCompilation,
     watchdog: Watchdog,
 }
 
 /// A module that was compiled; nothing of it is kept yet.
-pub struct Examined {
+pub struct ExaminedModule {
     pub module: Arc<Module>,
     artefacts: Vec<(Pace, Vec<u8>)>,
 }
 
 /// One wasmtime engine and the gate in front of its pool.
-pub(super) struct Lane {
+pub(super) struct EngineLane {
     pub(super) pace: Pace,
     pub(super) engine: wasmtime::Engine,
-    pub(super) ticking: Arc<Ticking>,
+    pub(super) ticks: Arc<EngineTicks>,
     free: Mutex<u32>,
     freed: Condvar,
 }
@@ -105,10 +105,10 @@ impl Engine {
     /// the watchdog thread cannot be started.
     pub fn new(options: EngineOptions) -> Result<Arc<Self>, GuestError> {
         let instances_max = options.instances_max.max(1);
-        let ticking = Ticking::every((options.watchdog / WATCHDOG_TICKS).max(TICK_MIN));
-        let fast = Lane::new(Pace::Fast, instances_max, options.has_perf_map, &ticking)?;
-        let metered = Lane::new(Pace::Metered, instances_max, options.has_perf_map, &ticking)?;
-        let watchdog = Watchdog::start(fast.engine.clone(), ticking)?;
+        let ticks = EngineTicks::every((options.watchdog / WATCHDOG_TICKS).max(TICK_MIN));
+        let fast = EngineLane::new(Pace::Fast, instances_max, options.has_perf_map, &ticks)?;
+        let metered = EngineLane::new(Pace::Metered, instances_max, options.has_perf_map, &ticks)?;
+        let watchdog = Watchdog::start(fast.engine.clone(), ticks)?;
         let cache = options.cache.map(ArtefactCache::new).transpose()?;
         let fingerprint = fingerprint(&[&fast.engine, &metered.engine]);
         let EngineOptions { stop, metered: when_metered, .. } = options;
@@ -167,14 +167,14 @@ impl Engine {
     ///
     /// # Errors
     /// As for [`Engine::load`], and if nobody waits for it any more.
-    pub fn examine(self: &Arc<Self>, wasm: &[u8], bounds: &Bounds) -> Result<Examined, GuestError> {
+    pub fn examine(self: &Arc<Self>, wasm: &[u8], bounds: &Bounds) -> Result<ExaminedModule, GuestError> {
         validate_within(wasm, bounds.allowance).map_err(|problems| GuestError::Refused { problems })?;
-        let Compiled { artefacts, described } = self.compile(&self.paces(), wasm, bounds)?;
+        let Compilation { artefacts, described } = self.compile(&self.paces(), wasm, bounds)?;
         let fast = self.load_new(&artefacts, Pace::Fast)?;
         let metered = artefacts.iter().any(|(pace, _)| *pace == Pace::Metered);
         let metered = metered.then(|| self.load_new(&artefacts, Pace::Metered)).transpose()?;
         let module = Module::new(Arc::clone(self), wasm, bounds.allowance, &fast, metered.as_ref(), Some(described))?;
-        Ok(Examined { module: Arc::new(module), artefacts })
+        Ok(ExaminedModule { module: Arc::new(module), artefacts })
     }
 
     /// What a foreign module says about itself, without compiling it.
@@ -185,13 +185,13 @@ impl Engine {
         let allowance = Allowance::Foreign;
         let validated = validate_within(wasm, allowance).map_err(|problems| GuestError::Refused { problems })?;
         let bounds = Bounds { allowance, until: None, stop: self.stop.clone() };
-        let Compiled { described, .. } = self.compile(&[], wasm, &bounds)?;
+        let Compilation { described, .. } = self.compile(&[], wasm, &bounds)?;
         let is_view = validated.exports.iter().any(|name| name == PROJECT);
         Ok(describe::read(&described, is_view).map_err(GuestError::Describe)?.describe)
     }
 
     /// Keeps what was compiled for the next load.
-    pub fn keep(&self, examined: &Examined) -> Result<(), GuestError> {
+    pub fn keep(&self, examined: &ExaminedModule) -> Result<(), GuestError> {
         let Some(cache) = &self.cache else { return Ok(()) };
         let id = examined.module.id();
         examined.artefacts.iter().try_for_each(|(pace, bytes)| cache.keep(*pace, &self.fingerprint, id, bytes))
@@ -220,8 +220,8 @@ impl Engine {
     /// The engines for which a module is compiled when it is loaded.
     fn paces(&self) -> Vec<Pace> {
         match self.when_metered {
-            Metered::AtOnce => vec![Pace::Fast, Pace::Metered],
-            Metered::WhenNeeded => vec![Pace::Fast],
+            MeteredCompilation::AtOnce => vec![Pace::Fast, Pace::Metered],
+            MeteredCompilation::WhenNeeded => vec![Pace::Fast],
         }
     }
 
@@ -233,11 +233,11 @@ impl Engine {
             return Ok(found);
         }
         let bounds = Bounds { allowance, until: None, stop: self.stop.clone() };
-        let Compiled { artefacts, .. } = self.compile(&[Pace::Metered], wasm, &bounds)?;
+        let Compilation { artefacts, .. } = self.compile(&[Pace::Metered], wasm, &bounds)?;
         self.load_new(&artefacts, Pace::Metered)
     }
 
-    fn compile(&self, paces: &[Pace], wasm: &[u8], bounds: &Bounds) -> Result<Compiled, GuestError> {
+    fn compile(&self, paces: &[Pace], wasm: &[u8], bounds: &Bounds) -> Result<Compilation, GuestError> {
         let engines: Vec<_> = paces.iter().map(|pace| (*pace, &self.lane(*pace).engine)).collect();
         let is_stopping = || self.is_stopped.load(Ordering::Acquire) || self.stop.is_given();
         compile(&engines, &self.fingerprint, wasm, bounds, &is_stopping)
@@ -254,7 +254,7 @@ impl Engine {
         loaded.map_err(|error| GuestError::Compiler { detail: format!("what it has compiled is refused: {error:#}") })
     }
 
-    pub(super) fn lane(&self, pace: Pace) -> &Lane {
+    pub(super) fn lane(&self, pace: Pace) -> &EngineLane {
         match pace {
             Pace::Fast => &self.fast,
             Pace::Metered => &self.metered,
@@ -262,15 +262,15 @@ impl Engine {
     }
 }
 
-impl Lane {
-    fn new(pace: Pace, instances_max: u32, has_perf_map: bool, ticking: &Arc<Ticking>) -> Result<Self, GuestError> {
+impl EngineLane {
+    fn new(pace: Pace, instances_max: u32, has_perf_map: bool, ticks: &Arc<EngineTicks>) -> Result<Self, GuestError> {
         let mut config = config(pace, pool(instances_max));
         if has_perf_map {
             config.profiler(ProfilingStrategy::PerfMap);
         }
         let engine = wasmtime::Engine::new(&config)
             .map_err(|error| GuestError::Configuration { detail: format!("{error:#}") })?;
-        Ok(Self { pace, engine, ticking: ticking.clone(), free: Mutex::new(instances_max), freed: Condvar::new() })
+        Ok(Self { pace, engine, ticks: ticks.clone(), free: Mutex::new(instances_max), freed: Condvar::new() })
     }
 
     /// Waits until the pool has a free instance. Every call ends, so the wait ends too.
@@ -283,7 +283,7 @@ impl Lane {
 }
 
 /// The right to hold one instance of a lane's pool.
-pub(super) struct Permit<'a>(&'a Lane);
+pub(super) struct Permit<'a>(&'a EngineLane);
 
 impl Drop for Permit<'_> {
     fn drop(&mut self) {
@@ -363,16 +363,16 @@ struct Hurry;
 
 /// The thread that advances the fast engine's epoch until it is dropped.
 struct Watchdog {
-    ticking: Arc<Ticking>,
+    ticks: Arc<EngineTicks>,
     stop: Option<Sender<Hurry>>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Watchdog {
-    fn start(engine: wasmtime::Engine, ticking: Arc<Ticking>) -> Result<Self, GuestError> {
+    fn start(engine: wasmtime::Engine, ticks: Arc<EngineTicks>) -> Result<Self, GuestError> {
         const NAME: &str = "guest-watchdog";
         let (stop, stopped) = channel();
-        let mut tick = ticking.tick;
+        let mut tick = ticks.tick;
         let run = move || {
             loop {
                 match stopped.recv_timeout(tick) {
@@ -384,13 +384,13 @@ impl Watchdog {
         };
         let thread = std::thread::Builder::new().name(NAME.to_owned()).spawn(run);
         let thread = thread.map_err(|source| GuestError::Thread { name: NAME, source })?;
-        Ok(Self { ticking, stop: Some(stop), thread: Some(thread) })
+        Ok(Self { ticks, stop: Some(stop), thread: Some(thread) })
     }
 }
 
 impl Watchdog {
     fn hurry(&self) {
-        self.ticking.hurry();
+        self.ticks.hurry();
         if let Some(stop) = &self.stop {
             // The thread lives at least until `self` is dropped.
             let _ = stop.send(Hurry);

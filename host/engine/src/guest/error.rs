@@ -5,7 +5,7 @@
 
 use std::path::PathBuf;
 
-use super::problem::Problem;
+use super::problem::WasmProblem;
 pub use crate::machine::logic::{Fault as GuestFault, up_to_fault};
 
 /// Why a module was not loaded, or the engine not started.
@@ -13,7 +13,7 @@ pub use crate::machine::logic::{Fault as GuestFault, up_to_fault};
 pub enum GuestError {
     /// The module breaks the contract; every problem says where, and what to do.
     #[error("module is refused: {}", list(problems))]
-    Refused { problems: Vec<Problem> },
+    Refused { problems: Vec<WasmProblem> },
     #[error("wasmtime cannot be configured: {detail}")]
     Configuration { detail: String },
     #[error("thread `{name}` cannot be started")]
@@ -79,6 +79,6 @@ impl GuestError {
     }
 }
 
-fn list(problems: &[Problem]) -> String {
+fn list(problems: &[WasmProblem]) -> String {
     problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
 }

@@ -30,13 +30,13 @@ pub use allowance::Allowance;
 pub use artefact::CacheOptions;
 pub use compat::{Incompatibility, check_successor};
 pub use compile::{Bounds, StopSignal, compile_by, compile_module};
-pub use engine::{Engine, EngineOptions, Examined, Metered};
+pub use engine::{Engine, EngineOptions, ExaminedModule, MeteredCompilation};
 pub use error::{CompileLimit, GuestError, GuestFault};
 pub use module::{Module, Pace};
-pub use problem::{Problem, ProblemKind};
+pub use problem::{ProblemKind, WasmProblem};
 pub use second::SecondModule;
-pub use structure::{Part, Structure};
-pub use validate::{Validated, validate};
+pub use structure::{Structure, StructurePart};
+pub use validate::{WasmFacts, validate};
 
 #[cfg(test)]
 mod tests;

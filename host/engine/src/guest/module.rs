@@ -20,9 +20,9 @@ use statehouse_projection::abi as view;
 use wasmtime::{InstancePre, Linker};
 
 use super::allowance::Allowance;
-use super::call::Call;
+use super::call::GuestCall;
 use super::cbor;
-use super::describe::{self, Described};
+use super::describe::{self, Description};
 use super::engine::Engine;
 use super::error::{GuestError, GuestFault, up_to_fault};
 use crate::ids::ModuleId;
@@ -62,11 +62,11 @@ impl Module {
             None => {
                 // A hostile module is stopped sooner by its budget than by the watchdog.
                 let (pace, pre) = metered.as_ref().map_or((Pace::Fast, &fast), |metered| (Pace::Metered, metered));
-                let call = Call::new(engine.lane(pace), pre, limits::GUEST_FUEL_BASE);
+                let call = GuestCall::new(engine.lane(pace), pre, limits::GUEST_FUEL_BASE);
                 call.and_then(|call| call.call(export::DESCRIBE)).map_err(GuestError::Describe)?
             }
         };
-        let Described { describe, source } = describe::read(&output, is_view).map_err(GuestError::Describe)?;
+        let Description { describe, source } = describe::read(&output, is_view).map_err(GuestError::Describe)?;
         let wasm = Bytes::copy_from_slice(wasm);
         let metered = metered.map(OnceLock::from).unwrap_or_default();
         Ok(Self { engine, id: ModuleId::of(&wasm), wasm, allowance, describe, source, fast, metered })
@@ -90,19 +90,23 @@ impl Module {
         &self.wasm
     }
 
-    fn migrate_in<'a>(&self, mut call: Call<'a>, entity: &MigrateIn) -> Result<(MigrateOut, Call<'a>), GuestFault> {
+    fn migrate_in<'a>(
+        &self,
+        mut call: GuestCall<'a>,
+        entity: &MigrateIn,
+    ) -> Result<(MigrateOut, GuestCall<'a>), GuestFault> {
         call.rewind();
         let input = minicbor::to_vec(entity).map_err(|error| GuestFault::Host { what: error.to_string() })?;
         let output = call.call_again(export::MIGRATE, input.len(), copy_from(&input))?;
         Ok((decode(&output, export::MIGRATE)?, call))
     }
 
-    pub(super) fn start(&self, pace: Pace, fuel: u64) -> Result<Call<'_>, GuestFault> {
+    pub(super) fn start(&self, pace: Pace, fuel: u64) -> Result<GuestCall<'_>, GuestFault> {
         let pre = match pace {
             Pace::Fast => &self.fast,
             Pace::Metered => self.metered()?,
         };
-        Call::new(self.engine.lane(pace), pre, fuel)
+        GuestCall::new(self.engine.lane(pace), pre, fuel)
     }
 
     fn metered(&self) -> Result<&InstancePre<()>, GuestFault> {
@@ -118,7 +122,7 @@ impl Module {
     /// client to answer, who must not think that the module has failed.
     fn for_client(&self, fault: GuestFault) -> GuestFault {
         match fault {
-            GuestFault::Watchdog if self.engine.fast.ticking.is_hurried() => {
+            GuestFault::Watchdog if self.engine.fast.ticks.is_hurried() => {
                 GuestFault::Host { what: "the process is about to end".to_owned() }
             }
             fault => fault,

@@ -15,12 +15,12 @@ use wasmtime::{Store, UpdateDeadline};
 use crate::limits;
 
 /// What all calls of an engine share: how long a tick is, and whether the process is about to end.
-pub(super) struct Ticking {
+pub(super) struct EngineTicks {
     pub(super) tick: Duration,
     is_hurried: AtomicBool,
 }
 
-impl Ticking {
+impl EngineTicks {
     pub(super) fn every(tick: Duration) -> Arc<Self> {
         Arc::new(Self { tick, is_hurried: AtomicBool::new(false) })
     }

@@ -4,12 +4,12 @@
 
 use std::fmt;
 
-use super::structure::Part;
+use super::structure::StructurePart;
 use crate::limits;
 
 /// A fault with its place.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Problem {
+pub struct WasmProblem {
     pub kind: ProblemKind,
     /// Byte in the file; 0 if it concerns the module as a whole.
     pub offset: usize,
@@ -18,13 +18,13 @@ pub struct Problem {
     pub(super) function_index: Option<u32>,
 }
 
-impl Problem {
+impl WasmProblem {
     pub(super) fn at(offset: usize, kind: ProblemKind) -> Self {
         Self { kind, offset, function: None, function_index: None }
     }
 }
 
-impl fmt::Display for Problem {
+impl fmt::Display for WasmProblem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.kind)?;
         if let Some(function) = &self.function {
@@ -81,7 +81,7 @@ pub enum ProblemKind {
     #[error("table starts with {elements} elements, over the limit of {}", limits::GUEST_TABLE_ELEMENTS_MAX)]
     TableTooLarge { elements: u64 },
     #[error("{count} {}, over the limit of {limit}", part.name())]
-    Excess { part: Part, count: u64, limit: u64 },
+    Excess { part: StructurePart, count: u64, limit: u64 },
     #[error("no export `{name}`")]
     MissingExport { name: &'static str },
     #[error("export `{name}` has type {found}, not {expected}")]

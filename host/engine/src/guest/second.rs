@@ -15,7 +15,7 @@ use statehouse_projection::abi::PROJECT;
 use wasmi::{Config, Engine, Instance, Linker, Memory, Store, StoreLimits, StoreLimitsBuilder, TrapCode, TypedFunc};
 
 use super::allowance::Allowance;
-use super::describe::{self, Described};
+use super::describe::{self, Description};
 use super::error::{GuestError, GuestFault, up_to_fault};
 use super::module::{broken, copy_from, decode};
 use super::validate::validate_within;
@@ -41,9 +41,9 @@ impl SecondModule {
     pub fn load(wasm: &[u8]) -> Result<Self, GuestError> {
         validate_within(wasm, Allowance::Recorded).map_err(|problems| GuestError::Refused { problems })?;
         let module = translate(wasm)?;
-        let output = Call::new(&module, limits::SECOND_ENGINE_FUEL).and_then(|call| call.call(export::DESCRIBE));
+        let output = SecondCall::new(&module, limits::SECOND_ENGINE_FUEL).and_then(|call| call.call(export::DESCRIBE));
         let output = output.map_err(GuestError::Describe)?;
-        let Described { describe, .. } = describe::read(&output, false).map_err(GuestError::Describe)?;
+        let Description { describe, .. } = describe::read(&output, false).map_err(GuestError::Describe)?;
         Ok(Self { id: ModuleId::of(wasm), describe, module })
     }
 
@@ -60,7 +60,7 @@ impl SecondModule {
     }
 
     fn call_with(&self, name: &str, len: usize, fill: impl FnOnce(&mut [u8])) -> Result<Vec<u8>, GuestFault> {
-        Call::new(&self.module, limits::SECOND_ENGINE_FUEL)?.call_with(name, len, fill)
+        SecondCall::new(&self.module, limits::SECOND_ENGINE_FUEL)?.call_with(name, len, fill)
     }
 }
 
@@ -123,7 +123,7 @@ impl Logic for SecondModule {
 /// The bytes are not a module, or the description is not usable.
 pub(super) fn describe(wasm: &[u8]) -> Result<Vec<u8>, GuestError> {
     let module = translate(wasm)?;
-    let output = Call::new(&module, limits::DESCRIBE_FUEL).and_then(|call| call.call(export::DESCRIBE));
+    let output = SecondCall::new(&module, limits::DESCRIBE_FUEL).and_then(|call| call.call(export::DESCRIBE));
     let output = output.map_err(GuestError::Describe)?;
     describe::read(&output, module.get_export(PROJECT).is_some()).map_err(GuestError::Describe)?;
     Ok(output)
@@ -143,13 +143,13 @@ fn config() -> Config {
 }
 
 /// A fresh instance, good for one call.
-struct Call {
+struct SecondCall {
     store: Store<StoreLimits>,
     instance: Instance,
     memory: Memory,
 }
 
-impl Call {
+impl SecondCall {
     fn new(module: &wasmi::Module, fuel: u64) -> Result<Self, GuestFault> {
         let limits = StoreLimitsBuilder::new()
             .memory_size(limits::GUEST_MEMORY_BYTES_MAX)

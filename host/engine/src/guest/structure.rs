@@ -8,7 +8,7 @@ use crate::limits::structure as limit;
 
 /// What is counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Part {
+pub enum StructurePart {
     Types,
     Functions,
     Globals,
@@ -31,7 +31,7 @@ pub enum Part {
     BlockLocals,
 }
 
-impl Part {
+impl StructurePart {
     const ALL: [Self; 12] = [
         Self::Types,
         Self::Functions,
@@ -85,19 +85,19 @@ impl Part {
 
 /// How much there is of each part. For parts of one function or type, the most that one of them has.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Structure([u64; Part::ALL.len()]);
+pub struct Structure([u64; StructurePart::ALL.len()]);
 
 impl Structure {
-    pub fn of(&self, part: Part) -> u64 {
+    pub fn of(&self, part: StructurePart) -> u64 {
         self.0[part as usize]
     }
 
-    pub fn parts(&self) -> impl Iterator<Item = (Part, u64)> {
-        Part::ALL.into_iter().zip(self.0)
+    pub fn parts(&self) -> impl Iterator<Item = (StructurePart, u64)> {
+        StructurePart::ALL.into_iter().zip(self.0)
     }
 
     /// Counts some more; returns the number when it first exceeds the limit.
-    pub(super) fn add(&mut self, part: Part, count: u64, factor: u64) -> Option<u64> {
+    pub(super) fn add(&mut self, part: StructurePart, count: u64, factor: u64) -> Option<u64> {
         let before = self.0[part as usize];
         let now = before.saturating_add(count);
         self.0[part as usize] = now;
@@ -106,7 +106,7 @@ impl Structure {
     }
 
     /// Notes the number that one function or type has; returns it if it is too large.
-    pub(super) fn most(&mut self, part: Part, count: u64, factor: u64) -> Option<u64> {
+    pub(super) fn most(&mut self, part: StructurePart, count: u64, factor: u64) -> Option<u64> {
         self.0[part as usize] = self.0[part as usize].max(count);
         (part.limit().saturating_mul(factor) < count).then_some(count)
     }

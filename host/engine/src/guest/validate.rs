@@ -13,8 +13,8 @@ use wasmparser::{
 };
 
 use super::allowance::Allowance;
-use super::problem::{Problem, ProblemKind};
-use super::structure::{Part, Structure};
+use super::problem::{ProblemKind, WasmProblem};
+use super::structure::{Structure, StructurePart};
 use crate::limits;
 
 /// How many faults are listed. If a module has more, the rest are listed once these are corrected.
@@ -60,7 +60,7 @@ const VIEW_EXPORTS: [(&str, &[ValType], &[ValType]); 5] = {
 
 /// What the validator learned about a good module.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Validated {
+pub struct WasmFacts {
     pub exports: Vec<String>,
     pub function_count: usize,
     /// The memory with which a fresh instance starts.
@@ -75,17 +75,17 @@ pub struct Validated {
 ///
 /// # Errors
 /// Its faults, at most [`PROBLEMS_MAX`] and one of a kind in each function; never an empty list.
-pub fn validate(wasm: &[u8]) -> Result<Validated, Vec<Problem>> {
+pub fn validate(wasm: &[u8]) -> Result<WasmFacts, Vec<WasmProblem>> {
     validate_within(wasm, Allowance::Foreign)
 }
 
 /// The same with the limits of this allowance.
-pub(super) fn validate_within(wasm: &[u8], allowance: Allowance) -> Result<Validated, Vec<Problem>> {
+pub(super) fn validate_within(wasm: &[u8], allowance: Allowance) -> Result<WasmFacts, Vec<WasmProblem>> {
     if wasm.len() > limits::MODULE_BYTES_MAX {
-        return Err(vec![Problem::at(0, ProblemKind::ModuleTooLarge { size: wasm.len() })]);
+        return Err(vec![WasmProblem::at(0, ProblemKind::ModuleTooLarge { size: wasm.len() })]);
     }
     if !wasm.starts_with(b"\0asm") {
-        return Err(vec![Problem::at(0, ProblemKind::NotWasm)]);
+        return Err(vec![WasmProblem::at(0, ProblemKind::NotWasm)]);
     }
     let mut scan = Scan { factor: allowance.factor(), ..Scan::default() };
     if let Err(error) = scan.module(wasm) {
@@ -107,7 +107,7 @@ pub(super) fn validate_within(wasm: &[u8], allowance: Allowance) -> Result<Valid
 struct Scan {
     /// The factor by which the limits of its structure are multiplied.
     factor: u64,
-    found: Validated,
+    found: WasmFacts,
     types: Vec<Option<FuncType>>,
     /// Type index of each function, imported ones first.
     functions: Vec<u32>,
@@ -117,7 +117,7 @@ struct Scan {
     table_count: u32,
     exported: Vec<(String, ExternalKind, u32)>,
     names: Vec<(u32, String)>,
-    problems: Vec<Problem>,
+    problems: Vec<WasmProblem>,
 }
 
 impl Scan {
@@ -138,7 +138,7 @@ impl Scan {
                 }
                 Payload::ImportSection(section) => self.imports(section)?,
                 Payload::FunctionSection(section) => {
-                    self.count(section.range().start, Part::Functions, u64::from(section.count()));
+                    self.count(section.range().start, StructurePart::Functions, u64::from(section.count()));
                     for ty in section {
                         self.functions.push(ty?);
                     }
@@ -160,20 +160,20 @@ impl Scan {
                     self.problem(offset, ProblemKind::Exception { what: "tag section".to_owned() });
                 }
                 Payload::GlobalSection(section) => {
-                    self.count(section.range().start, Part::Globals, u64::from(section.count()));
+                    self.count(section.range().start, StructurePart::Globals, u64::from(section.count()));
                     for global in section.into_iter_with_offsets() {
                         let (offset, global) = global?;
                         self.value_type(offset, global.ty.content_type, None, "a global");
                     }
                 }
                 Payload::ElementSection(section) => {
-                    self.count(section.range().start, Part::Segments, u64::from(section.count()));
+                    self.count(section.range().start, StructurePart::Segments, u64::from(section.count()));
                 }
                 Payload::DataSection(section) => {
-                    self.count(section.range().start, Part::Segments, u64::from(section.count()));
+                    self.count(section.range().start, StructurePart::Segments, u64::from(section.count()));
                 }
                 Payload::ExportSection(section) => {
-                    self.count(section.range().start, Part::Exports, u64::from(section.count()));
+                    self.count(section.range().start, StructurePart::Exports, u64::from(section.count()));
                     for export in section {
                         let export = export?;
                         self.found.exports.push(export.name.to_owned());
@@ -253,7 +253,7 @@ impl Scan {
         let function = self.import_count + self.body_count;
         self.body_count += 1;
         let begin = body.range().start;
-        self.most(begin, Some(function), Part::Body, body.range().len() as u64);
+        self.most(begin, Some(function), StructurePart::Body, body.range().len() as u64);
         let (mut locals, mut local_count) = (body.get_locals_reader()?, 0u64);
         for _ in 0..locals.get_count() {
             let offset = locals.original_position();
@@ -261,10 +261,10 @@ impl Scan {
             local_count += u64::from(count);
             self.value_type(offset, ty, Some(function), "a local");
         }
-        self.count(begin, Part::Locals, local_count);
+        self.count(begin, StructurePart::Locals, local_count);
         let ty = self.functions.get(function as usize).and_then(|ty| self.types.get(*ty as usize));
         local_count += ty.and_then(Option::as_ref).map_or(0, |ty| ty.params().len() as u64);
-        self.most(begin, Some(function), Part::FunctionLocals, local_count);
+        self.most(begin, Some(function), StructurePart::FunctionLocals, local_count);
         let mut operators = body.get_operators_reader()?;
         let (mut depth, mut block_count) = (0u64, 1);
         while !operators.eof() {
@@ -272,37 +272,37 @@ impl Scan {
             match &operator {
                 Operator::Block { .. } | Operator::Loop { .. } | Operator::If { .. } => {
                     (depth, block_count) = (depth + 1, block_count + 1);
-                    self.most(offset, Some(function), Part::Nesting, depth);
+                    self.most(offset, Some(function), StructurePart::Nesting, depth);
                 }
                 Operator::End => depth = depth.saturating_sub(1),
                 Operator::BrTable { targets } => {
-                    self.most(offset, Some(function), Part::Targets, u64::from(targets.len()));
+                    self.most(offset, Some(function), StructurePart::Targets, u64::from(targets.len()));
                 }
                 _ => {}
             }
             self.operator(offset, function, &operator);
         }
-        self.most(begin, Some(function), Part::BlockLocals, block_count * local_count);
+        self.most(begin, Some(function), StructurePart::BlockLocals, block_count * local_count);
         Ok(())
     }
 
     fn add_type(&mut self, offset: usize, ty: CompositeInnerType) {
         let ty = if let CompositeInnerType::Func(ty) = ty { Some(ty) } else { None };
         let values = ty.as_ref().map_or(0, |ty| ty.params().len() + ty.results().len());
-        self.most(offset, None, Part::Values, values as u64);
-        self.count(offset, Part::Types, 1);
+        self.most(offset, None, StructurePart::Values, values as u64);
+        self.count(offset, StructurePart::Types, 1);
         self.types.push(ty);
     }
 
     /// Counts what the module has in total.
-    fn count(&mut self, offset: usize, part: Part, count: u64) {
+    fn count(&mut self, offset: usize, part: StructurePart, count: u64) {
         if let Some(count) = self.found.structure.add(part, count, self.factor) {
             self.problem(offset, ProblemKind::Excess { part, count, limit: part.limit() * self.factor });
         }
     }
 
     /// Notes what one function or type has.
-    fn most(&mut self, offset: usize, function: Option<u32>, part: Part, count: u64) {
+    fn most(&mut self, offset: usize, function: Option<u32>, part: StructurePart, count: u64) {
         if let Some(count) = self.found.structure.most(part, count, self.factor) {
             self.problem_in(offset, function, ProblemKind::Excess { part, count, limit: part.limit() * self.factor });
         }
@@ -411,17 +411,17 @@ impl Scan {
     }
 
     fn problem_in(&mut self, offset: usize, function: Option<u32>, kind: ProblemKind) {
-        let again = |other: &Problem| {
+        let again = |other: &WasmProblem| {
             function.is_some()
                 && other.function_index == function
                 && std::mem::discriminant(&other.kind) == std::mem::discriminant(&kind)
         };
         if self.problems.len() < PROBLEMS_MAX && !self.problems.iter().any(again) {
-            self.problems.push(Problem { kind, offset, function_index: function, function: None });
+            self.problems.push(WasmProblem { kind, offset, function_index: function, function: None });
         }
     }
 
-    fn finish(mut self) -> Result<Validated, Vec<Problem>> {
+    fn finish(mut self) -> Result<WasmFacts, Vec<WasmProblem>> {
         for problem in &mut self.problems {
             let name = |index| self.names.iter().find(|(named, _)| *named == index);
             problem.function = problem.function_index.map(|index| match name(index) {

@@ -12,17 +12,17 @@ use statehouse_abi::value::Value;
 
 use crate::ids::ModuleId;
 use crate::machine::logic::{Fault, Logic, Pace};
-use crate::machine::native::Native;
+use crate::machine::native::NativeLogic;
 
-pub struct Failing {
-    inner: Native<Faulty>,
+pub struct FailingLogic {
+    inner: NativeLogic<Faulty>,
     fault: Fault,
     calls: AtomicUsize,
 }
 
-impl Failing {
+impl FailingLogic {
     pub fn with(fault: Fault) -> Self {
-        Self { inner: Native::new(), fault, calls: AtomicUsize::new(0) }
+        Self { inner: NativeLogic::new(), fault, calls: AtomicUsize::new(0) }
     }
 
     pub fn calls(&self) -> usize {
@@ -35,7 +35,7 @@ impl Failing {
     }
 }
 
-impl Logic for Failing {
+impl Logic for FailingLogic {
     fn id(&self) -> ModuleId {
         self.inner.id()
     }

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::{ModuleFiles, Registry, RegistryError};
-use crate::durable::{self, PRIVATE, Unnamed};
+use crate::durable::{self, PRIVATE, UnnamedFile};
 use crate::guest::{Allowance, Engine};
 use crate::ids::ModuleId;
 use crate::limits::MODULE_BYTES_MAX;
@@ -41,7 +41,7 @@ impl ModuleFiles for ModuleFolder {
     }
 
     fn write(&self, id: ModuleId, wasm: &[u8]) -> io::Result<()> {
-        let file = Unnamed::write(&self.0, PRIVATE, wasm)?;
+        let file = UnnamedFile::write(&self.0, PRIVATE, wasm)?;
         fail::fail_point!("registry::stage", |_| std::process::abort());
         file.name(&self.0, &name_of(id))
     }

@@ -46,7 +46,7 @@ enum Waste {
 
 /// The role of a module in the job that calls it.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Part {
+enum TrialRole {
     /// Somebody may have sent a command that it cannot answer, and that was recorded: only calls that do not end count.
     Recorded,
     Candidate,
@@ -54,7 +54,7 @@ enum Part {
     Second,
 }
 
-impl Part {
+impl TrialRole {
     fn factor(self) -> u64 {
         if self == Self::Second { TRIAL_STRIKES_FACTOR_SLOW } else { 1 }
     }
@@ -62,7 +62,7 @@ impl Part {
 
 /// Why no more calls are made.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Cut {
+pub enum StopCause {
     /// Nobody waits for the job.
     Stopped,
     /// As text for the author of the module.
@@ -75,7 +75,7 @@ pub struct Stop {
     is_asked: AtomicBool,
     /// Since when a call has known about the request.
     noticed: OnceLock<Instant>,
-    cut: OnceLock<Cut>,
+    cause: OnceLock<StopCause>,
 }
 
 impl Stop {
@@ -88,32 +88,32 @@ impl Stop {
     }
 
     /// Why a call was not made. The results of the job since then are worthless.
-    pub fn cut(&self) -> Option<&Cut> {
-        self.cut.get()
+    pub fn cause(&self) -> Option<&StopCause> {
+        self.cause.get()
     }
 
     /// A job that checks for itself whether it must stop gets a moment to reach such a check.
     fn check(&self) -> Result<(), Fault> {
         if self.is_asked() && TRIAL_STOP_GRACE < self.noticed.get_or_init(Instant::now).elapsed() {
-            self.cut.get_or_init(|| Cut::Stopped);
+            self.cause.get_or_init(|| StopCause::Stopped);
         }
-        match self.cut.get() {
+        match self.cause.get() {
             None => Ok(()),
-            Some(Cut::Stopped) => Err(Fault::Host { what: "it was told to stop".to_owned() }),
-            Some(Cut::Spent(why)) => Err(Fault::Host { what: why.clone() }),
+            Some(StopCause::Stopped) => Err(Fault::Host { what: "it was told to stop".to_owned() }),
+            Some(StopCause::Spent(why)) => Err(Fault::Host { what: why.clone() }),
         }
     }
 }
 
 /// See the head of this file.
-pub struct Guarded {
+pub struct GuardedLogic {
     logic: Arc<dyn Logic>,
     stop: Arc<Stop>,
     /// The watchdog has stopped a call: from then on calls of few commands are metered, because these end sooner.
     is_slow: AtomicBool,
     calls: AtomicU64,
     strikes: AtomicU64,
-    part: Part,
+    part: TrialRole,
     /// Bytes of answers beyond what their calls were allowed.
     surplus: AtomicU64,
     /// Microseconds that calls took beyond what they were allowed.
@@ -121,23 +121,23 @@ pub struct Guarded {
     renders_stopped: AtomicU64,
 }
 
-impl Guarded {
+impl GuardedLogic {
     /// Guards a candidate.
     pub fn around(logic: Arc<dyn Logic>, stop: &Arc<Stop>) -> Arc<dyn Logic> {
-        Arc::new(Self::new(logic, stop, Part::Candidate))
+        Arc::new(Self::new(logic, stop, TrialRole::Candidate))
     }
 
     /// Guards a candidate on the second engine.
     pub fn around_second(logic: Arc<dyn Logic>, stop: &Arc<Stop>) -> Arc<dyn Logic> {
-        Arc::new(Self::new(logic, stop, Part::Second))
+        Arc::new(Self::new(logic, stop, TrialRole::Second))
     }
 
     /// Guards a module that decided what is replayed.
     pub fn around_recorded(logic: Arc<dyn Logic>, stop: &Arc<Stop>) -> Arc<dyn Logic> {
-        Arc::new(Self::new(logic, stop, Part::Recorded))
+        Arc::new(Self::new(logic, stop, TrialRole::Recorded))
     }
 
-    fn new(logic: Arc<dyn Logic>, stop: &Arc<Stop>, part: Part) -> Self {
+    fn new(logic: Arc<dyn Logic>, stop: &Arc<Stop>, part: TrialRole) -> Self {
         Self {
             logic,
             stop: stop.clone(),
@@ -196,7 +196,7 @@ impl Guarded {
 
     /// Adds to an account of excess; every `per_strike` units are a strike.
     fn charge(&self, name: &str, account: &AtomicU64, surplus: u64, per_strike: u64, waste: Waste) {
-        if surplus == 0 || self.part == Part::Recorded {
+        if surplus == 0 || self.part == TrialRole::Recorded {
             return;
         }
         let before = account.fetch_add(surplus, Ordering::Relaxed);
@@ -211,7 +211,7 @@ impl Guarded {
                 (TRIAL_STRIKES_OF_WATCHDOG, Waste::Unended)
             }
             Some(Fault::Budget) => (1, Waste::Unended),
-            Some(Fault::Output { .. }) if self.part != Part::Recorded => (1, Waste::Unreadable),
+            Some(Fault::Output { .. }) if self.part != TrialRole::Recorded => (1, Waste::Unreadable),
             _ => return,
         };
         if is_alone {
@@ -231,7 +231,7 @@ impl Guarded {
         let why =
             format!("module {module} {waste} again and again, lately in `{name}`, and is not tried any further{hint}");
         tracing::warn!(%module, name, strikes, calls, "a module on trial is given up");
-        self.stop.cut.get_or_init(|| Cut::Spent(why));
+        self.stop.cause.get_or_init(|| StopCause::Spent(why));
     }
 
     /// The pace for a call of `groups` groups that asks for the pace `asked`.
@@ -244,7 +244,7 @@ fn group_count(ops: &[u8]) -> usize {
     OpsBlock::parse_trusted(ops).map_or(0, |ops| ops.group_count())
 }
 
-impl Logic for Guarded {
+impl Logic for GuardedLogic {
     fn id(&self) -> ModuleId {
         self.logic.id()
     }
@@ -320,14 +320,14 @@ mod tests {
     use statehouse_abi::ops::{OpRole, OpsWriter};
 
     use super::*;
-    use crate::registry::failing::Failing;
+    use crate::registry::failing::FailingLogic;
 
     const CONTEXT: Context = Context { time: 1, seed: [0; 32] };
 
-    fn failing(fault: Fault) -> (Arc<Failing>, Arc<Stop>, Arc<dyn Logic>) {
-        let logic = Arc::new(Failing::with(fault));
+    fn failing(fault: Fault) -> (Arc<FailingLogic>, Arc<Stop>, Arc<dyn Logic>) {
+        let logic = Arc::new(FailingLogic::with(fault));
         let stop = Arc::new(Stop::default());
-        (logic.clone(), stop.clone(), Guarded::around(logic, &stop))
+        (logic.clone(), stop.clone(), GuardedLogic::around(logic, &stop))
     }
 
     fn ops(groups: u32) -> Vec<u8> {
@@ -340,17 +340,17 @@ mod tests {
     }
 
     /// How many of a thousand calls were made, and why no more.
-    fn made(fault: Fault, call: impl Fn(&dyn Logic)) -> (usize, Option<Cut>) {
+    fn made(fault: Fault, call: impl Fn(&dyn Logic)) -> (usize, Option<StopCause>) {
         let (logic, stop, guarded) = failing(fault);
         (0..1000).for_each(|_| call(guarded.as_ref()));
-        (logic.calls(), stop.cut().cloned())
+        (logic.calls(), stop.cause().cloned())
     }
 
     #[test]
     fn a_module_that_never_ends_is_given_up_after_a_few_calls() {
-        let (count, cut) = made(Fault::Watchdog, |logic| drop(logic.plan(&[])));
+        let (count, cause) = made(Fault::Watchdog, |logic| drop(logic.plan(&[])));
         assert_eq!(count as u64, TRIAL_STRIKES_MAX / TRIAL_STRIKES_OF_WATCHDOG);
-        assert!(matches!(cut, Some(Cut::Spent(why)) if why.contains("`plan`") && why.contains("loop")));
+        assert!(matches!(cause, Some(StopCause::Spent(why)) if why.contains("`plan`") && why.contains("loop")));
         let one = ops(1);
         let (count, _) = made(Fault::Budget, |logic| drop(logic.execute(Pace::Fast, CONTEXT, &one, &[])));
         assert!(count as u64 <= TRIAL_STRIKES_MAX + 1000 / TRIAL_CALLS_PER_STRIKE, "{count}");
@@ -362,64 +362,66 @@ mod tests {
     fn a_module_whose_answers_are_worth_nothing_is_given_up_too() {
         let unreadable = Fault::Output { what: "it is no block".to_owned() };
         let one = ops(1);
-        let (count, cut) = made(unreadable, |logic| drop(logic.execute(Pace::Fast, CONTEXT, &one, &[])));
+        let (count, cause) = made(unreadable, |logic| drop(logic.execute(Pace::Fast, CONTEXT, &one, &[])));
         assert!(count as u64 <= TRIAL_STRIKES_MAX + 1000 / TRIAL_CALLS_PER_STRIKE, "{count}");
-        assert!(matches!(cut, Some(Cut::Spent(why)) if why.contains("cannot be read") && !why.contains("loop")));
+        assert!(
+            matches!(cause, Some(StopCause::Spent(why)) if why.contains("cannot be read") && !why.contains("loop"))
+        );
 
-        let answers = |len: usize, part: Part| {
+        let answers = |len: usize, part: TrialRole| {
             let stop = Arc::new(Stop::default());
-            let guarded = Guarded::new(Arc::new(Failing::with(Fault::Budget)), &stop, part);
+            let guarded = GuardedLogic::new(Arc::new(FailingLogic::with(Fault::Budget)), &stop, part);
             let is_made = |_: &usize| guarded.answer("execute", 1, || Ok(vec![0; len])).is_ok();
-            ((0..1000).take_while(is_made).count(), stop.cut().cloned())
+            ((0..1000).take_while(is_made).count(), stop.cause().cloned())
         };
         // An answer within what two commands are allowed costs nothing.
-        assert_eq!(answers(2 * TRIAL_ANSWER_BYTES_OWED as usize, Part::Second), (1000, None));
-        let (count, cut) = answers(1 << 20, Part::Candidate);
+        assert_eq!(answers(2 * TRIAL_ANSWER_BYTES_OWED as usize, TrialRole::Second), (1000, None));
+        let (count, cause) = answers(1 << 20, TrialRole::Candidate);
         assert!(
-            (64..90).contains(&count) && matches!(cut, Some(Cut::Spent(why)) if why.contains("far more")),
+            (64..90).contains(&count) && matches!(cause, Some(StopCause::Spent(why)) if why.contains("far more")),
             "{count}"
         );
-        let (slow, _) = answers(1 << 20, Part::Second);
+        let (slow, _) = answers(1 << 20, TrialRole::Second);
         assert!(0 < slow && slow <= count / 8, "{slow} of {count}");
-        assert_eq!(answers(1 << 20, Part::Recorded), (1000, None), "its answers were recorded");
+        assert_eq!(answers(1 << 20, TrialRole::Recorded), (1000, None), "its answers were recorded");
     }
 
     /// A call within the time of a command's budget costs nothing; half a second for each of a few commands does.
     #[test]
     fn a_module_whose_single_calls_take_too_long_is_given_up_too() {
-        let calls = |taken: Duration, items: usize, part: Part| {
+        let calls = |taken: Duration, items: usize, part: TrialRole| {
             let stop = Arc::new(Stop::default());
-            let guarded = Guarded::new(Arc::new(Failing::with(Fault::Budget)), &stop, part);
+            let guarded = GuardedLogic::new(Arc::new(FailingLogic::with(Fault::Budget)), &stop, part);
             let is_made = |_: &usize| {
                 guarded.count_time("execute", items, taken);
                 stop.check().is_ok()
             };
-            ((0..1000).take_while(is_made).count(), stop.cut().cloned())
+            ((0..1000).take_while(is_made).count(), stop.cause().cloned())
         };
         let slow = Duration::from_millis(500);
-        let (count, cut) = calls(slow, 1, Part::Candidate);
+        let (count, cause) = calls(slow, 1, TrialRole::Candidate);
         assert!((10..30).contains(&count), "{count}");
-        assert!(matches!(cut, Some(Cut::Spent(why)) if why.contains("far longer") && why.contains("loop")));
-        assert_eq!(calls(slow, 16, Part::Candidate), (1000, None), "these are many");
-        assert_eq!(calls(slow, 1, Part::Second), (1000, None), "this one takes longer");
-        let (count, _) = calls(slow * TRIAL_STRIKES_FACTOR_SLOW as u32, 1, Part::Second);
+        assert!(matches!(cause, Some(StopCause::Spent(why)) if why.contains("far longer") && why.contains("loop")));
+        assert_eq!(calls(slow, 16, TrialRole::Candidate), (1000, None), "these are many");
+        assert_eq!(calls(slow, 1, TrialRole::Second), (1000, None), "this one takes longer");
+        let (count, _) = calls(slow * TRIAL_STRIKES_FACTOR_SLOW as u32, 1, TrialRole::Second);
         assert!(0 < count && count < 3, "{count}");
-        assert_eq!(calls(slow, 1, Part::Recorded), (1000, None), "it was waited for when it was recorded");
+        assert_eq!(calls(slow, 1, TrialRole::Recorded), (1000, None), "it was waited for when it was recorded");
     }
 
     #[test]
     fn what_several_commands_or_other_faults_have_ended_is_nobodys_fault() {
         let two = ops(2);
-        let (count, cut) = made(Fault::Budget, |logic| drop(logic.execute(Pace::Fast, CONTEXT, &two, &[])));
-        assert_eq!((count, cut), (1000, None));
+        let (count, cause) = made(Fault::Budget, |logic| drop(logic.execute(Pace::Fast, CONTEXT, &two, &[])));
+        assert_eq!((count, cause), (1000, None));
         let trap = Fault::Trap { text: "asked to".to_owned(), backtrace: Vec::new() };
         assert_eq!(made(trap, |logic| drop(logic.plan(&[]))), (1000, None));
     }
 
     #[test]
     fn what_cannot_be_rendered_ends_no_job() {
-        let (count, cut) = made(Fault::Watchdog, |logic| drop(logic.render(&[])));
-        assert_eq!((count as u64, cut), (TRIAL_RENDERS_MAX, None));
+        let (count, cause) = made(Fault::Watchdog, |logic| drop(logic.render(&[])));
+        assert_eq!((count as u64, cause), (TRIAL_RENDERS_MAX, None));
     }
 
     #[test]
@@ -429,14 +431,14 @@ mod tests {
         stop.ask();
         // Within the moment that it gets to end on its own.
         drop(guarded.check(&CheckIn { accumulator: Vec::new(), rows: Vec::new(), is_last: true }));
-        assert_eq!(stop.cut(), None);
+        assert_eq!(stop.cause(), None);
         let mut count = 0;
-        while stop.cut().is_none() {
+        while stop.cause().is_none() {
             drop(guarded.plan(&[]));
             count += 1;
             assert!(count < u32::MAX);
         }
-        assert_eq!(stop.cut(), Some(&Cut::Stopped));
+        assert_eq!(stop.cause(), Some(&StopCause::Stopped));
         let before = logic.calls();
         assert!(guarded.plan(&[]).is_err() && guarded.migrate(&[])[0].is_err() && guarded.render(&[]).is_err());
         assert_eq!(logic.calls(), before);

@@ -11,13 +11,13 @@ use crate::limits::MODULES_LOADED_MAX;
 use crate::machine::logic::Logic;
 
 #[derive(Default)]
-pub(super) struct Loaded {
+pub(super) struct LoadedModules {
     modules: BTreeMap<ModuleId, (u64, Arc<dyn Logic>)>,
     /// How often a module was asked for.
     uses: u64,
 }
 
-impl Loaded {
+impl LoadedModules {
     pub(super) fn find(&mut self, id: ModuleId) -> Option<Arc<dyn Logic>> {
         self.uses += 1;
         let (used, logic) = self.modules.get_mut(&id)?;

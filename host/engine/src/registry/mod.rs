@@ -17,14 +17,14 @@ use std::sync::Arc;
 pub use error::RegistryError;
 pub use files::ModuleFiles;
 pub use folder::{open, open_to_read};
-pub use guarded::{Cut, Guarded, Stop};
+pub use guarded::{GuardedLogic, Stop, StopCause};
 use parking_lot::Mutex;
 
-use crate::guest::{Allowance, Bounds, Engine, Examined, SecondModule};
+use crate::guest::{Allowance, Bounds, Engine, ExaminedModule, SecondModule};
 use crate::ids::ModuleId;
 use crate::machine::logic::Logic;
 use crate::machine::modules::Modules;
-use crate::registry::loaded::Loaded;
+use crate::registry::loaded::LoadedModules;
 
 /// The modules that are kept, and the engine that runs them.
 pub struct Registry {
@@ -32,7 +32,7 @@ pub struct Registry {
     engine: Arc<Engine>,
     /// What compiling a module that is kept may cost.
     allowance: Allowance,
-    loaded: Mutex<Loaded>,
+    loaded: Mutex<LoadedModules>,
     /// Held while a module is loaded from the disk. All partitions ask for it at the same time, and one compilation is
     /// enough.
     loading: Mutex<()>,
@@ -44,7 +44,7 @@ pub struct Registry {
 pub struct Candidate {
     logic: Arc<dyn Logic>,
     /// `None` if the module is kept already.
-    examined: Option<Examined>,
+    examined: Option<ExaminedModule>,
 }
 
 impl Candidate {

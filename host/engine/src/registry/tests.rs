@@ -19,7 +19,7 @@ use statehouse_abi::value::Value;
 use super::*;
 use crate::guest::{CacheOptions, EngineOptions, StopSignal};
 use crate::limits::MODULES_LOADED_MAX;
-use crate::machine::decide::{Decided, HostFault, decide};
+use crate::machine::decide::{DecidedBatch, HostFault, decide};
 use crate::machine::logic::Fault;
 use crate::machine::plan::{Plan, PlanView};
 
@@ -92,7 +92,7 @@ fn plan_in(logic: &dyn Logic, commands: &[(&str, Value)]) -> Vec<u8> {
     items.finish(Vec::new())
 }
 
-fn decided(logic: &dyn Logic, plans: &[Plan], rows: &Rows, time: i64) -> Decided {
+fn decided(logic: &dyn Logic, plans: &[Plan], rows: &Rows, time: i64) -> DecidedBatch {
     let views: Vec<PlanView<'_>> = plans.iter().map(Plan::view).collect();
     let fetch = |ops: &OpsBlock<'_>| -> Result<Vec<u8>, HostFault> {
         let mut writer = RowsWriter::default();

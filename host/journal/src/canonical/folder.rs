@@ -17,7 +17,7 @@ use parking_lot::Mutex;
 
 use super::days::Days;
 use super::error::CanonicalError;
-use super::manifest::{EXTENSION, Facts, Listed, parse_name};
+use super::manifest::{EXTENSION, Facts, ListedFile, parse_name};
 use super::read::SnapshotFile;
 use super::write::{SnapshotWriter, WRITING, begin_file};
 use crate::disk::Disk;
@@ -31,7 +31,7 @@ const GONE: &str = "gone";
 
 /// A snapshot that must be made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Due {
+pub struct DueSnapshot {
     /// The index of the last entry in it.
     pub index: JournalIndex,
     /// The midnights for which it stands.
@@ -43,10 +43,10 @@ pub struct SnapshotFolder {
     disk: Arc<dyn Disk>,
     path: PathBuf,
     /// The complete files, in order of index.
-    files: Mutex<Vec<Listed>>,
+    files: Mutex<Vec<ListedFile>>,
 }
 
-impl Due {
+impl DueSnapshot {
     fn name(&self) -> String {
         let days = self.days.map_or_else(String::new, |days| format!("-{}-{}", days.first, days.last));
         format!("{DUE}{:012}{days}", self.index.0)
@@ -99,12 +99,12 @@ impl SnapshotFolder {
     }
 
     /// All complete snapshots, oldest first.
-    pub fn list(&self) -> Vec<Listed> {
+    pub fn list(&self) -> Vec<ListedFile> {
         self.files.lock().clone()
     }
 
-    pub fn find(&self, due: &Due) -> Option<Listed> {
-        let is_it = |file: &&Listed| file.facts.journal.index == due.index && file.facts.days == due.days;
+    pub fn find(&self, due: &DueSnapshot) -> Option<ListedFile> {
+        let is_it = |file: &&ListedFile| file.facts.journal.index == due.index && file.facts.days == due.days;
         self.files.lock().iter().find(is_it).cloned()
     }
 
@@ -112,7 +112,7 @@ impl SnapshotFolder {
     ///
     /// # Errors
     /// The file cannot be read, or is not what was written.
-    pub fn open_file(&self, listed: &Listed) -> Result<SnapshotFile, CanonicalError> {
+    pub fn open_file(&self, listed: &ListedFile) -> Result<SnapshotFile, CanonicalError> {
         SnapshotFile::open(&*self.disk, &self.path.join(&listed.name))
     }
 
@@ -125,7 +125,7 @@ impl SnapshotFolder {
     }
 
     /// The folder of the kept state from which a snapshot is to be made.
-    pub fn due_folder(&self, due: &Due) -> PathBuf {
+    pub fn due_folder(&self, due: &DueSnapshot) -> PathBuf {
         self.path.join(due.name())
     }
 
@@ -133,9 +133,9 @@ impl SnapshotFolder {
     ///
     /// # Errors
     /// The folder cannot be read.
-    pub fn list_due(&self) -> Result<Vec<Due>, CanonicalError> {
-        let mut found: Vec<Due> =
-            names_in(&*self.disk, &self.path)?.iter().filter_map(|name| Due::parse(name)).collect();
+    pub fn list_due(&self) -> Result<Vec<DueSnapshot>, CanonicalError> {
+        let mut found: Vec<DueSnapshot> =
+            names_in(&*self.disk, &self.path)?.iter().filter_map(|name| DueSnapshot::parse(name)).collect();
         found.sort();
         Ok(found)
     }
@@ -144,7 +144,7 @@ impl SnapshotFolder {
     ///
     /// # Errors
     /// The file cannot be copied.
-    pub fn take_in(&self, file: &Path, listed: &Listed) -> Result<(), CanonicalError> {
+    pub fn take_in(&self, file: &Path, listed: &ListedFile) -> Result<(), CanonicalError> {
         copy_file(file, self.disk.clone(), &self.path)?;
         self.add(listed);
         Ok(())
@@ -154,7 +154,7 @@ impl SnapshotFolder {
     ///
     /// # Errors
     /// The file cannot be deleted, and is still listed.
-    pub fn delete(&self, listed: &Listed) -> Result<(), CanonicalError> {
+    pub fn delete(&self, listed: &ListedFile) -> Result<(), CanonicalError> {
         let file = self.path.join(&listed.name);
         match self.disk.remove(&file) {
             Err(error) if error.kind() != ErrorKind::NotFound => return Err(CanonicalError::io(&file)(error)),
@@ -164,7 +164,7 @@ impl SnapshotFolder {
         Ok(())
     }
 
-    fn add(&self, listed: &Listed) {
+    fn add(&self, listed: &ListedFile) {
         let mut files = self.files.lock();
         if files.iter().all(|known| known.name != listed.name) {
             files.push(listed.clone());
@@ -176,7 +176,7 @@ impl SnapshotFolder {
     ///
     /// # Errors
     /// The kept state cannot be removed; the file is listed all the same.
-    pub fn made(&self, due: &Due, listed: &Listed) -> Result<(), CanonicalError> {
+    pub fn made(&self, due: &DueSnapshot, listed: &ListedFile) -> Result<(), CanonicalError> {
         if self.find(due).is_none() {
             self.add(listed);
         }
@@ -211,7 +211,7 @@ pub fn indexes_in(disk: &dyn Disk, partition: &Path) -> Result<Vec<(JournalIndex
     let folder = folder_of(partition);
     let index = |name: &str| match parse_name(name) {
         Some((index, _)) => Some(index),
-        None => Due::parse(name).map(|due| due.index),
+        None => DueSnapshot::parse(name).map(|due| due.index),
     };
     let names = names_if_any(disk, &folder)?.into_iter();
     Ok(names.filter_map(|name| Some((index(&name)?, folder.join(name)))).collect())
@@ -238,7 +238,7 @@ pub fn folder_of(partition: &Path) -> PathBuf {
     partition.join(FOLDER)
 }
 
-fn order(listed: &Listed) -> (JournalIndex, Option<Days>) {
+fn order(listed: &ListedFile) -> (JournalIndex, Option<Days>) {
     (listed.facts.journal.index, listed.facts.days)
 }
 

@@ -6,7 +6,7 @@
 //! | 8 | 2 | format, 1 |
 //! | 10 | 6 | 0 |
 //! | 16 | – | for each row: length of the key (4), the key, length of the row (4), the row |
-//! | | n | the manifest: CBOR array of [`Manifest`]'s fields, in their order |
+//! | | n | the manifest: CBOR array of [`CanonicalManifest`]'s fields, in their order |
 //! | end − 36 | 4 | n |
 //! | end − 32 | 32 | blake3 of the first 16 bytes, the manifest and n |
 //!
@@ -46,7 +46,7 @@ pub struct Facts {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
-pub(super) struct Manifest {
+pub(super) struct CanonicalManifest {
     #[cbor(n(0), with = "minicbor::bytes")]
     cluster: [u8; 16],
     #[n(1)]
@@ -73,11 +73,11 @@ pub(super) struct Manifest {
     #[cbor(n(11), with = "minicbor::bytes")]
     pub state_digest: [u8; 32],
     #[n(12)]
-    pub chunks: Vec<Chunk>,
+    pub chunks: Vec<RowChunk>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
-pub(super) struct Chunk {
+pub(super) struct RowChunk {
     #[n(0)]
     pub bytes: u32,
     #[n(1)]
@@ -88,7 +88,7 @@ pub(super) struct Chunk {
 
 /// A complete file, as it is listed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Listed {
+pub struct ListedFile {
     pub name: String,
     /// The size of the file.
     pub bytes: u64,
@@ -99,7 +99,7 @@ pub struct Listed {
     pub facts: Facts,
 }
 
-impl Manifest {
+impl CanonicalManifest {
     pub fn new(facts: &Facts) -> Self {
         let Facts { cluster, machine, partition, journal, days } = facts;
         Self {
@@ -137,10 +137,10 @@ impl Manifest {
         HEADER_SIZE as u64 + self.chunks.iter().map(|chunk| u64::from(chunk.bytes)).sum::<u64>()
     }
 
-    pub fn listed(&self, bytes: u64, blake3: Digest) -> Listed {
+    pub fn listed(&self, bytes: u64, blake3: Digest) -> ListedFile {
         let facts = self.facts();
         let name = file_name(facts.journal.index, facts.days, blake3);
-        Listed { name, bytes, rows: self.rows, state_digest: Digest(self.state_digest), blake3, facts }
+        ListedFile { name, bytes, rows: self.rows, state_digest: Digest(self.state_digest), blake3, facts }
     }
 }
 

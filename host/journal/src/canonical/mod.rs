@@ -20,7 +20,7 @@ mod write;
 
 pub use days::Days;
 pub use error::{CanonicalError, SnapshotDamage};
-pub use folder::{Due, SnapshotFolder, copy_file, folder_of, indexes_in, list_files};
-pub use manifest::{Facts, Listed, parse_name};
+pub use folder::{DueSnapshot, SnapshotFolder, copy_file, folder_of, indexes_in, list_files};
+pub use manifest::{Facts, ListedFile, parse_name};
 pub use read::SnapshotFile;
 pub use write::SnapshotWriter;

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::error::{CanonicalError, SnapshotDamage};
-use super::manifest::{CHUNK_BYTES, FORMAT, HEADER_SIZE, Listed, MAGIC, Manifest, TRAILER_SIZE};
+use super::manifest::{CHUNK_BYTES, CanonicalManifest, FORMAT, HEADER_SIZE, ListedFile, MAGIC, TRAILER_SIZE};
 use super::write::hash;
 use crate::disk::{Disk, DiskFile};
 use crate::ids::Digest;
@@ -22,8 +22,8 @@ const CHUNK_BYTES_MAX: usize = CHUNK_BYTES + KEY_BYTES_MAX + ROW_BYTES_MAX + 8;
 /// A file whose manifest is sound.
 pub struct SnapshotFile {
     file: Arc<dyn DiskFile>,
-    manifest: Manifest,
-    listed: Listed,
+    manifest: CanonicalManifest,
+    listed: ListedFile,
 }
 
 impl SnapshotFile {
@@ -62,7 +62,7 @@ impl SnapshotFile {
         if found.0 != *recorded {
             return Err(fail(manifest_at, SnapshotDamage::ManifestHash));
         }
-        let manifest: Manifest = minicbor::decode(&bytes)
+        let manifest: CanonicalManifest = minicbor::decode(&bytes)
             .map_err(|_| fail(manifest_at, SnapshotDamage::Manifest("it is not CBOR with these fields")))?;
         check(&manifest).map_err(|what| fail(manifest_at, SnapshotDamage::Manifest(what)))?;
         if manifest.rows_end() != manifest_at {
@@ -77,7 +77,7 @@ impl SnapshotFile {
         Ok(Self { file, manifest, listed })
     }
 
-    pub fn listed(&self) -> &Listed {
+    pub fn listed(&self) -> &ListedFile {
         &self.listed
     }
 
@@ -130,7 +130,7 @@ impl SnapshotFile {
     }
 }
 
-fn check(manifest: &Manifest) -> Result<(), &'static str> {
+fn check(manifest: &CanonicalManifest) -> Result<(), &'static str> {
     if manifest.facts().days.is_some_and(|days| !days.is_in_order()) {
         return Err("its last day is before the first");
     }

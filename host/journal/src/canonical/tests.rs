@@ -35,7 +35,7 @@ fn midnight() -> Option<Days> {
     Days::between(Micros(1_795_305_599_000_001), Micros(1_795_305_600_000_000))
 }
 
-fn write(folder: &Path, rows: &[(Vec<u8>, Vec<u8>)], days: Option<Days>) -> Listed {
+fn write(folder: &Path, rows: &[(Vec<u8>, Vec<u8>)], days: Option<Days>) -> ListedFile {
     let mut writer =
         SnapshotWriter::begin(Arc::new(RealDisk), folder, &facts(days)).expect("a temporary folder can be written");
     rows.iter().for_each(|(key, row)| writer.put(key, row).expect("a temporary folder can be written"));
@@ -189,8 +189,8 @@ fn a_folder_lists_what_is_whole_and_knows_what_is_due() {
     let partition = tempdir().expect("a temporary folder");
     let open = || SnapshotFolder::open(Arc::new(RealDisk), partition.path()).expect("it can be read");
     let folder = open();
-    let due = Due { index: JournalIndex(42), days: midnight() };
-    let other = Due { index: JournalIndex(7), days: None };
+    let due = DueSnapshot { index: JournalIndex(42), days: midnight() };
+    let other = DueSnapshot { index: JournalIndex(7), days: None };
     for due in [&due, &other] {
         fs::create_dir(folder.due_folder(due)).expect("it can be written");
     }

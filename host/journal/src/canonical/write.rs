@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::error::CanonicalError;
-use super::manifest::{CHUNK_BYTES, Chunk, Facts, HEADER_SIZE, Listed, Manifest, TRAILER_SIZE, header};
-use crate::disk::{Disk, Unfinished};
+use super::manifest::{CHUNK_BYTES, CanonicalManifest, Facts, HEADER_SIZE, ListedFile, RowChunk, TRAILER_SIZE, header};
+use crate::disk::{Disk, UnfinishedFile};
 use crate::ids::Digest;
 
 /// The prefix of names that no reader looks for.
@@ -19,8 +19,8 @@ const BUFFER_BYTES: usize = 1 << 20;
 
 pub struct SnapshotWriter {
     folder: PathBuf,
-    file: BufWriter<Unfinished>,
-    manifest: Manifest,
+    file: BufWriter<UnfinishedFile>,
+    manifest: CanonicalManifest,
     /// The rows of the chunk that is not full yet.
     chunk: Vec<u8>,
     chunk_rows: u32,
@@ -41,7 +41,7 @@ impl SnapshotWriter {
         Ok(Self {
             folder: folder.to_owned(),
             file,
-            manifest: Manifest::new(facts),
+            manifest: CanonicalManifest::new(facts),
             chunk: Vec::with_capacity(CHUNK_BYTES + BUFFER_BYTES / 8),
             chunk_rows: 0,
             digest: blake3::Hasher::new(),
@@ -71,7 +71,7 @@ impl SnapshotWriter {
     ///
     /// # Errors
     /// An error of the disk.
-    pub fn finish(mut self) -> Result<Listed, CanonicalError> {
+    pub fn finish(mut self) -> Result<ListedFile, CanonicalError> {
         if !self.chunk.is_empty() {
             self.end_chunk()?;
         }
@@ -80,7 +80,7 @@ impl SnapshotWriter {
         let manifest = minicbor::to_vec(&self.manifest).expect("a vector takes all bytes");
         let size = u32::try_from(manifest.len()).expect("some forty bytes for each megabyte of rows").to_le_bytes();
         let hash = hash(&header(), &manifest, size);
-        let write = |file: &mut BufWriter<Unfinished>| {
+        let write = |file: &mut BufWriter<UnfinishedFile>| {
             file.write_all(&manifest)?;
             file.write_all(&size)?;
             file.write_all(&hash.0)
@@ -100,7 +100,7 @@ impl SnapshotWriter {
     fn end_chunk(&mut self) -> Result<(), CanonicalError> {
         let bytes = u32::try_from(self.chunk.len()).expect("a chunk and one row");
         let blake3 = *blake3::hash(&self.chunk).as_bytes();
-        self.manifest.chunks.push(Chunk { bytes, rows: self.chunk_rows, blake3 });
+        self.manifest.chunks.push(RowChunk { bytes, rows: self.chunk_rows, blake3 });
         self.digest.update(&self.chunk);
         self.file.write_all(&self.chunk).map_err(CanonicalError::io(&self.folder))?;
         self.chunk.clear();
@@ -110,9 +110,9 @@ impl SnapshotWriter {
 }
 
 /// A file in the folder that no other writer uses, and no reader looks for.
-pub(super) fn begin_file(disk: Arc<dyn Disk>, folder: &Path) -> std::io::Result<Unfinished> {
+pub(super) fn begin_file(disk: Arc<dyn Disk>, folder: &Path) -> std::io::Result<UnfinishedFile> {
     let name = format!("{WRITING}{:016x}", rand::random::<u64>());
-    Unfinished::create(disk, folder.join(name))
+    UnfinishedFile::create(disk, folder.join(name))
 }
 
 /// The hash at the end of a file.

@@ -14,5 +14,5 @@ mod id_runs;
 pub use error::FolderError;
 pub use id_runs::{RunList, Span, ids_applied_in};
 pub use identity::{IDENTITY, Identity};
-pub use record::{Claimed, GivenUp, RecordContent, record_file, replicas_with_entries};
-pub use small_file::{SmallFile, Unread};
+pub use record::{GivenUp, RecordContent, RecordedClaim, record_file, replicas_with_entries};
+pub use small_file::{SmallFile, SmallFileError};

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use minicbor::{Decode, Encode};
 
-use super::small_file::{SmallFile, Unread};
+use super::small_file::{SmallFile, SmallFileError};
 use crate::disk::{Disk, RealDisk};
 use crate::ids::PartitionId;
 
@@ -32,12 +32,12 @@ pub struct RecordContent {
     /// Claims that replicas have two histories, about which no operator has decided. `None` is as good as an empty
     /// list: records from before there were claims end here.
     #[n(3)]
-    pub claims: Option<Vec<Claimed>>,
+    pub claims: Option<Vec<RecordedClaim>>,
 }
 
 /// A claim of this node that a replica has two histories.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
-pub struct Claimed {
+pub struct RecordedClaim {
     #[n(0)]
     pub machine: String,
     #[n(1)]
@@ -89,6 +89,6 @@ pub fn record_file(disk: Arc<dyn Disk>, folder: &Path) -> SmallFile<RecordConten
 ///
 /// # Errors
 /// The record cannot be read, is damaged, or was written by a later program.
-pub fn replicas_with_entries(folder: &Path) -> Result<Vec<(String, u32)>, Unread> {
+pub fn replicas_with_entries(folder: &Path) -> Result<Vec<(String, u32)>, SmallFileError> {
     Ok(record_file(Arc::new(RealDisk), folder).read()?.with_entries)
 }

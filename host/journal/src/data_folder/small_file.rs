@@ -36,7 +36,7 @@ pub struct SmallFile<T> {
 
 /// Why a file gives no content.
 #[derive(Debug, thiserror::Error)]
-pub enum Unread {
+pub enum SmallFileError {
     #[error(transparent)]
     Disk(io::Error),
     #[error("format {0} is not {VERSION}; it is of a later version")]
@@ -54,10 +54,10 @@ impl<T: Default + Encode<()> + for<'b> Decode<'b, ()>> SmallFile<T> {
     ///
     /// # Errors
     /// The file cannot be read, was written by a later program, or is damaged.
-    pub fn read(&self) -> Result<T, Unread> {
+    pub fn read(&self) -> Result<T, SmallFileError> {
         match read_whole(&*self.disk, &self.path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(T::default()),
-            Err(error) => Err(Unread::Disk(error)),
+            Err(error) => Err(SmallFileError::Disk(error)),
             Ok(bytes) => self.decode(&bytes),
         }
     }
@@ -71,12 +71,12 @@ impl<T: Default + Encode<()> + for<'b> Decode<'b, ()>> SmallFile<T> {
         let path = self.path.clone();
         match self.read() {
             Ok(content) => Ok(content),
-            Err(Unread::Damaged) => {
+            Err(SmallFileError::Damaged) => {
                 tracing::error!(path = %path.display(), "a file of the node is damaged and made again: {that_means}");
                 Ok(T::default())
             }
-            Err(Unread::Disk(source)) => Err(FolderError::Io { path, source }),
-            Err(later @ Unread::Later(_)) => Err(FolderError::Identity { path, reason: later.to_string() }),
+            Err(SmallFileError::Disk(source)) => Err(FolderError::Io { path, source }),
+            Err(later @ SmallFileError::Later(_)) => Err(FolderError::Identity { path, reason: later.to_string() }),
         }
     }
 
@@ -99,17 +99,17 @@ impl<T: Default + Encode<()> + for<'b> Decode<'b, ()>> SmallFile<T> {
         bytes
     }
 
-    fn decode(&self, bytes: &[u8]) -> Result<T, Unread> {
-        let (content, hash) = bytes.split_last_chunk::<HASH_BYTES>().ok_or(Unread::Damaged)?;
+    fn decode(&self, bytes: &[u8]) -> Result<T, SmallFileError> {
+        let (content, hash) = bytes.split_last_chunk::<HASH_BYTES>().ok_or(SmallFileError::Damaged)?;
         if blake3::hash(content) != *hash || content.len() < HEADER_BYTES || !content.starts_with(&self.magic) {
-            return Err(Unread::Damaged);
+            return Err(SmallFileError::Damaged);
         }
         let (header, content) = content.split_at(HEADER_BYTES);
-        let version = header[MAGIC_BYTES..].try_into().map(u32::from_le_bytes).map_err(|_| Unread::Damaged)?;
+        let version = header[MAGIC_BYTES..].try_into().map(u32::from_le_bytes).map_err(|_| SmallFileError::Damaged)?;
         if version != VERSION {
-            return Err(Unread::Later(version));
+            return Err(SmallFileError::Later(version));
         }
-        minicbor::decode(content).map_err(|_| Unread::Damaged)
+        minicbor::decode(content).map_err(|_| SmallFileError::Damaged)
     }
 }
 
@@ -149,7 +149,7 @@ mod tests {
         });
         for bad in damaged.chain((0..good.len()).map(|len| good[..len].to_vec())) {
             disk.put(&file(&disk).path, bad);
-            assert!(matches!(file(&disk).read(), Err(Unread::Damaged)));
+            assert!(matches!(file(&disk).read(), Err(SmallFileError::Damaged)));
             assert_eq!(file(&disk).read_or_make_anew("a test").expect("made anew"), Vec::<u64>::new());
         }
         let mut later = good[..good.len() - HASH_BYTES].to_vec();

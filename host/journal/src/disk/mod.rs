@@ -27,7 +27,7 @@ use bytes::Bytes;
 pub use real::RealDisk;
 #[cfg(any(test, feature = "testing"))]
 pub use sim::{SimDisk, SimOp};
-pub use unfinished::Unfinished;
+pub use unfinished::UnfinishedFile;
 
 /// A file system. Paths are given in full. Every call blocks.
 pub trait Disk: Send + Sync + 'static {
@@ -46,7 +46,7 @@ pub trait Disk: Send + Sync + 'static {
     /// The bytes of a small file, and its mode as in `chmod`. A link is followed, so the folder must be trusted.
     fn read_with_mode(&self, path: &Path) -> io::Result<(Vec<u8>, u32)>;
     /// The kind of the thing with that name; `None` if there is nothing.
-    fn kind(&self, path: &Path) -> io::Result<Option<Kind>>;
+    fn kind(&self, path: &Path) -> io::Result<Option<FileKind>>;
     /// Renames a file or a folder, and replaces an existing file or empty folder of the new name. The rename is atomic,
     /// and durable after [`Disk::sync_dir`] of both parents.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
@@ -63,7 +63,7 @@ pub trait Disk: Send + Sync + 'static {
 
 /// The kind of thing that a name stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum FileKind {
     File,
     Folder,
 }
@@ -71,7 +71,7 @@ pub enum Kind {
 /// An open file. Several threads may use it. It stays readable after its name was changed or removed.
 pub trait DiskFile: Send + Sync {
     /// An identity that no other file has, by whatever name the file was opened.
-    fn identity(&self) -> io::Result<Identity>;
+    fn identity(&self) -> io::Result<FileIdentity>;
     /// The size in bytes.
     fn size(&self) -> io::Result<u64>;
     /// Fills `bytes`. Returns `UnexpectedEof` if the file is shorter.
@@ -87,7 +87,7 @@ pub trait DiskFile: Send + Sync {
 }
 
 /// The number of a device, and the number of a file on it.
-pub type Identity = (u64, u64);
+pub type FileIdentity = (u64, u64);
 
 /// A read-only memory map.
 pub trait DiskMap: Send + Sync {

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use memmap2::{Advice, Mmap};
 
-use crate::disk::{Disk, DiskFile, DiskMap, Identity, Kind};
+use crate::disk::{Disk, DiskFile, DiskMap, FileIdentity, FileKind};
 use crate::durable;
 use crate::regular;
 
@@ -54,11 +54,11 @@ impl Disk for RealDisk {
         Ok((std::fs::read(path)?, mode))
     }
 
-    fn kind(&self, path: &Path) -> io::Result<Option<Kind>> {
+    fn kind(&self, path: &Path) -> io::Result<Option<FileKind>> {
         match std::fs::metadata(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
-            Ok(metadata) => Ok(Some(if metadata.is_dir() { Kind::Folder } else { Kind::File })),
+            Ok(metadata) => Ok(Some(if metadata.is_dir() { FileKind::Folder } else { FileKind::File })),
         }
     }
 
@@ -95,7 +95,7 @@ impl RealFile {
 }
 
 impl DiskFile for RealFile {
-    fn identity(&self) -> io::Result<Identity> {
+    fn identity(&self) -> io::Result<FileIdentity> {
         let metadata = self.0.metadata()?;
         Ok((metadata.dev(), metadata.ino()))
     }

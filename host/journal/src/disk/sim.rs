@@ -16,8 +16,8 @@ use parking_lot::{Condvar, Mutex};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-use crate::disk::tree::{Node, Tree};
-use crate::disk::{Disk, DiskFile, DiskMap, Identity, Kind};
+use crate::disk::tree::{Tree, TreeNode};
+use crate::disk::{Disk, DiskFile, DiskMap, FileIdentity, FileKind};
 use crate::durable::PRIVATE;
 
 const BLOCK_SIZE: usize = 512;
@@ -369,12 +369,12 @@ impl Disk for SimDisk {
         Ok((bytes, PRIVATE))
     }
 
-    fn kind(&self, path: &Path) -> io::Result<Option<Kind>> {
+    fn kind(&self, path: &Path) -> io::Result<Option<FileKind>> {
         let mut state = self.inner.state.lock();
         state.access()?;
         Ok(state.tree.find(path).map(|node| match node {
-            Node::File(_) => Kind::File,
-            Node::Folder(_) => Kind::Folder,
+            TreeNode::File(_) => FileKind::File,
+            TreeNode::Folder(_) => FileKind::Folder,
         }))
     }
 
@@ -424,7 +424,7 @@ struct SimFile {
 }
 
 impl DiskFile for SimFile {
-    fn identity(&self) -> io::Result<Identity> {
+    fn identity(&self) -> io::Result<FileIdentity> {
         Ok((0, self.inode as u64))
     }
 

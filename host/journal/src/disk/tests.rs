@@ -37,8 +37,8 @@ fn files_have_the_names_they_were_given() {
         assert_eq!(kind(disk.remove(&one)), Some(ErrorKind::NotFound));
         assert_eq!(kind(disk.open(&one)), Some(ErrorKind::NotFound));
         assert_eq!(disk.kind(&one).expect("readable"), None);
-        assert_eq!(disk.kind(dir).expect("readable"), Some(Kind::Folder));
-        assert_eq!(disk.kind(&two).expect("readable"), Some(Kind::File));
+        assert_eq!(disk.kind(dir).expect("readable"), Some(FileKind::Folder));
+        assert_eq!(disk.kind(&two).expect("readable"), Some(FileKind::File));
         write(disk, &one, b"second");
         disk.rename(&one, &two).expect("a file takes the place of another");
         assert_eq!(read_whole(disk, &two).expect("it is there"), b"second");
@@ -78,7 +78,7 @@ fn an_unfinished_file_has_its_name_once_it_is_whole_or_is_gone() {
         [(Arc::new(RealDisk), real.path()), (Arc::new(simulated), Path::new("/a"))];
     for (disk, dir) in disks {
         let begin = || {
-            let mut file = Unfinished::create(disk.clone(), dir.join("aside")).expect("the folder is there");
+            let mut file = UnfinishedFile::create(disk.clone(), dir.join("aside")).expect("the folder is there");
             file.write_all(b"one").and_then(|()| file.write_all(b"two")).expect("nothing fails");
             assert_eq!(file.end(), 6);
             file

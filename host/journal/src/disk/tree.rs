@@ -16,50 +16,50 @@ const ROOT: usize = 0;
 
 /// The thing that a name stands for: the number of a file, or of a folder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Node {
+pub enum TreeNode {
     File(usize),
     Folder(usize),
 }
 
 #[derive(Clone)]
 pub struct Tree {
-    folders: Vec<Folder>,
+    folders: Vec<TreeFolder>,
     /// The changes since their folders were synced, oldest first. Each one happens completely or not at all.
-    changes: Vec<Vec<Naming>>,
+    changes: Vec<Vec<NameChange>>,
 }
 
 #[derive(Clone, Default)]
-struct Folder {
-    names: BTreeMap<String, Node>,
-    synced: BTreeMap<String, Node>,
+struct TreeFolder {
+    names: BTreeMap<String, TreeNode>,
+    synced: BTreeMap<String, TreeNode>,
 }
 
 /// A name in a folder, and the thing it stands for from now on.
 #[derive(Clone)]
-struct Naming {
+struct NameChange {
     folder: usize,
     name: String,
-    node: Option<Node>,
+    node: Option<TreeNode>,
 }
 
 impl Default for Tree {
     fn default() -> Self {
-        Self { folders: vec![Folder::default()], changes: Vec::new() }
+        Self { folders: vec![TreeFolder::default()], changes: Vec::new() }
     }
 }
 
 impl Tree {
-    pub fn find(&self, path: &Path) -> Option<Node> {
-        names_of(path).try_fold(Node::Folder(ROOT), |node, name| match node {
-            Node::Folder(folder) => self.folders[folder].names.get(name).copied(),
-            Node::File(_) => None,
+    pub fn find(&self, path: &Path) -> Option<TreeNode> {
+        names_of(path).try_fold(TreeNode::Folder(ROOT), |node, name| match node {
+            TreeNode::Folder(folder) => self.folders[folder].names.get(name).copied(),
+            TreeNode::File(_) => None,
         })
     }
 
     pub fn file(&self, path: &Path) -> Result<usize> {
         match self.find(path).ok_or(ErrorKind::NotFound)? {
-            Node::File(file) => Ok(file),
-            Node::Folder(_) => Err(ErrorKind::IsADirectory.into()),
+            TreeNode::File(file) => Ok(file),
+            TreeNode::Folder(_) => Err(ErrorKind::IsADirectory.into()),
         }
     }
 
@@ -70,11 +70,11 @@ impl Tree {
     /// All files with a name below a path, each once.
     pub fn files_below(&self, path: &Path) -> BTreeSet<usize> {
         let mut files = BTreeSet::new();
-        let mut left: Vec<Node> = self.find(path).into_iter().collect();
+        let mut left: Vec<TreeNode> = self.find(path).into_iter().collect();
         while let Some(node) = left.pop() {
             match node {
-                Node::File(file) => _ = files.insert(file),
-                Node::Folder(folder) => left.extend(self.folders[folder].names.values()),
+                TreeNode::File(file) => _ = files.insert(file),
+                TreeNode::Folder(folder) => left.extend(self.folders[folder].names.values()),
             }
         }
         files
@@ -85,12 +85,12 @@ impl Tree {
         let mut at = ROOT;
         for name in names_of(path) {
             let next = match self.folders[at].names.get(name) {
-                Some(Node::Folder(folder)) => *folder,
-                Some(Node::File(_)) => return Err(ErrorKind::NotADirectory.into()),
+                Some(TreeNode::Folder(folder)) => *folder,
+                Some(TreeNode::File(_)) => return Err(ErrorKind::NotADirectory.into()),
                 None => {
-                    self.folders.push(Folder::default());
+                    self.folders.push(TreeFolder::default());
                     let made = self.folders.len() - 1;
-                    self.change(vec![Naming::new(at, name, Some(Node::Folder(made)))]);
+                    self.change(vec![NameChange::new(at, name, Some(TreeNode::Folder(made)))]);
                     made
                 }
             };
@@ -103,10 +103,10 @@ impl Tree {
     /// Gives a file a name, and replaces the thing that had it.
     pub fn name(&mut self, path: &Path, file: usize) -> Result<()> {
         let (folder, name) = self.place(path)?;
-        if let Some(Node::Folder(_)) = self.folders[folder].names.get(name) {
+        if let Some(TreeNode::Folder(_)) = self.folders[folder].names.get(name) {
             return Err(ErrorKind::IsADirectory.into());
         }
-        self.change(vec![Naming::new(folder, name, Some(Node::File(file)))]);
+        self.change(vec![NameChange::new(folder, name, Some(TreeNode::File(file)))]);
         Ok(())
     }
 
@@ -114,21 +114,21 @@ impl Tree {
     pub fn put(&mut self, path: &Path, file: usize) {
         let folder = names_of(path.parent().unwrap_or(Path::new(""))).fold(ROOT, |at, name| {
             match self.folders[at].names.get(name) {
-                Some(Node::Folder(folder)) => *folder,
+                Some(TreeNode::Folder(folder)) => *folder,
                 found => {
                     assert_eq!(found, None, "no file is where a folder should be");
-                    self.folders.push(Folder::default());
+                    self.folders.push(TreeFolder::default());
                     let made = self.folders.len() - 1;
-                    self.put_name(at, name, Node::Folder(made));
+                    self.put_name(at, name, TreeNode::Folder(made));
                     made
                 }
             }
         });
-        self.put_name(folder, names_of(path).last().expect("a file has a name"), Node::File(file));
+        self.put_name(folder, names_of(path).last().expect("a file has a name"), TreeNode::File(file));
     }
 
-    fn put_name(&mut self, folder: usize, name: &str, node: Node) {
-        let naming = Naming::new(folder, name, Some(node));
+    fn put_name(&mut self, folder: usize, name: &str, node: TreeNode) {
+        let naming = NameChange::new(folder, name, Some(node));
         naming.happen(&mut self.folders[folder].names);
         naming.happen(&mut self.folders[folder].synced);
     }
@@ -137,15 +137,15 @@ impl Tree {
         let node = self.find(from).ok_or(ErrorKind::NotFound)?;
         let ((from_folder, from_name), (to_folder, to_name)) = (self.place(from)?, self.place(to)?);
         match (node, self.folders[to_folder].names.get(to_name)) {
-            (_, Some(Node::Folder(there))) if !self.folders[*there].names.is_empty() => {
+            (_, Some(TreeNode::Folder(there))) if !self.folders[*there].names.is_empty() => {
                 return Err(ErrorKind::DirectoryNotEmpty.into());
             }
-            (Node::Folder(_), Some(Node::File(_))) => return Err(ErrorKind::NotADirectory.into()),
-            (Node::File(_), Some(Node::Folder(_))) => return Err(ErrorKind::IsADirectory.into()),
+            (TreeNode::Folder(_), Some(TreeNode::File(_))) => return Err(ErrorKind::NotADirectory.into()),
+            (TreeNode::File(_), Some(TreeNode::Folder(_))) => return Err(ErrorKind::IsADirectory.into()),
             _ => {}
         }
-        let gone = Naming::new(from_folder, from_name, None);
-        self.change(vec![gone, Naming::new(to_folder, to_name, Some(node))]);
+        let gone = NameChange::new(from_folder, from_name, None);
+        self.change(vec![gone, NameChange::new(to_folder, to_name, Some(node))]);
         Ok(())
     }
 
@@ -153,9 +153,11 @@ impl Tree {
     pub fn remove(&mut self, path: &Path) -> Result<()> {
         let (folder, name) = self.place(path)?;
         match self.folders[folder].names.get(name).ok_or(ErrorKind::NotFound)? {
-            Node::Folder(below) if !self.folders[*below].names.is_empty() => Err(ErrorKind::DirectoryNotEmpty.into()),
+            TreeNode::Folder(below) if !self.folders[*below].names.is_empty() => {
+                Err(ErrorKind::DirectoryNotEmpty.into())
+            }
             _ => {
-                self.change(vec![Naming::new(folder, name, None)]);
+                self.change(vec![NameChange::new(folder, name, None)]);
                 Ok(())
             }
         }
@@ -164,7 +166,7 @@ impl Tree {
     /// The path and everything below it, deepest first; empty if there is nothing.
     pub fn walk(&self, path: &Path) -> Vec<PathBuf> {
         let mut found = Vec::new();
-        if let Some(Node::Folder(folder)) = self.find(path) {
+        if let Some(TreeNode::Folder(folder)) = self.find(path) {
             found.extend(self.folders[folder].names.keys().flat_map(|name| self.walk(&path.join(name))));
         }
         found.extend(self.find(path).map(|_| path.to_owned()));
@@ -188,8 +190,8 @@ impl Tree {
 
     fn folder(&self, path: &Path) -> Result<usize> {
         match self.find(path).ok_or(ErrorKind::NotFound)? {
-            Node::Folder(folder) => Ok(folder),
-            Node::File(_) => Err(ErrorKind::NotADirectory.into()),
+            TreeNode::Folder(folder) => Ok(folder),
+            TreeNode::File(_) => Err(ErrorKind::NotADirectory.into()),
         }
     }
 
@@ -199,7 +201,7 @@ impl Tree {
         Ok((self.folder(path.parent().unwrap_or(Path::new("")))?, name))
     }
 
-    fn change(&mut self, change: Vec<Naming>) {
+    fn change(&mut self, change: Vec<NameChange>) {
         change.iter().for_each(|naming| naming.happen(&mut self.folders[naming.folder].names));
         self.changes.push(change);
     }
@@ -211,7 +213,7 @@ impl Tree {
         let mut is_durable = vec![false; self.changes.len()];
         for (change, is_durable) in self.changes.iter().zip(&mut is_durable).rev() {
             let is_of =
-                |naming: &Naming| naming.folder == folder || names.contains(&(naming.folder, naming.name.clone()));
+                |naming: &NameChange| naming.folder == folder || names.contains(&(naming.folder, naming.name.clone()));
             *is_durable = change.iter().any(is_of);
             if *is_durable {
                 names.extend(change.iter().map(|naming| (naming.folder, naming.name.clone())));
@@ -227,12 +229,12 @@ impl Tree {
     }
 }
 
-impl Naming {
-    fn new(folder: usize, name: &str, node: Option<Node>) -> Self {
+impl NameChange {
+    fn new(folder: usize, name: &str, node: Option<TreeNode>) -> Self {
         Self { folder, name: name.to_owned(), node }
     }
 
-    fn happen(&self, names: &mut BTreeMap<String, Node>) {
+    fn happen(&self, names: &mut BTreeMap<String, TreeNode>) {
         match self.node {
             Some(node) => _ = names.insert(self.name.clone(), node),
             None => _ = names.remove(&self.name),

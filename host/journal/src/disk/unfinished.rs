@@ -12,7 +12,7 @@ use crate::durable;
 
 /// The file is removed if this is dropped before the file has its name, so a failed attempt on a full disk frees its
 /// space.
-pub struct Unfinished {
+pub struct UnfinishedFile {
     disk: Arc<dyn Disk>,
     path: PathBuf,
     file: Arc<dyn DiskFile>,
@@ -20,7 +20,7 @@ pub struct Unfinished {
     is_named: bool,
 }
 
-impl Unfinished {
+impl UnfinishedFile {
     /// Begins a file, and replaces one that was left there. It waits for a descriptor.
     pub fn create(disk: Arc<dyn Disk>, path: PathBuf) -> Result<Self> {
         let file = durable::open(&path, |path| disk.create(path))?;
@@ -53,7 +53,7 @@ impl Unfinished {
     }
 }
 
-impl Write for Unfinished {
+impl Write for UnfinishedFile {
     fn write(&mut self, bytes: &[u8]) -> Result<usize> {
         self.file.write_at(bytes, self.end)?;
         self.end += bytes.len() as u64;
@@ -65,7 +65,7 @@ impl Write for Unfinished {
     }
 }
 
-impl Drop for Unfinished {
+impl Drop for UnfinishedFile {
     fn drop(&mut self) {
         if !self.is_named {
             // If it stays, the next opening of the folder removes it.

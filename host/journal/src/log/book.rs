@@ -19,7 +19,7 @@ use crate::log::{EntryId, LogEntry, Payload, Vote};
 
 /// The place of an entry.
 #[derive(Clone)]
-pub(super) struct Slot {
+pub(super) struct EntrySlot {
     pub id: EntryId,
     pub hash: Hash,
     pub segment: Arc<Segment>,
@@ -29,26 +29,26 @@ pub(super) struct Slot {
 }
 
 /// An entry of the tail, as the book has it.
-pub(super) enum Found {
+pub(super) enum FoundEntry {
     InMemory(LogEntry),
-    OnDisk(Slot),
+    OnDisk(EntrySlot),
 }
 
 /// The first entries of a range that are in one place.
 pub(super) enum FoundRange {
     /// All of them are in this sealed segment.
     Sealed(Arc<Seal>, Range<LogIndex>),
-    Tail(Vec<Found>),
+    Tail(Vec<FoundEntry>),
 }
 
 /// The place of an entry in the stream.
-pub(super) enum Place {
+pub(super) enum EntryPlace {
     At(Lsn),
     Sealed(Arc<Seal>, LogIndex),
 }
 
 /// The entries of a sealed segment that are left: consecutive ones.
-struct Part {
+struct SealedPart {
     seal: Arc<Seal>,
     first: LogIndex,
     last: LogIndex,
@@ -57,7 +57,7 @@ struct Part {
 /// Whether entries stay in the book after they were purged. The log's own book drops them; a scan of the journal keeps
 /// them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Purged {
+pub(super) enum PurgePolicy {
     Dropped,
     Kept,
 }
@@ -74,16 +74,16 @@ pub(super) enum Contradiction {
 }
 
 pub(super) struct Book {
-    purged: Purged,
+    purged: PurgePolicy,
     /// INVARIANT: each part begins where the one before ends, the first slot where the last part ends; no part is
     /// purged whole.
-    sealed: VecDeque<Part>,
+    sealed: VecDeque<SealedPart>,
     /// The last sealed entry. It is `Some` if there is any part.
     sealed_end: Option<(EntryId, Hash)>,
     /// Seals of segments whose payloads are still in memory, oldest first.
     waiting: VecDeque<Arc<Seal>>,
     /// INVARIANT: the slots are ordered by index, and without gaps if purged entries are dropped.
-    slots: VecDeque<Slot>,
+    slots: VecDeque<EntrySlot>,
     /// INVARIANT: the payloads of the last `tail.len()` slots.
     tail: VecDeque<Payload>,
     tail_bytes: usize,
@@ -99,7 +99,7 @@ pub(super) struct Book {
 }
 
 impl Book {
-    pub fn new(purged: Purged) -> Self {
+    pub fn new(purged: PurgePolicy) -> Self {
         Self {
             purged,
             sealed: VecDeque::new(),
@@ -118,7 +118,7 @@ impl Book {
     }
 
     /// The book at the start of a segment. Everything before it is purged, at that point or later in the stream.
-    pub fn at(checkpoint: &Checkpoint, purged: Purged) -> Self {
+    pub fn at(checkpoint: &Checkpoint, purged: PurgePolicy) -> Self {
         Self {
             vote: checkpoint.vote,
             committed: checkpoint.committed,
@@ -167,7 +167,7 @@ impl Book {
         self.last_purged
     }
 
-    pub fn slots(&self) -> impl DoubleEndedIterator<Item = &Slot> {
+    pub fn slots(&self) -> impl DoubleEndedIterator<Item = &EntrySlot> {
         self.slots.iter()
     }
 
@@ -191,7 +191,7 @@ impl Book {
     }
 
     /// Adds the entry after the last one. A `payload` stays in memory until [`Book::forget_payloads`].
-    pub fn push(&mut self, slot: Slot, payload: Option<Payload>) {
+    pub fn push(&mut self, slot: EntrySlot, payload: Option<Payload>) {
         assert!(self.last().is_none_or(|last| last.index.next() == slot.id.index));
         if self.runs.back().is_none_or(|run| (run.term, run.node) != (slot.id.term, slot.id.node)) {
             self.runs.push_back(slot.id);
@@ -267,20 +267,20 @@ impl Book {
         sealed.or(self.find_slot(index).map(|slot| slot.id))
     }
 
-    fn find_slot(&self, index: LogIndex) -> Option<&Slot> {
+    fn find_slot(&self, index: LogIndex) -> Option<&EntrySlot> {
         let position = self.slots.partition_point(|slot| slot.id.index < index);
         self.slots.get(position).filter(|slot| slot.id.index == index)
     }
 
     /// The place in the stream of the first entry after `index`. An `index` of `None` means the very first entry.
-    pub fn place_after(&self, index: Option<LogIndex>) -> Option<Place> {
+    pub fn place_after(&self, index: Option<LogIndex>) -> Option<EntryPlace> {
         let first = self.first()?;
         let wanted = index.map_or(first, LogIndex::next).max(first);
         if let Some(part) = self.find_part(wanted) {
-            return Some(Place::Sealed(part.seal.clone(), wanted));
+            return Some(EntryPlace::Sealed(part.seal.clone(), wanted));
         }
         let position = self.slots.partition_point(|slot| slot.id.index < wanted);
-        self.slots.get(position).map(|slot| Place::At(slot.lsn))
+        self.slots.get(position).map(|slot| EntryPlace::At(slot.lsn))
     }
 
     /// The last entry of the tail that ends at or before `lsn`, or the sealed segment in which there may be one.
@@ -300,7 +300,7 @@ impl Book {
     /// Forgets the entries up to `upto`, which may be beyond the last one.
     pub fn purge(&mut self, upto: EntryId, hash: Hash) {
         assert!(self.last_purged.is_none_or(|purged| purged.index < upto.index));
-        if self.purged == Purged::Dropped {
+        if self.purged == PurgePolicy::Dropped {
             while self.slots.front().is_some_and(|slot| slot.id.index <= upto.index) {
                 self.slots.pop_front();
             }
@@ -320,7 +320,7 @@ impl Book {
     /// The first entries in `range`, in order, until their payloads exceed `bytes_max`, but at least one if there is
     /// any. If they are sealed, they are all in one segment.
     pub fn find(&self, range: Range<LogIndex>, bytes_max: usize) -> FoundRange {
-        assert!(self.purged == Purged::Dropped, "only a book without gaps can be asked by index");
+        assert!(self.purged == PurgePolicy::Dropped, "only a book without gaps can be asked by index");
         let start = range.start.max(self.first().unwrap_or(range.start));
         if let Some(part) = self.find_part(start).filter(|_| start < range.end) {
             return FoundRange::Sealed(part.seal.clone(), start..range.end.min(part.last.next()));
@@ -328,7 +328,7 @@ impl Book {
         FoundRange::Tail(self.find_in_tail(start..range.end, bytes_max))
     }
 
-    fn find_in_tail(&self, range: Range<LogIndex>, bytes_max: usize) -> Vec<Found> {
+    fn find_in_tail(&self, range: Range<LogIndex>, bytes_max: usize) -> Vec<FoundEntry> {
         let Some(first) = self.slots.front().map(|slot| slot.id.index) else { return Vec::new() };
         let start = usize::try_from(first.distance_to(range.start)).unwrap_or(usize::MAX);
         let count = usize::try_from(range.start.max(first).distance_to(range.end)).unwrap_or(usize::MAX);
@@ -342,8 +342,8 @@ impl Book {
                 break;
             }
             found.push(match position.checked_sub(in_memory_from) {
-                Some(position) => Found::InMemory(LogEntry { id: slot.id, payload: self.tail[position].clone() }),
-                None => Found::OnDisk(slot.clone()),
+                Some(position) => FoundEntry::InMemory(LogEntry { id: slot.id, payload: self.tail[position].clone() }),
+                None => FoundEntry::OnDisk(slot.clone()),
             });
         }
         found
@@ -375,7 +375,7 @@ impl Book {
                 }
                 let hash = entry_hash(before, entry.id, &entry.payload, &blake3::hash(entry.payload.bytes()));
                 let payload_size = u32::try_from(entry.payload.size()).expect("read from a field of four bytes");
-                self.push(Slot { id: entry.id, hash, segment: segment.clone(), lsn, payload_size }, None);
+                self.push(EntrySlot { id: entry.id, hash, segment: segment.clone(), lsn, payload_size }, None);
             }
             Record::Vote(vote) => self.vote = Some(*vote),
             Record::Truncate(Some(last)) => self.replay_truncation(Some(last.index), None, *last)?,

@@ -27,8 +27,8 @@ pub use crate::ids::EntryId;
 pub use entry::{LogEntry, Payload, Vote};
 pub use error::{Damage, LogError, Misfit};
 #[cfg(feature = "live")]
-pub use live::{DamagedLog, Log, LogHealth, LogOptions, OnDurable, Pace, Repaired, SealedSegment};
-pub use scan::{LogScan, ScannedEntry, Tail};
+pub use live::{DamagedLog, Log, LogHealth, LogOptions, OnDurable, RepairReport, ScrubPace, SealedSegment};
+pub use scan::{LogScan, LogTail, ScannedEntry};
 pub use segment::StreamId;
 
 #[cfg(all(test, feature = "live"))]

@@ -14,17 +14,18 @@ use bytes::Bytes;
 
 use crate::disk::{Disk, DiskFile};
 use crate::ids::{LogIndex, Lsn};
-use crate::log::book::{Book, Contradiction, Purged};
+use crate::log::book::{Book, Contradiction, PurgePolicy};
 use crate::log::frame::{FRAME_HEADER_SIZE, FrameError, frame_size, read_frame};
 use crate::log::seal::{self, Point, Seal};
 use crate::log::segment::{
-    Closed, HEADER_SIZE, Readable, Segment, SegmentHeader, WATERMARK_AT, decode_watermark, file_name, parse_file_name,
+    ClosedSegment, HEADER_SIZE, ReadableBytes, Segment, SegmentHeader, WATERMARK_AT, decode_watermark, file_name,
+    parse_file_name,
 };
-use crate::log::trust::{Trusted, trust};
+use crate::log::trust::{TrustedSegments, trust};
 use crate::log::{Damage, LogError, StreamId};
 
 /// The contents of a log folder.
-pub(super) struct Recovered {
+pub(super) struct RecoveredLog {
     pub stream: StreamId,
     pub book: Book,
     /// The last segment. The stream continues there.
@@ -42,14 +43,14 @@ pub(super) struct Recovered {
     /// The size of all segment files and of the trusted seals.
     pub size: u64,
     /// The segments that were read, except the last one. They will be sealed.
-    pub closed: Vec<Closed>,
+    pub closed: Vec<ClosedSegment>,
     /// The seals that are trusted.
     pub seals: Vec<Arc<Seal>>,
     /// The trusted seals that must still be written.
     pub seals_missing: Vec<(Arc<Seal>, Vec<Point>)>,
 }
 
-impl Recovered {
+impl RecoveredLog {
     /// Makes what was found durable, and clears what follows it.
     ///
     /// After a failed sync or a killed process, bytes may exist only in the page cache although the kernel considers
@@ -79,7 +80,7 @@ impl Recovered {
     }
 }
 
-impl Recovered {
+impl RecoveredLog {
     /// Writes the missing seals and deletes those that are not trusted. Returns how many bytes were written. A seal
     /// that cannot be written is made again at the next start.
     pub fn write_seals(&self, disk: &dyn Disk, dir: &Path) -> Result<u64, LogError> {
@@ -102,48 +103,48 @@ pub(super) enum Access {
     Write,
 }
 
-/// Reads the log in `dir`; `None` if there is no segment. With [`Purged::Dropped`] it starts at the last segment before
-/// which everything is purged.
+/// Reads the log in `dir`; `None` if there is no segment. With [`PurgePolicy::Dropped`] it starts at the last segment
+/// before which everything is purged.
 pub(super) fn recover(
     disk: &dyn Disk,
     dir: &Path,
     access: Access,
-    purged: Purged,
-) -> Result<Option<Recovered>, LogError> {
+    purged: PurgePolicy,
+) -> Result<Option<RecoveredLog>, LogError> {
     let found = read_headers(disk, dir)?;
     if found.is_empty() {
         return Ok(None);
     }
     let start = match purged {
-        Purged::Kept => 0,
-        Purged::Dropped => first_needed(&found),
+        PurgePolicy::Kept => 0,
+        PurgePolicy::Dropped => first_needed(&found),
     };
-    let mut seals_max = if purged == Purged::Dropped { usize::MAX } else { 0 };
+    let mut seals_max = if purged == PurgePolicy::Dropped { usize::MAX } else { 0 };
     let mut step = 1;
     loop {
         let trusted = trust(disk, dir, &found[start..], seals_max);
         let seals_count = trusted.seals.len();
         match walk(disk, dir, access, &found, (start, purged), trusted) {
             // The tail replaced something that was sealed. So the last of the sealed segments are read like the tail.
-            Err(Stop::Sealed) => {
+            Err(WalkStop::Sealed) => {
                 assert!(0 < seals_count);
                 seals_max = seals_count.saturating_sub(step);
                 step *= 2;
             }
-            Err(Stop::Failed(error)) => return Err(error),
+            Err(WalkStop::Failed(error)) => return Err(error),
             Ok(recovered) => return Ok(Some(recovered)),
         }
     }
 }
 
 /// Why a walk ended early.
-enum Stop {
+enum WalkStop {
     /// The tail contradicts a sealed segment.
     Sealed,
     Failed(LogError),
 }
 
-impl From<LogError> for Stop {
+impl From<LogError> for WalkStop {
     fn from(error: LogError) -> Self {
         Self::Failed(error)
     }
@@ -155,18 +156,18 @@ fn walk(
     dir: &Path,
     access: Access,
     found: &[FoundSegment],
-    (start, purged): (usize, Purged),
-    trusted: Trusted,
-) -> Result<Recovered, Stop> {
+    (start, purged): (usize, PurgePolicy),
+    trusted: TrustedSegments,
+) -> Result<RecoveredLog, WalkStop> {
     let newest = found.last().expect("the caller has found some");
     let is_beginning_here = start == 0 && found[0].header.before.is_none();
     let book = if is_beginning_here { Book::new(purged) } else { Book::at(&found[start].header.checkpoint, purged) };
     let tail_start = start + trusted.seals.len();
     let book = match tail_start {
         _ if tail_start == start => book,
-        _ => book.after(&trusted.seals, &found[tail_start].header.checkpoint).ok_or(Stop::Sealed)?,
+        _ => book.after(&trusted.seals, &found[tail_start].header.checkpoint).ok_or(WalkStop::Sealed)?,
     };
-    let mut walk = Walk { book, lsn: found[tail_start].header.first_lsn, watermark: Lsn(0), data_end: Lsn(0) };
+    let mut walk = StreamWalk { book, lsn: found[tail_start].header.first_lsn, watermark: Lsn(0), data_end: Lsn(0) };
     let size = found.iter().map(|found| found.size).sum::<u64>() + trusted.size;
     let (mut last, mut closed) = (None, Vec::new());
     for position in tail_start..found.len() {
@@ -178,7 +179,7 @@ fn walk(
                 let end = next.header.first_lsn;
                 let bytes = walk.closed(&segment, end)?;
                 let last = next.header.checkpoint.last.map(|last| last.index);
-                closed.push(Closed { segment: segment.clone(), end, last });
+                closed.push(ClosedSegment { segment: segment.clone(), end, last });
                 (bytes, None)
             }
             None => walk.newest(&segment)?,
@@ -186,11 +187,11 @@ fn walk(
         last = Some((segment, bytes, torn_until));
     }
     let (segment, bytes, torn_until) = last.expect("the range holds at least the newest segment");
-    let Walk { mut book, lsn: end, watermark, data_end } = walk;
+    let StreamWalk { mut book, lsn: end, watermark, data_end } = walk;
     book.commit_sealed();
     book.clamp_committed();
     assert!(watermark <= end);
-    Ok(Recovered {
+    Ok(RecoveredLog {
         stream: newest.header.stream.clone(),
         book,
         segment,
@@ -302,7 +303,7 @@ fn is_released_before(segment: &FoundSegment, found: &[FoundSegment]) -> bool {
 }
 
 /// The state of the walk through the stream.
-struct Walk {
+struct StreamWalk {
     book: Book,
     /// The next frame starts here.
     lsn: Lsn,
@@ -310,7 +311,7 @@ struct Walk {
     data_end: Lsn,
 }
 
-impl Walk {
+impl StreamWalk {
     fn enter(&mut self, segment: &Segment, header: &SegmentHeader) -> Result<(), LogError> {
         assert_eq!(self.lsn, header.first_lsn);
         let (checkpoint, book) = (&header.checkpoint, &mut self.book);
@@ -324,7 +325,7 @@ impl Walk {
     }
 
     /// Walks a segment that has a successor: every byte up to `end` is acknowledged.
-    fn closed(&mut self, segment: &Arc<Segment>, end: Lsn) -> Result<Bytes, Stop> {
+    fn closed(&mut self, segment: &Arc<Segment>, end: Lsn) -> Result<Bytes, WalkStop> {
         assert!(segment.first_lsn < end);
         let bytes = read_segment(segment)?;
         self.watermark = self.watermark.max(end);
@@ -340,7 +341,7 @@ impl Walk {
     ///
     /// The node may be running and writing this segment. A frame that was incomplete when it was read is complete by
     /// the time a later frame vouches for it. Therefore it is read once more before this reports corruption.
-    fn newest(&mut self, segment: &Arc<Segment>) -> Result<(Bytes, Option<Lsn>), Stop> {
+    fn newest(&mut self, segment: &Arc<Segment>) -> Result<(Bytes, Option<Lsn>), WalkStop> {
         let mut failed_at = None;
         loop {
             let bytes = read_segment(segment)?;
@@ -354,7 +355,7 @@ impl Walk {
     }
 
     /// Takes over frames until one is not valid.
-    fn walk_frames(&mut self, segment: &Arc<Segment>, bytes: &Bytes) -> Result<(), Stop> {
+    fn walk_frames(&mut self, segment: &Arc<Segment>, bytes: &Bytes) -> Result<(), WalkStop> {
         loop {
             let offset = segment.offset_of(self.lsn);
             let rest = bytes.slice((offset as usize).min(bytes.len())..);
@@ -369,7 +370,7 @@ impl Walk {
                     let damage = match contradiction {
                         Contradiction::Chain => Damage::Chain,
                         Contradiction::Order => Damage::Record,
-                        Contradiction::Sealed => return Stop::Sealed,
+                        Contradiction::Sealed => return WalkStop::Sealed,
                     };
                     self.corrupt(segment, segment.offset_of(lsn), damage).into()
                 })?;
@@ -439,7 +440,7 @@ pub(super) fn read_segment(segment: &Segment) -> Result<Bytes, LogError> {
 
 /// The first `size` bytes of a segment's file. Bytes that the disk does not return must be assumed to be acknowledged.
 fn read_first(file: &dyn DiskFile, name: &str, size: usize) -> Result<Bytes, LogError> {
-    let read = Readable::read(file, size).map_err(|error| LogError::disk(name, error))?;
+    let read = ReadableBytes::read(file, size).map_err(|error| LogError::disk(name, error))?;
     match read.lost {
         None => Ok(Bytes::from(read.bytes)),
         Some(lost) => Err(LogError::Corrupt {

@@ -10,14 +10,14 @@ use std::path::Path;
 use crate::disk::Disk;
 use crate::durable;
 use crate::ids::{LogIndex, Lsn};
-use crate::log::book::{Book, Purged, Slot};
+use crate::log::book::{Book, EntrySlot, PurgePolicy};
 use crate::log::frame::{self, NO_HASH, Record, entry_hash};
-use crate::log::recover::{Access, Recovered, recover};
+use crate::log::recover::{Access, RecoveredLog, recover};
 use crate::log::{Damage, EntryId, LogEntry, LogError, StreamId, Vote};
 
 /// A walk through a log folder in its state when the scan was opened.
 pub struct LogScan {
-    found: Option<Recovered>,
+    found: Option<RecoveredLog>,
 }
 
 /// An entry and its place.
@@ -39,7 +39,7 @@ pub struct ScannedEntry {
 
 /// What follows the last valid frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Tail {
+pub enum LogTail {
     Clean,
     /// Bytes of a frame that was never acknowledged: a crash cut it off, or it is being written now.
     Torn {
@@ -51,7 +51,7 @@ impl LogScan {
     /// Reads all frames and checks their checksums and the hash chain. Returns [`LogError::Corrupt`] if acknowledged
     /// bytes are damaged.
     pub fn open(disk: &dyn Disk, dir: &Path) -> Result<Self, LogError> {
-        Ok(Self { found: recover(disk, dir, Access::Read, Purged::Kept)? })
+        Ok(Self { found: recover(disk, dir, Access::Read, PurgePolicy::Kept)? })
     }
 
     fn book(&self) -> Option<&Book> {
@@ -107,9 +107,9 @@ impl LogScan {
         self.book()?.vote
     }
 
-    pub fn tail(&self) -> Tail {
+    pub fn tail(&self) -> LogTail {
         let until = self.found.as_ref().and_then(|found| found.torn_until);
-        until.map_or(Tail::Clean, |until| Tail::Torn { bytes: self.end().distance_to(until) })
+        until.map_or(LogTail::Clean, |until| LogTail::Torn { bytes: self.end().distance_to(until) })
     }
 
     /// The surviving entries in order. An index is missing only where a snapshot replaced entries that this node never
@@ -135,7 +135,7 @@ impl LogScan {
         within.map(read_slot).collect()
     }
 
-    fn read(&self, slot: &Slot) -> Result<ScannedEntry, LogError> {
+    fn read(&self, slot: &EntrySlot) -> Result<ScannedEntry, LogError> {
         let entry = read_slot(slot)?;
         assert_eq!(entry.id, slot.id);
         Ok(ScannedEntry {
@@ -150,7 +150,7 @@ impl LogScan {
 }
 
 /// Reads an entry and checks that it is the one that was appended.
-pub(super) fn read_slot(slot: &Slot) -> Result<LogEntry, LogError> {
+pub(super) fn read_slot(slot: &EntrySlot) -> Result<LogEntry, LogError> {
     let offset = slot.segment.offset_of(slot.lsn);
     let (segment, index) = (slot.segment.name.clone(), slot.id.index);
     let corrupt = |damage| LogError::Corrupt { segment, offset, index, damage };

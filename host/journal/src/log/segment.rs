@@ -272,14 +272,14 @@ impl Segment {
 const BLOCK_BYTES: usize = 4096;
 
 /// The first bytes of a file, as far as the disk returns them.
-pub(super) struct Readable {
+pub(super) struct ReadableBytes {
     /// The bytes, with zeros where the disk returned nothing.
     pub bytes: Vec<u8>,
     /// The range that contains all missing bytes.
     pub lost: Option<std::ops::Range<u64>>,
 }
 
-impl Readable {
+impl ReadableBytes {
     /// # Errors
     /// Errors that pass. They do not mean that the disk has lost anything.
     pub fn read(file: &dyn DiskFile, size: usize) -> io::Result<Self> {
@@ -311,7 +311,7 @@ impl Readable {
 
 /// A segment that nothing is written to any more.
 #[derive(Clone)]
-pub(super) struct Closed {
+pub(super) struct ClosedSegment {
     pub segment: Arc<Segment>,
     /// The lsn at which the next segment begins.
     pub end: Lsn,

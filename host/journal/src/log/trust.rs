@@ -15,7 +15,7 @@ use crate::log::segment::Segment;
 
 /// The sealed segments at the start of those that were examined.
 #[derive(Default)]
-pub(super) struct Trusted {
+pub(super) struct TrustedSegments {
     pub seals: Vec<Arc<Seal>>,
     /// The seals that must be written, with their points.
     pub missing: Vec<(Arc<Seal>, Vec<Point>)>,
@@ -24,7 +24,7 @@ pub(super) struct Trusted {
 }
 
 /// Examines the seals of the first `max` segments, except for the newest segment.
-pub(super) fn trust(disk: &dyn Disk, dir: &Path, found: &[FoundSegment], max: usize) -> Trusted {
+pub(super) fn trust(disk: &dyn Disk, dir: &Path, found: &[FoundSegment], max: usize) -> TrustedSegments {
     let mut seals: Vec<Option<(Seal, u64)>> = found
         .windows(2)
         .take(max)
@@ -32,7 +32,7 @@ pub(super) fn trust(disk: &dyn Disk, dir: &Path, found: &[FoundSegment], max: us
         .collect();
     // Everything before a sealed segment was settled when that segment was sealed.
     seals.truncate(seals.iter().rposition(Option::is_some).map_or(0, |last| last + 1));
-    let mut trusted = Trusted::default();
+    let mut trusted = TrustedSegments::default();
     for (position, seal) in seals.into_iter().enumerate() {
         match seal {
             Some((seal, size)) => {

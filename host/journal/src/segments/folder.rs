@@ -71,7 +71,7 @@ pub struct Mirror {
 /// The content of the file: the manifest, and a hash that detects a flipped bit.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Sealed {
+struct ManifestFile {
     journal: Manifest,
     /// The hash of the compact JSON of `journal`.
     blake3: Digest,
@@ -99,7 +99,8 @@ impl Manifest {
         if let Some(found) = format.filter(|found| *found != FORMAT) {
             return Err(SegmentsError::Format { path, found, known: FORMAT });
         }
-        let Sealed { journal, blake3 } = serde_json::from_value(sealed).map_err(|error| wrong(error.to_string()))?;
+        let ManifestFile { journal, blake3 } =
+            serde_json::from_value(sealed).map_err(|error| wrong(error.to_string()))?;
         if journal.digest() != blake3 {
             return Err(wrong("its hash is not the one at its end".to_owned()));
         }
@@ -114,7 +115,7 @@ impl Manifest {
     /// An error of the disk, or the folder belongs to another cluster.
     pub fn write(&self, folder: &Path) -> Result<(), SegmentsError> {
         let before = Self::read(folder)?;
-        let sealed = Sealed { journal: self.clone(), blake3: self.digest() };
+        let sealed = ManifestFile { journal: self.clone(), blake3: self.digest() };
         let text = serde_json::to_vec_pretty(&sealed).expect("texts and integers only");
         durable::write(folder, FILE, PRIVATE, &text).map_err(SegmentsError::io(folder))?;
         for partition in before.iter().flat_map(|before| &before.partitions) {

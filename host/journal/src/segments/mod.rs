@@ -23,6 +23,6 @@ mod tests;
 pub use archived::{LISTINGS_MAX, OWNER, UPLOADING, chain, decode_owner, encode_owner};
 pub use error::{SegmentDamage, SegmentsError};
 pub use folder::{FileFacts, Manifest, Mirror, PartitionFacts, modules_folder, partition_folder, write_module};
-pub use read::{Placed, SegmentsReader};
+pub use read::{PlacedEntry, SegmentsReader};
 pub use segment::{Boundary, SegmentName, Stream, TRAILER_SIZE, decode_trailer};
 pub use write::SegmentsWriter;

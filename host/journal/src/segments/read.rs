@@ -13,7 +13,7 @@ use bytes::Bytes;
 use super::error::{SegmentDamage, SegmentsError};
 use super::folder::{FileFacts, PartitionFacts, partition_folder};
 use super::segment::{
-    FORMAT, HEADER_SIZE, MAGIC, SegmentHeader, SegmentName, Stream, TRAILER_SIZE, encode_trailer, file_name,
+    FORMAT, HEADER_SIZE, JournalSegmentHeader, MAGIC, SegmentName, Stream, TRAILER_SIZE, encode_trailer, file_name,
 };
 use crate::ids::{ClusterId, Head, JournalIndex};
 use crate::machine::entry::{Entry, head_after};
@@ -31,7 +31,7 @@ pub struct SegmentsReader {
 }
 
 /// An entry and the place that it was read from.
-pub struct Placed {
+pub struct PlacedEntry {
     pub entry: Entry,
     /// The name of the file.
     pub file: String,
@@ -40,21 +40,21 @@ pub struct Placed {
 }
 
 /// A walk over all files.
-struct Walk<'r> {
+struct FileWalk<'r> {
     reader: &'r SegmentsReader,
     /// The number of the next file.
     next_file: usize,
-    open: Option<Open>,
+    open: Option<OpenFile>,
     last: JournalIndex,
     head: Head,
     has_failed: bool,
 }
 
 /// A file that is partly read.
-struct Open {
+struct OpenFile {
     file: BufReader<File>,
     facts: FileFacts,
-    header: SegmentHeader,
+    header: JournalSegmentHeader,
     hasher: blake3::Hasher,
     /// The number of bytes read.
     offset: u64,
@@ -83,7 +83,7 @@ impl SegmentsReader {
         let mut file = regular::open(&self.folder.join(&facts.name)).map_err(|error| fail(error.into()))?;
         let mut raw = [0; HEADER_SIZE];
         read_exact(&mut file, &mut raw).map_err(fail)?;
-        let (_, header) = SegmentHeader::decode(&raw);
+        let (_, header) = JournalSegmentHeader::decode(&raw);
         Ok((JournalIndex(header.first.0.saturating_sub(1)), header.parent))
     }
 
@@ -103,8 +103,12 @@ impl SegmentsReader {
     }
 
     /// The entries in order; nothing follows an error. `last` and `head` are the journal's position before them.
-    pub fn entries(&self, last: JournalIndex, head: Head) -> impl Iterator<Item = Result<Placed, SegmentsError>> + '_ {
-        Walk { reader: self, next_file: 0, open: None, last, head, has_failed: false }
+    pub fn entries(
+        &self,
+        last: JournalIndex,
+        head: Head,
+    ) -> impl Iterator<Item = Result<PlacedEntry, SegmentsError>> + '_ {
+        FileWalk { reader: self, next_file: 0, open: None, last, head, has_failed: false }
     }
 
     /// The file that has since replaced a listed one: while an archive grows, longer segments replace its last one.
@@ -121,8 +125,8 @@ impl SegmentsReader {
     }
 }
 
-impl Iterator for Walk<'_> {
-    type Item = Result<Placed, SegmentsError>;
+impl Iterator for FileWalk<'_> {
+    type Item = Result<PlacedEntry, SegmentsError>;
 
     fn next(&mut self) -> Option<Self::Item> {
         if self.has_failed {
@@ -152,8 +156,8 @@ impl Iterator for Walk<'_> {
     }
 }
 
-impl Walk<'_> {
-    fn begin(&self, facts: FileFacts) -> Result<Open, SegmentsError> {
+impl FileWalk<'_> {
+    fn begin(&self, facts: FileFacts) -> Result<OpenFile, SegmentsError> {
         let fail = |damage| self.reader.error(&facts.name, 0, self.last.next(), damage);
         let (file, is_longer) = match regular::open(&self.reader.folder.join(&facts.name)) {
             Ok(file) => (file, false),
@@ -172,7 +176,7 @@ impl Walk<'_> {
         if format != FORMAT {
             return Err(fail(SegmentDamage::Format { found: format, known: FORMAT }));
         }
-        let (name_size, mut header) = SegmentHeader::decode(&raw);
+        let (name_size, mut header) = JournalSegmentHeader::decode(&raw);
         let mut name = vec![0; name_size];
         read_exact(&mut file, &mut name).map_err(fail)?;
         header.stream.machine = String::from_utf8_lossy(&name).into_owned();
@@ -190,11 +194,11 @@ impl Walk<'_> {
             return Err(fail(SegmentDamage::Parent { expected: self.head, found: header.parent }));
         }
         let offset = (HEADER_SIZE + name_size) as u64;
-        Ok(Open { file, facts, header, hasher, offset, is_bounded: false, is_longer })
+        Ok(OpenFile { file, facts, header, hasher, offset, is_bounded: false, is_longer })
     }
 
     /// The next entry of the open file; `None` at its end.
-    fn go_on(&mut self, mut open: Open) -> Result<Option<Placed>, SegmentsError> {
+    fn go_on(&mut self, mut open: OpenFile) -> Result<Option<PlacedEntry>, SegmentsError> {
         let (reader, index, offset, name) = (self.reader, self.last.next(), open.offset, open.facts.name.clone());
         let fail = |damage| reader.error(&name, offset, index, damage);
         if open.is_longer && open.facts.last < index {
@@ -242,13 +246,13 @@ impl Walk<'_> {
         }
         (self.last, self.head) = (index, computed);
         open.is_bounded = open.header.boundary.is_last(computed, size as usize);
-        let placed = Placed { entry, file: name, offset };
+        let placed = PlacedEntry { entry, file: name, offset };
         self.open = Some(open);
         Ok(Some(placed))
     }
 
     /// Reads the end of a file. The zero length was already read.
-    fn end(&mut self, mut open: Open) -> Result<(), SegmentsError> {
+    fn end(&mut self, mut open: OpenFile) -> Result<(), SegmentsError> {
         let (reader, last, offset, name) = (self.reader, self.last, open.offset, open.facts.name.clone());
         let fail = |damage| reader.error(&name, offset, last.next(), damage);
         let mut trailer = [0; TRAILER_SIZE - 32];
@@ -280,7 +284,7 @@ impl Walk<'_> {
     }
 }
 
-impl Open {
+impl OpenFile {
     fn read(&mut self, to: &mut [u8]) -> Result<(), SegmentDamage> {
         read_exact(&mut self.file, to)?;
         self.hasher.update(to);

@@ -64,14 +64,14 @@ impl Boundary {
 
 /// The facts that a segment states at its beginning.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SegmentHeader {
+pub struct JournalSegmentHeader {
     pub stream: Stream,
     pub boundary: Boundary,
     pub first: JournalIndex,
     pub parent: Head,
 }
 
-impl SegmentHeader {
+impl JournalSegmentHeader {
     pub fn encode(&self) -> Vec<u8> {
         let name = self.stream.machine.as_bytes();
         let mut bytes = Vec::with_capacity(HEADER_SIZE + name.len());

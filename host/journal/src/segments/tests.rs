@@ -8,7 +8,7 @@ use std::path::Path;
 use expect_test::expect_file;
 
 use super::kit::*;
-use super::segment::{HEADER_SIZE, SegmentHeader, TRAILER_SIZE, encode_trailer, file_name};
+use super::segment::{HEADER_SIZE, JournalSegmentHeader, TRAILER_SIZE, encode_trailer, file_name};
 use super::{Boundary, FileFacts, Manifest, PartitionFacts, SegmentDamage, SegmentsError};
 use crate::ids::{Digest, Head, JournalIndex, ModuleId, PartitionId};
 use crate::machine::entry::{Entry, Header};
@@ -150,7 +150,7 @@ fn a_file_that_is_cut_or_missing_is_named() {
 fn forge(folder: &Path, facts: &mut PartitionFacts, number: usize, parent: Head, entries: &[Entry]) {
     let before = facts.files[number].clone();
     std::fs::remove_file(path_of(folder, &before)).expect("it is there");
-    let header = SegmentHeader { stream: stream(), boundary: BOUNDARY, first: before.first, parent };
+    let header = JournalSegmentHeader { stream: stream(), boundary: BOUNDARY, first: before.first, parent };
     let mut bytes = header.encode();
     for entry in entries {
         bytes.extend_from_slice(&(entry.payload().len() as u32).to_le_bytes());

@@ -12,7 +12,7 @@ use tempfile::NamedTempFile;
 
 use super::error::SegmentsError;
 use super::folder::FileFacts;
-use super::segment::{Boundary, SegmentHeader, Stream, encode_trailer, file_name};
+use super::segment::{Boundary, JournalSegmentHeader, Stream, encode_trailer, file_name};
 use crate::durable;
 use crate::ids::{Digest, Head, JournalIndex};
 use crate::machine::entry::Entry;
@@ -27,12 +27,12 @@ pub struct SegmentsWriter {
     /// The position of the journal.
     last: JournalIndex,
     head: Head,
-    open: Option<Open>,
+    open: Option<UnfinishedSegment>,
     files: Vec<FileFacts>,
 }
 
 /// A segment that is being written, under a name that no reader looks for.
-struct Open {
+struct UnfinishedSegment {
     file: BufWriter<NamedTempFile>,
     hasher: blake3::Hasher,
     bytes: u64,
@@ -72,7 +72,7 @@ impl SegmentsWriter {
         let payload = entry.payload();
         let size = u32::try_from(payload.len()).expect("entries are bounded far below that");
         let io = SegmentsError::io(&self.folder);
-        let write = |open: &mut Open| {
+        let write = |open: &mut UnfinishedSegment| {
             open.write(&size.to_le_bytes())?;
             open.write(&head.0)?;
             open.write(payload)
@@ -96,15 +96,16 @@ impl SegmentsWriter {
         Ok(self.files)
     }
 
-    fn begin(&self) -> Result<Open, SegmentsError> {
+    fn begin(&self) -> Result<UnfinishedSegment, SegmentsError> {
         let io = || SegmentsError::io(&self.folder);
         let mut builder = tempfile::Builder::new();
         builder.prefix("writing-").permissions(std::fs::Permissions::from_mode(durable::PRIVATE));
         let file = builder.tempfile_in(&self.folder).map_err(io())?;
         let first = self.last.next();
         let file = BufWriter::with_capacity(BUFFER_BYTES, file);
-        let mut open = Open { file, hasher: blake3::Hasher::new(), bytes: 0, first };
-        let header = SegmentHeader { stream: self.stream.clone(), boundary: self.boundary, first, parent: self.head };
+        let mut open = UnfinishedSegment { file, hasher: blake3::Hasher::new(), bytes: 0, first };
+        let header =
+            JournalSegmentHeader { stream: self.stream.clone(), boundary: self.boundary, first, parent: self.head };
         open.write(&header.encode()).map_err(io())?;
         Ok(open)
     }
@@ -127,7 +128,7 @@ impl SegmentsWriter {
     }
 }
 
-impl Open {
+impl UnfinishedSegment {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<()> {
         self.hasher.update(bytes);
         self.bytes += bytes.len() as u64;

@@ -14,11 +14,11 @@ use statehouse_abi::value::Value;
 
 use crate::ids::ModuleId;
 use crate::machine::logic::{Fault, Logic, Pace};
-use crate::machine::native::Native;
+use crate::machine::native::NativeLogic;
 use crate::machine::replica::no_writes;
 
-pub struct Changed {
-    inner: Native<Faulty>,
+pub struct ChangedLogic {
+    inner: NativeLogic<Faulty>,
     executed: AtomicUsize,
     applied: AtomicUsize,
     /// What `apply` fails with.
@@ -27,9 +27,15 @@ pub struct Changed {
     event_bytes: Option<usize>,
 }
 
-impl Changed {
+impl ChangedLogic {
     pub fn of(apply: Option<Fault>, event_bytes: Option<usize>) -> Self {
-        Self { inner: Native::new(), executed: AtomicUsize::new(0), applied: AtomicUsize::new(0), apply, event_bytes }
+        Self {
+            inner: NativeLogic::new(),
+            executed: AtomicUsize::new(0),
+            applied: AtomicUsize::new(0),
+            apply,
+            event_bytes,
+        }
     }
 
     /// How often `execute` was called.
@@ -43,7 +49,7 @@ impl Changed {
     }
 }
 
-impl Logic for Changed {
+impl Logic for ChangedLogic {
     fn id(&self) -> ModuleId {
         self.inner.id()
     }

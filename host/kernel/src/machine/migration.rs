@@ -16,7 +16,7 @@ use crate::machine::replica::DigestWriter;
 use crate::saga::status::ENTITY;
 
 /// Rows that change, in order of key; `None` deletes.
-pub type Migrated = Vec<(Vec<u8>, Option<Vec<u8>>)>;
+pub type MigrationChanges = Vec<(Vec<u8>, Option<Vec<u8>>)>;
 
 /// Rows handed to `sh1_check` at once.
 const CHECK_ROWS: usize = 16_384;
@@ -69,7 +69,7 @@ pub struct Migration<'l> {
     /// Entities, in order, that the module has not seen yet. Rows are added to the last one.
     entities: Vec<MigrateIn>,
     bytes: usize,
-    migrated: Migrated,
+    migrated: MigrationChanges,
     check: Option<InvariantCheck<'l>>,
 }
 
@@ -110,12 +110,12 @@ impl<'l> Migration<'l> {
     }
 
     /// Takes the changed rows, of the entities that the module has seen, which were not taken yet.
-    pub fn take(&mut self) -> Migrated {
+    pub fn take(&mut self) -> MigrationChanges {
         std::mem::take(&mut self.migrated)
     }
 
     /// Ends the migration after the last row; returns what was not taken.
-    pub fn finish(mut self) -> Result<Migrated, MigrationError> {
+    pub fn finish(mut self) -> Result<MigrationChanges, MigrationError> {
         self.migrate()?;
         if let Some(check) = self.check {
             check.finish()?;
@@ -181,7 +181,7 @@ fn check_merged(check: &mut InvariantCheck<'_>, before: Vec<Row>, changed: &[Row
 }
 
 /// The digest in an activation: zeros if no row changes.
-pub fn digest(migrated: &Migrated) -> Digest {
+pub fn digest(migrated: &MigrationChanges) -> Digest {
     let mut digest = MigratedDigest::default();
     migrated.iter().for_each(|(key, row)| digest.add(key, row.as_deref()));
     digest.finish()

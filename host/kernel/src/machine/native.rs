@@ -17,13 +17,13 @@ use crate::ids::ModuleId;
 use crate::machine::logic::{Fault, Logic, Pace, up_to_fault};
 
 /// A module of the SDK as [`Logic`].
-pub struct Native<M> {
+pub struct NativeLogic<M> {
     id: ModuleId,
     describe: Describe,
     module: std::marker::PhantomData<fn() -> M>,
 }
 
-impl<M: Module> Native<M> {
+impl<M: Module> NativeLogic<M> {
     /// Its id is a hash of name and version, because native logic has no bytes to hash.
     pub fn new() -> Self {
         let id = ModuleId::of(format!("native {} {}", M::NAME, M::VERSION).as_bytes());
@@ -33,7 +33,7 @@ impl<M: Module> Native<M> {
     }
 }
 
-impl<M: Module> Default for Native<M> {
+impl<M: Module> Default for NativeLogic<M> {
     fn default() -> Self {
         Self::new()
     }
@@ -56,7 +56,7 @@ where
     minicbor::decode(&run::<M>(export, &input)?).map_err(|error| Fault::Output { what: error.to_string() })
 }
 
-impl<M: Module> Logic for Native<M> {
+impl<M: Module> Logic for NativeLogic<M> {
     fn id(&self) -> ModuleId {
         self.id
     }

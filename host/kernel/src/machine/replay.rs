@@ -15,7 +15,7 @@ use crate::machine::entry::{Batch, Entry, EntryError, EntryKind};
 use crate::machine::journal::{Journal, JournalError, Verdict};
 use crate::machine::logic::Logic;
 use crate::machine::migration::Migration;
-use crate::machine::replica::{Applied, ApplyError, apply_recorded, positions_before};
+use crate::machine::replica::{AppliedEntry, ApplyError, apply_recorded, positions_before};
 use crate::machine::table::Table;
 use crate::saga::Saga;
 use crate::saga::status::row_key;
@@ -37,9 +37,9 @@ pub struct Replay {
 }
 
 /// The phase status table among the rows.
-struct InFlight<'a>(&'a Rows);
+struct InFlightTable<'a>(&'a Rows);
 
-impl Table for InFlight<'_> {
+impl Table for InFlightTable<'_> {
     fn find(&self, command: CommandId) -> Option<Saga> {
         // No replica has written a row that cannot be read, so the digest of the entry will differ.
         Saga::of_row(self.0.get(&row_key(command))?).ok()
@@ -106,7 +106,7 @@ impl Replay {
         let logic = self.logic.clone().ok_or(ReplayError::NoModule)?;
         let batch = entry.batch().expect("anything else counts whole");
         let rows = self.rows_of(&batch);
-        Applied::compute(logic.as_ref(), entry.clone(), &rows, &InFlight(&self.rows))?;
+        AppliedEntry::compute(logic.as_ref(), entry.clone(), &rows, &InFlightTable(&self.rows))?;
         let count = groups_until(&batch.outcome, n);
         let outcome = beginning(&batch.outcome, count);
         if (0..count).any(|at| matches!(batch.outcome.group(at), GroupOutcome::Events { .. })) {
@@ -127,12 +127,12 @@ impl Replay {
                 migration.row(key, row).map_err(failed)?;
             }
         }
-        let applied = Applied::migrated(entry.clone(), migration.finish().map_err(failed)?)?;
+        let applied = AppliedEntry::migrated(entry.clone(), migration.finish().map_err(failed)?)?;
         self.write(&applied);
         Ok(())
     }
 
-    fn write(&mut self, applied: &Applied) {
+    fn write(&mut self, applied: &AppliedEntry) {
         applied.rows().for_each(|(key, row)| put(&mut self.rows, key, row));
     }
 
@@ -140,7 +140,7 @@ impl Replay {
         let logic = self.logic.clone().ok_or(ReplayError::NoModule)?;
         let batch = entry.batch().expect("its kind says so");
         let rows = self.rows_of(&batch);
-        let applied = Applied::compute(logic.as_ref(), entry.clone(), &rows, &InFlight(&self.rows))?;
+        let applied = AppliedEntry::compute(logic.as_ref(), entry.clone(), &rows, &InFlightTable(&self.rows))?;
         self.write(&applied);
         Ok(())
     }

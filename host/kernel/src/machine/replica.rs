@@ -14,12 +14,12 @@ use crate::ids::{Digest, JournalIndex};
 use crate::machine::entry::{Entry, EntryKind};
 use crate::machine::limits;
 use crate::machine::logic::{Fault, Logic, Pace};
-use crate::machine::migration::{self, Migrated, MigrationError};
+use crate::machine::migration::{self, MigrationChanges, MigrationError};
 use crate::machine::table::{Change, Table, TableError};
 
 /// An effective entry and its row writes, ready to be stored.
 #[derive(Clone, Debug)]
-pub struct Applied {
+pub struct AppliedEntry {
     entry: Entry,
     /// WRITES block; empty if the entry is no batch.
     writes: Vec<u8>,
@@ -32,7 +32,7 @@ pub struct Applied {
 /// Rows of the phase status table, with their keys.
 type TableWrites = Vec<(Vec<u8>, Option<Vec<u8>>)>;
 
-impl Applied {
+impl AppliedEntry {
     /// Applies the recorded events of a batch. `rows` is the ROWS block of its keys before the entry, `table` has the
     /// commands in flight.
     pub fn compute(logic: &dyn Logic, entry: Entry, rows: &[u8], table: &dyn Table) -> Result<Self, ApplyError> {
@@ -78,7 +78,7 @@ impl Applied {
     }
 
     /// An activation and the rows that it migrates.
-    pub fn migrated(entry: Entry, rows: Migrated) -> Result<Self, ApplyError> {
+    pub fn migrated(entry: Entry, rows: MigrationChanges) -> Result<Self, ApplyError> {
         assert!(entry.header().kind == EntryKind::Activate);
         let (index, expected, found) = (entry.header().index, entry.header().digest, migration::digest(&rows));
         if found != expected {

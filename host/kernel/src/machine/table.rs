@@ -12,7 +12,7 @@ use statehouse_abi::outcome::{GroupOutcome, OutcomeWriter};
 use crate::ids::{CommandId, Micros};
 use crate::machine::entry::{BatchWriter, Entry, EntryCommand, EntryKind, Header};
 use crate::saga::status::{Command, EventRecord, row_key};
-use crate::saga::{Advance, Derivation, Finished, Moment, Order, OrderRefused, Progress, Saga};
+use crate::saga::{Advance, CallProgress, Derivation, FinishedSaga, Order, OrderRefused, PhaseMoment, Saga};
 
 /// Finds the rows of commands in flight.
 pub trait Table {
@@ -20,9 +20,9 @@ pub trait Table {
 }
 
 /// A table without rows.
-pub struct Empty;
+pub struct EmptyTable;
 
-impl Table for Empty {
+impl Table for EmptyTable {
     fn find(&self, _: CommandId) -> Option<Saga> {
         None
     }
@@ -34,7 +34,7 @@ pub struct Change {
     /// The rows after the entry, in the order in which they were first touched. `None` deletes a row.
     pub rows: Vec<(CommandId, Option<Saga>)>,
     /// In the order in which they end.
-    pub finished: Vec<Finished>,
+    pub finished: Vec<FinishedSaga>,
     /// The place in `rows` of each command that outcomes or orders have touched.
     places: BTreeMap<CommandId, usize>,
 }
@@ -82,7 +82,7 @@ impl Change {
     fn of_starts(entry: &Entry) -> Self {
         let header = entry.header();
         let batch = entry.batch().expect("its kind says so");
-        let at = Moment::at_home(header.time, header.index.0);
+        let at = PhaseMoment::at_home(header.time, header.index.0);
         let mut change = Self::default();
         for start in &entry.records().starts {
             let GroupOutcome::Events { first, count } = batch.outcome.group(start.command as usize) else { continue };
@@ -105,11 +105,11 @@ impl Change {
     /// The change that outcomes, and then orders, mean if an entry with this header records them.
     pub fn of_progress(
         header: &Header,
-        progress: &[Progress],
+        progress: &[CallProgress],
         orders: &[Order],
         table: &dyn Table,
     ) -> Result<Self, TableError> {
-        let at = Moment::at_home(header.time, header.index.0);
+        let at = PhaseMoment::at_home(header.time, header.index.0);
         let mut change = Self::default();
         for progress in progress {
             let id = progress.command();
@@ -160,16 +160,16 @@ impl Change {
 
 /// How the ids of the commands that end with an entry are derived, as the entry records it: nothing if all are derived
 /// as in the first release.
-pub fn derivations(finished: &[Finished]) -> Option<Vec<Derivation>> {
+pub fn derivations(finished: &[FinishedSaga]) -> Option<Vec<Derivation>> {
     let all: Vec<Derivation> = finished.iter().map(|finished| finished.saga.identity().derivation).collect();
     all.iter().any(|derivation| derivation.recorded().is_some()).then_some(all)
 }
 
 /// The commands that end with an entry, as its batch lists them: commands, OPS block, OUTCOME block.
-pub fn list_finished(finished: &[Finished]) -> (BatchWriter, Vec<u8>, Vec<u8>) {
+pub fn list_finished(finished: &[FinishedSaga]) -> (BatchWriter, Vec<u8>, Vec<u8>) {
     let (mut commands, mut ops, mut outcome) = (BatchWriter::default(), OpsWriter::default(), OutcomeWriter::default());
     let mut next_op = 0;
-    for Finished { saga, rejection } in finished {
+    for FinishedSaga { saga, rejection } in finished {
         let command = &saga.command;
         let number = commands.command(&EntryCommand {
             id: command.id(),

@@ -14,14 +14,15 @@ use statehouse_abi::plan::{Coordination, PlanOut, PlanOutWriter, TccRole};
 
 use crate::ids::{CommandId, Digest, Fingerprint, Head, JournalIndex, Micros, ModuleId, NodeId, PartitionId, Position};
 use crate::machine::beginning::{beginning, groups_until, is_whole, may_change};
-use crate::machine::changed::Changed;
+use crate::machine::changed::ChangedLogic;
 use crate::machine::entry::{Activation, BatchWriter, Entry, EntryCommand, EntryError, EntryKind, FORMAT, Header};
 use crate::machine::journal::{Journal, JournalError, Verdict};
 use crate::machine::logic::{Fault, Logic};
-use crate::machine::replica::{Applied, ApplyError, digest_of};
-use crate::machine::table::Empty;
+use crate::machine::replica::{AppliedEntry, ApplyError, digest_of};
+use crate::machine::table::EmptyTable;
 use crate::saga::{
-    Call, CallKey, Derivation, Identity, Moment, Order, OrderKind, Origin, Outcome, Progress, Records, SagaPlan, Start,
+    Call, CallKey, CallProgress, Derivation, Identity, Order, OrderKind, Origin, Outcome, PhaseMoment, Records,
+    SagaPlan, Start,
 };
 
 const MODULE: ModuleId = ModuleId([9; 32]);
@@ -211,9 +212,9 @@ fn called_by(journal: &Journal, derivation: Derivation, key: CallKey) -> Entry {
 /// Both commands end.
 fn ended(journal: &Journal, derivation: Derivation) -> Entry {
     let ended = (derivation != Derivation::ById).then(|| vec![derivation, Derivation::ById]);
-    let at = Moment::at_home(journal.time, 2);
+    let at = PhaseMoment::at_home(journal.time, 2);
     let key = CallKey { branch: 1, call: Call::Do, attempt: 0 };
-    let progress = vec![Progress::new(CommandId([0; 16]), key, Outcome::Done { events: Vec::new() }, at)];
+    let progress = vec![CallProgress::new(CommandId([0; 16]), key, Outcome::Done { events: Vec::new() }, at)];
     let records = Records { progress, marks: vec![Vec::new(); 2], ended, ..Records::default() };
     let entry = batch_with(header(journal, EntryKind::Saga), records);
     let identity = entry.identity(0, PartitionId(4)).expect("it ends");
@@ -403,14 +404,14 @@ fn rejected(journal: &Journal, module: ModuleId, digest: Option<Digest>) -> Entr
 #[test]
 fn where_nothing_was_accepted_and_nothing_written_the_module_is_not_asked() {
     let trap = Fault::Trap { text: "apply is another export".to_owned(), backtrace: Vec::new() };
-    let logic = Changed::of(Some(trap), None);
+    let logic = ChangedLogic::of(Some(trap), None);
     let entry = rejected(&active(), logic.id(), None);
-    let applied = Applied::compute(&logic, entry.clone(), &[], &Empty).expect("there is nothing to apply");
+    let applied = AppliedEntry::compute(&logic, entry.clone(), &[], &EmptyTable).expect("there is nothing to apply");
     assert_eq!((applied.rows().count(), applied.digest(), logic.applied()), (0, entry.header().digest, 0));
 
     // If an older leader has recorded writes, the module is called as before.
     let entry = rejected(&active(), logic.id(), Some(Digest([5; 32])));
-    let asked = Applied::compute(&logic, entry, &[], &Empty);
+    let asked = AppliedEntry::compute(&logic, entry, &[], &EmptyTable);
     assert!(matches!(asked, Err(ApplyError::Fault { .. })) && logic.applied() == 1, "{asked:?}");
 }
 

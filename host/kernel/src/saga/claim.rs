@@ -26,7 +26,7 @@ pub fn claimed() -> Vec<u8> {
 /// A `Rejection` of the ABI with a member that only the host reads.
 #[derive(Encode, Decode)]
 #[cbor(map)]
-struct Reused {
+struct ReuseRejection {
     #[n(0)]
     code: String,
     #[n(1)]
@@ -45,22 +45,22 @@ pub fn refusal(fields: Option<Vec<String>>, position: Position) -> Vec<u8> {
         "this id belongs to a command with other content in a partition that both need, recorded at \
          {position}{difference}; use a new id"
     );
-    let reused = Reused { code: ID_REUSED.to_owned(), detail, fields };
+    let reused = ReuseRejection { code: ID_REUSED.to_owned(), detail, fields };
     minicbor::to_vec(&reused).expect("a vector takes all bytes")
 }
 
 /// The fields that a refusal names; none for a rejection of another kind.
 pub fn fields_of(rejection: &[u8]) -> Option<Vec<String>> {
-    let reused: Reused = minicbor::decode(rejection).ok()?;
+    let reused: ReuseRejection = minicbor::decode(rejection).ok()?;
     reused.fields.filter(|_| reused.code == ID_REUSED)
 }
 
 /// A command's name and canonical body.
-pub type Content<'a> = (&'a str, &'a [u8]);
+pub type CommandContent<'a> = (&'a str, &'a [u8]);
 
 /// The fields in which the bodies of two commands differ: `command` if even their names differ, `home` if nothing else
 /// does.
-pub fn different_fields(ours: Content<'_>, recorded: Content<'_>) -> Vec<String> {
+pub fn different_fields(ours: CommandContent<'_>, recorded: CommandContent<'_>) -> Vec<String> {
     if ours.0 != recorded.0 {
         return vec!["command".to_owned()];
     }

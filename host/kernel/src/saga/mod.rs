@@ -26,8 +26,8 @@ pub mod order;
 mod tests;
 
 pub use identity::{Derivation, Identity};
-pub use order::{ABORTED, Awaited, Order, OrderKind, OrderRefused, WaitsFor};
-pub use phase::{Mark, Moment, Phase};
-pub use plan::{Branch, Coordination, Form, PlanFault, Role, SagaPlan, Step};
-pub use record::{Origin, Progress, Records, Start, read_records};
-pub use status::{Advance, Call, CallKey, Finished, Outcome, Saga, Stale};
+pub use order::{ABORTED, AwaitedAnswer, Order, OrderKind, OrderRefused, WaitsFor};
+pub use phase::{Phase, PhaseMark, PhaseMoment};
+pub use plan::{Branch, Coordination, Form, PlanFault, PlanStep, Role, SagaPlan};
+pub use record::{CallProgress, Origin, Records, Start, read_records};
+pub use status::{Advance, Call, CallKey, FinishedSaga, Outcome, Saga, StaleOutcome};

@@ -13,9 +13,9 @@ use minicbor::{Decode, Encode};
 use statehouse_abi::cold::Rejection;
 
 use crate::ids::{CommandId, NodeId, PartitionId};
-use crate::saga::phase::{Mark, Moment, Phase};
+use crate::saga::phase::{Phase, PhaseMark, PhaseMoment};
 use crate::saga::plan::{Coordination, Form, Role};
-use crate::saga::status::{Advance, Call, CallKey, Direction, Saga, State};
+use crate::saga::status::{Advance, BranchState, Call, CallKey, Direction, Saga};
 
 /// The code that an aborted command is rejected with.
 pub const ABORTED: &str = "aborted";
@@ -93,7 +93,7 @@ pub enum OrderRefused {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WaitsFor {
     pub partition: PartitionId,
-    pub kind: Awaited,
+    pub kind: AwaitedAnswer,
     /// How often the participant has refused it.
     pub refused_count: u32,
     /// Whether the last resort replaces it.
@@ -102,7 +102,7 @@ pub struct WaitsFor {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Awaited {
+pub enum AwaitedAnswer {
     Step,
     Undo,
     Confirm,
@@ -110,7 +110,7 @@ pub enum Awaited {
     Claim,
 }
 
-impl Awaited {
+impl AwaitedAnswer {
     pub fn name(self) -> &'static str {
         match self {
             Self::Step => "step",
@@ -126,7 +126,7 @@ impl Saga {
     ///
     /// # Errors
     /// The protocol does not allow it, or it would change nothing.
-    pub fn order(mut self, order: &Order, at: &Moment) -> Result<Advance, OrderRefused> {
+    pub fn order(mut self, order: &Order, at: &PhaseMoment) -> Result<Advance, OrderRefused> {
         let due = self.due();
         match order.kind {
             OrderKind::Abort => self.abort(order, at)?,
@@ -141,7 +141,7 @@ impl Saga {
         Ok(self.settle(&due, at))
     }
 
-    fn abort(&mut self, order: &Order, at: &Moment) -> Result<(), OrderRefused> {
+    fn abort(&mut self, order: &Order, at: &PhaseMoment) -> Result<(), OrderRefused> {
         match self.direction {
             Direction::Confirming => return Err(OrderRefused::ConfirmDecided),
             Direction::Backward => return Err(OrderRefused::AlreadyUndoing),
@@ -154,7 +154,7 @@ impl Saga {
                 if branch.steps.iter().any(|step| step.undo.is_none()) {
                     return Err(OrderRefused::NotUndoable(branch.partition()));
                 }
-                self.branches[key.branch as usize].state = State::Doubtful;
+                self.branches[key.branch as usize].state = BranchState::Doubtful;
             }
         }
         let detail = format!("an operator ended the command: {}", order.why);
@@ -198,10 +198,10 @@ impl Saga {
         let of = |key: CallKey| {
             let branch = self.branch(key);
             let kind = match (key.call, branch.role) {
-                (Call::Undo, _) => Awaited::Undo,
-                (Call::Claim, _) => Awaited::Claim,
-                (Call::Do, Role::Confirm) => Awaited::Confirm,
-                (Call::Do, Role::Try) => Awaited::Step,
+                (Call::Undo, _) => AwaitedAnswer::Undo,
+                (Call::Claim, _) => AwaitedAnswer::Claim,
+                (Call::Do, Role::Confirm) => AwaitedAnswer::Confirm,
+                (Call::Do, Role::Try) => AwaitedAnswer::Step,
             };
             let is_settled = self.is_settled(key);
             WaitsFor { partition: branch.partition(), kind, refused_count: key.attempt, is_settled, key }
@@ -211,7 +211,7 @@ impl Saga {
 
     /// The code of the last recorded refusal of a call that is made again.
     pub fn last_refusal(&self, key: CallKey) -> Option<&str> {
-        let is_of_it = |mark: &&Mark| mark.phase == Phase::Retrying && mark.branch == Some(key.branch);
+        let is_of_it = |mark: &&PhaseMark| mark.phase == Phase::Retrying && mark.branch == Some(key.branch);
         self.marks.iter().rev().find(is_of_it)?.detail.as_deref().filter(|_| 0 < key.attempt)
     }
 

@@ -6,7 +6,7 @@
 
 /// What a participant knows about a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Known {
+pub enum CallKnowledge {
     /// The call never came, or it is still on its way.
     Nothing,
     /// The call is being carried out, and its outcome is not known yet.
@@ -28,11 +28,11 @@ pub enum OnCancel {
     Forbid,
 }
 
-pub fn on_cancel(tried: Known) -> OnCancel {
+pub fn on_cancel(tried: CallKnowledge) -> OnCancel {
     match tried {
-        Known::Nothing => OnCancel::Forbid,
-        Known::UnderWay => OnCancel::AskAgain,
-        Known::Done => OnCancel::Undo,
-        Known::Refused => OnCancel::NothingDone,
+        CallKnowledge::Nothing => OnCancel::Forbid,
+        CallKnowledge::UnderWay => OnCancel::AskAgain,
+        CallKnowledge::Done => OnCancel::Undo,
+        CallKnowledge::Refused => OnCancel::NothingDone,
     }
 }

@@ -9,7 +9,7 @@ use crate::ids::Micros;
 
 /// When and where something was recorded.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
-pub struct Moment {
+pub struct PhaseMoment {
     #[n(0)]
     time: i64,
     /// `partition.index.n~head8` at a participant. `None` in an entry of the home journal, which cannot name its own
@@ -21,7 +21,7 @@ pub struct Moment {
     pub index: Option<u64>,
 }
 
-impl Moment {
+impl PhaseMoment {
     pub fn at_home(time: Micros, index: u64) -> Self {
         Self { time: time.0, position: None, index: Some(index) }
     }
@@ -88,13 +88,13 @@ impl Phase {
 
 /// One line of a command's history.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
-pub struct Mark {
+pub struct PhaseMark {
     #[n(0)]
     pub phase: Phase,
     #[n(1)]
     pub branch: Option<u16>,
     #[n(2)]
-    pub at: Moment,
+    pub at: PhaseMoment,
     /// The code of a refusal.
     #[n(3)]
     pub detail: Option<String>,

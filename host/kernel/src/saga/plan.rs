@@ -57,11 +57,11 @@ pub struct Branch {
     #[n(1)]
     pub role: Role,
     #[n(2)]
-    pub steps: Vec<Step>,
+    pub steps: Vec<PlanStep>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
-pub struct Step {
+pub struct PlanStep {
     #[n(0)]
     pub op: ByteVec,
     #[n(1)]
@@ -69,14 +69,14 @@ pub struct Step {
     #[n(2)]
     pub undo: Option<ByteVec>,
     #[n(3)]
-    keys: Vec<Key>,
+    keys: Vec<StepKey>,
     /// The op that the module plans for the case that the confirm, or the undo, is refused for ever.
     #[n(4)]
     pub last_resort: Option<ByteVec>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
-struct Key {
+struct StepKey {
     #[n(0)]
     is_local: bool,
     #[n(1)]
@@ -133,7 +133,7 @@ impl SagaPlan {
         steps: impl Iterator<Item = (PlannedStep<'p>, Option<&'p [u8]>)>,
         partition_of: impl Fn(&[u8]) -> PartitionId,
     ) -> Result<Option<Self>, PlanFault> {
-        let placed: Vec<Placed<'p>> =
+        let placed: Vec<PlacedStep<'p>> =
             steps.map(|(step, last_resort)| (partition_of(step.entity), step, last_resort)).collect();
         if placed.iter().all(|(partition, ..)| *partition == home) {
             return Ok(None);
@@ -156,13 +156,13 @@ impl SagaPlan {
 }
 
 /// A step, the partition of its entity, and its last resort.
-type Placed<'p> = (PartitionId, PlannedStep<'p>, Option<&'p [u8]>);
+type PlacedStep<'p> = (PartitionId, PlannedStep<'p>, Option<&'p [u8]>);
 
 /// Consecutive steps on one partition make one branch; the order of the steps stays.
-fn in_order(block: &PlanOut<'_>, placed: &[Placed<'_>]) -> Result<Vec<Branch>, PlanFault> {
+fn in_order(block: &PlanOut<'_>, placed: &[PlacedStep<'_>]) -> Result<Vec<Branch>, PlanFault> {
     let mut branches: Vec<Branch> = Vec::new();
     for (partition, step, last_resort) in placed {
-        let step = Step::of(block, step, *last_resort);
+        let step = PlanStep::of(block, step, *last_resort);
         match branches.last_mut().filter(|branch| branch.partition() == *partition) {
             Some(branch) => branch.steps.push(step),
             None => branches.push(Branch { partition: partition.0, role: Role::Try, steps: vec![step] }),
@@ -176,7 +176,7 @@ fn in_order(block: &PlanOut<'_>, placed: &[Placed<'_>]) -> Result<Vec<Branch>, P
 }
 
 /// One branch for each phase and partition, home first.
-fn by_phase(block: &PlanOut<'_>, home: PartitionId, placed: &[Placed<'_>]) -> Result<Vec<Branch>, PlanFault> {
+fn by_phase(block: &PlanOut<'_>, home: PartitionId, placed: &[PlacedStep<'_>]) -> Result<Vec<Branch>, PlanFault> {
     let mut branches: Vec<Branch> = Vec::new();
     for (role, tcc) in [(Role::Try, TccRole::Try), (Role::Confirm, TccRole::Confirm)] {
         for (at, (partition, step, last_resort)) in
@@ -186,7 +186,7 @@ fn by_phase(block: &PlanOut<'_>, home: PartitionId, placed: &[Placed<'_>]) -> Re
                 return Err(PlanFault::NotCancellable(at));
             }
             let is_same = |branch: &&mut Branch| branch.role == role && branch.partition() == *partition;
-            let step = Step::of(block, step, *last_resort);
+            let step = PlanStep::of(block, step, *last_resort);
             match branches.iter_mut().find(is_same) {
                 Some(branch) => branch.steps.push(step),
                 None => branches.push(Branch { partition: partition.0, role, steps: vec![step] }),
@@ -207,7 +207,7 @@ impl Branch {
     /// A PLAN_OUT block whose only plan is this branch, or what undoes it (the last step first), or its last resort.
     pub fn to_plan(&self, form: Form, home: &[u8], body: &[u8]) -> Vec<u8> {
         let mut writer = PlanOutWriter::default();
-        let mut add = |step: &Step| {
+        let mut add = |step: &PlanStep| {
             let op = match form {
                 Form::Do => &step.op,
                 Form::Undo => step.undo.as_ref().expect("checked when the plan was divided"),
@@ -227,11 +227,11 @@ impl Branch {
     }
 }
 
-impl Step {
+impl PlanStep {
     fn of(block: &PlanOut<'_>, step: &PlannedStep<'_>, last_resort: Option<&[u8]>) -> Self {
         let key = |at| {
             let (scope, suffix) = block.key(at);
-            Key { is_local: scope == Scope::Local, suffix: suffix.to_vec().into() }
+            StepKey { is_local: scope == Scope::Local, suffix: suffix.to_vec().into() }
         };
         Self {
             op: step.op.to_vec().into(),

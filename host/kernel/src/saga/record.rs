@@ -9,7 +9,7 @@ use minicbor::{Decode, Encode};
 use crate::ids::{CommandId, Fingerprint, PartitionId};
 use crate::saga::identity::{Derivation, Identity};
 use crate::saga::order::Order;
-use crate::saga::phase::{Mark, Moment};
+use crate::saga::phase::{PhaseMark, PhaseMoment};
 use crate::saga::plan::SagaPlan;
 use crate::saga::status::{CallKey, Outcome};
 
@@ -91,7 +91,7 @@ impl Origin {
 
 /// The outcome of a call, as its participant has recorded it.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
-pub struct Progress {
+pub struct CallProgress {
     #[cbor(n(0), with = "minicbor::bytes")]
     command: [u8; 16],
     #[n(1)]
@@ -99,11 +99,11 @@ pub struct Progress {
     #[n(2)]
     pub outcome: Outcome,
     #[n(3)]
-    pub at: Moment,
+    pub at: PhaseMoment,
 }
 
-impl Progress {
-    pub fn new(command: CommandId, key: CallKey, outcome: Outcome, at: Moment) -> Self {
+impl CallProgress {
+    pub fn new(command: CommandId, key: CallKey, outcome: Outcome, at: PhaseMoment) -> Self {
         Self { command: command.0, key, outcome, at }
     }
 
@@ -120,10 +120,10 @@ pub struct Records {
     #[n(1)]
     pub origins: Vec<Origin>,
     #[n(2)]
-    pub progress: Vec<Progress>,
+    pub progress: Vec<CallProgress>,
     /// The history of each command that ends with the entry.
     #[n(3)]
-    pub marks: Vec<Vec<Mark>>,
+    pub marks: Vec<Vec<PhaseMark>>,
     /// Operators' orders, which apply after the outcomes; since the feature level `ORDERS`.
     #[n(4)]
     pub ordered: Option<Vec<Order>>,

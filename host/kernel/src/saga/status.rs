@@ -10,7 +10,7 @@ use statehouse_abi::key::key;
 
 use crate::ids::{CommandId, Fingerprint, Micros};
 use crate::saga::identity::{Derivation, Identity};
-use crate::saga::phase::{Mark, Moment, Phase};
+use crate::saga::phase::{Phase, PhaseMark, PhaseMoment};
 use crate::saga::plan::{Branch, Coordination, Role, SagaPlan};
 
 /// The reserved entity whose rows are the phase status table.
@@ -100,7 +100,7 @@ pub(super) enum Direction {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
-pub(super) enum State {
+pub(super) enum BranchState {
     /// Nobody has asked for it yet, or no answer was heard.
     #[n(0)]
     Pending,
@@ -121,7 +121,7 @@ pub(super) enum State {
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub(super) struct Status {
     #[n(0)]
-    pub(super) state: State,
+    pub(super) state: BranchState,
     /// The attempt of the call that is due, or of the last one.
     #[n(1)]
     attempt: u32,
@@ -160,7 +160,7 @@ pub struct Saga {
     #[n(5)]
     rejection: Option<ByteVec>,
     #[n(6)]
-    pub marks: Vec<Mark>,
+    pub marks: Vec<PhaseMark>,
     /// How the ids of its calls are derived; since format 2.
     #[n(7)]
     derivation: Option<Derivation>,
@@ -196,7 +196,7 @@ pub enum Outcome {
 
 /// A command that is over.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Finished {
+pub struct FinishedSaga {
     pub saga: Saga,
     /// CBOR of the rejection that it ends with.
     pub rejection: Option<Vec<u8>>,
@@ -205,13 +205,13 @@ pub struct Finished {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Advance {
     GoesOn(Box<Saga>),
-    Finished(Box<Finished>),
+    Finished(Box<FinishedSaga>),
 }
 
 /// The outcome belongs to a call that is not due: it came twice, or too late to matter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a call of branch {} that is not due was answered", .0.branch)]
-pub struct Stale(pub CallKey);
+pub struct StaleOutcome(pub CallKey);
 
 impl Saga {
     /// A command whose first branch was carried out in the entry that starts the command.
@@ -220,7 +220,7 @@ impl Saga {
         plan: SagaPlan,
         derivation: Derivation,
         events: Vec<EventRecord>,
-        at: &Moment,
+        at: &PhaseMoment,
     ) -> Advance {
         assert!(plan.branches.len() > 1, "one partition needs no coordination");
         let format = match derivation {
@@ -228,7 +228,7 @@ impl Saga {
             Derivation::ByContent if !plan.claims_first() => 2,
             Derivation::ByContent => 3,
         };
-        let pending = Status { state: State::Pending, attempt: 0, events: Vec::new(), settled: None };
+        let pending = Status { state: BranchState::Pending, attempt: 0, events: Vec::new(), settled: None };
         let mut saga = Self {
             format,
             command,
@@ -240,7 +240,7 @@ impl Saga {
             derivation: derivation.recorded(),
         };
         saga.mark(Phase::Started, None, at, None);
-        saga.branches[0] = Status { state: State::Done, attempt: 0, events, settled: None };
+        saga.branches[0] = Status { state: BranchState::Done, attempt: 0, events, settled: None };
         saga.mark(Phase::StepDone, Some(0), at, None);
         let none = Vec::new();
         saga.settle(&none, at)
@@ -251,32 +251,32 @@ impl Saga {
         mut self,
         key: CallKey,
         outcome: &Outcome,
-        recorded: &Moment,
-        at: &Moment,
-    ) -> Result<Advance, Stale> {
+        recorded: &PhaseMoment,
+        at: &PhaseMoment,
+    ) -> Result<Advance, StaleOutcome> {
         let due = self.due();
         if !due.contains(&key) {
-            return Err(Stale(key));
+            return Err(StaleOutcome(key));
         }
         let branch = key.branch as usize;
         let is_final = key.call != Call::Undo && self.direction == Direction::Forward;
         match (key.call, outcome) {
             (Call::Do, Outcome::Done { events }) => {
-                self.branches[branch].state = State::Done;
+                self.branches[branch].state = BranchState::Done;
                 self.branches[branch].events = events.clone();
                 self.mark(Phase::StepDone, Some(key.branch), recorded, None);
             }
             (Call::Claim, Outcome::Done { .. }) => {
-                self.branches[branch].state = State::Claimed;
+                self.branches[branch].state = BranchState::Claimed;
                 self.mark(Phase::Claimed, Some(key.branch), recorded, None);
             }
             (Call::Do | Call::Claim, Outcome::Refused { rejection, code }) if is_final => {
-                self.branches[branch].state = State::Refused;
+                self.branches[branch].state = BranchState::Refused;
                 self.mark(Phase::StepRefused, Some(key.branch), recorded, Some(code.clone()));
                 self.turn_back(rejection.clone(), at);
             }
             (Call::Undo, Outcome::Done { .. } | Outcome::NothingDone) => {
-                self.branches[branch].state = State::Undone;
+                self.branches[branch].state = BranchState::Undone;
                 self.branches[branch].events.clear();
                 self.mark(Phase::Compensated, Some(key.branch), recorded, None);
             }
@@ -284,12 +284,12 @@ impl Saga {
                 self.branches[branch].attempt = key.attempt + 1;
                 self.mark(Phase::Retrying, Some(key.branch), recorded, Some(code.clone()));
             }
-            (Call::Do | Call::Claim, Outcome::NothingDone) => return Err(Stale(key)),
+            (Call::Do | Call::Claim, Outcome::NothingDone) => return Err(StaleOutcome(key)),
         }
         Ok(self.settle(&due, at))
     }
 
-    pub(super) fn turn_back(&mut self, rejection: ByteVec, at: &Moment) {
+    pub(super) fn turn_back(&mut self, rejection: ByteVec, at: &PhaseMoment) {
         // If there are several refusals, the command is rejected with the one that is recorded here first.
         if self.direction == Direction::Forward {
             self.direction = Direction::Backward;
@@ -300,9 +300,9 @@ impl Saga {
 
     /// Enters the next phase if the present one is complete, and says whether it was the last. The calls in
     /// `due_before` were made already.
-    pub(super) fn settle(mut self, due_before: &[CallKey], at: &Moment) -> Advance {
+    pub(super) fn settle(mut self, due_before: &[CallKey], at: &PhaseMoment) -> Advance {
         let is_asked = |(branch, status): (&Branch, &Status)| match branch.role {
-            Role::Try => status.state == State::Done,
+            Role::Try => status.state == BranchState::Done,
             Role::Confirm => !self.is_unclaimed(branch, status),
         };
         if self.direction == Direction::Forward && self.plan.branches.iter().zip(&self.branches).all(is_asked) {
@@ -313,7 +313,7 @@ impl Saga {
             let phase = if self.rejection.is_some() { Phase::Aborted } else { Phase::Finished };
             self.mark(phase, None, at, None);
             let rejection = self.rejection.clone().map(Vec::from);
-            return Advance::Finished(Box::new(Finished { saga: self, rejection }));
+            return Advance::Finished(Box::new(FinishedSaga { saga: self, rejection }));
         }
         for key in due.iter().filter(|key| key.call == Call::Do && key.attempt == 0 && !due_before.contains(key)) {
             self.mark(Phase::StepSent, Some(key.branch), at, None);
@@ -324,7 +324,7 @@ impl Saga {
     /// Whether the confirm of a branch must not be decided yet, because its partition may have another command under
     /// the same id.
     fn is_unclaimed(&self, branch: &Branch, status: &Status) -> bool {
-        self.plan.claims_first() && status.state == State::Pending && self.plan.is_confirm_only(branch)
+        self.plan.claims_first() && status.state == BranchState::Pending && self.plan.is_confirm_only(branch)
     }
 
     /// The calls that are due. Each is repeated until the participant says what it has recorded.
@@ -335,29 +335,31 @@ impl Saga {
             attempt: self.branches[branch].attempt,
         };
         let numbered = || self.plan.branches.iter().zip(&self.branches).enumerate();
-        let with = |role: Role, states: &'static [State]| {
+        let with = |role: Role, states: &'static [BranchState]| {
             numbered().filter(move |(_, (branch, status))| branch.role == role && states.contains(&status.state))
         };
         match (self.plan.coordination, self.direction) {
             (Coordination::Saga, Direction::Forward) => {
-                with(Role::Try, &[State::Pending]).take(1).map(|(at, _)| key(at, Call::Do)).collect()
+                with(Role::Try, &[BranchState::Pending]).take(1).map(|(at, _)| key(at, Call::Do)).collect()
             }
             (Coordination::Saga, Direction::Confirming) => Vec::new(),
-            (Coordination::Saga, Direction::Backward) => with(Role::Try, &[State::Done, State::Doubtful])
+            (Coordination::Saga, Direction::Backward) => with(Role::Try, &[BranchState::Done, BranchState::Doubtful])
                 .next_back()
                 .map(|(at, _)| key(at, Call::Undo))
                 .into_iter()
                 .collect(),
             (Coordination::TryConfirmCancel, Direction::Forward) => {
-                let tries = with(Role::Try, &[State::Pending]).map(|(at, _)| key(at, Call::Do));
+                let tries = with(Role::Try, &[BranchState::Pending]).map(|(at, _)| key(at, Call::Do));
                 let unclaimed = numbered().filter(|(_, (branch, status))| self.is_unclaimed(branch, status));
                 tries.chain(unclaimed.map(|(at, _)| key(at, Call::Claim))).collect()
             }
             (Coordination::TryConfirmCancel, Direction::Confirming) => {
-                with(Role::Confirm, &[State::Pending, State::Claimed]).map(|(at, _)| key(at, Call::Do)).collect()
+                with(Role::Confirm, &[BranchState::Pending, BranchState::Claimed])
+                    .map(|(at, _)| key(at, Call::Do))
+                    .collect()
             }
             (Coordination::TryConfirmCancel, Direction::Backward) => {
-                with(Role::Try, &[State::Done, State::Pending]).map(|(at, _)| key(at, Call::Undo)).collect()
+                with(Role::Try, &[BranchState::Done, BranchState::Pending]).map(|(at, _)| key(at, Call::Undo)).collect()
             }
         }
     }
@@ -366,7 +368,7 @@ impl Saga {
     pub fn is_cancel(&self, key: CallKey) -> bool {
         key.call == Call::Undo
             && (self.plan.coordination == Coordination::TryConfirmCancel
-                || self.branches[key.branch as usize].state == State::Doubtful)
+                || self.branches[key.branch as usize].state == BranchState::Doubtful)
     }
 
     /// Whether a participant must claim the client's id before it carries out the call, because the call may still be
@@ -410,8 +412,8 @@ impl Saga {
         })
     }
 
-    pub(super) fn mark(&mut self, phase: Phase, branch: Option<u16>, at: &Moment, detail: Option<String>) {
-        let mark = Mark { phase, branch, at: at.clone(), detail };
+    pub(super) fn mark(&mut self, phase: Phase, branch: Option<u16>, at: &PhaseMoment, detail: Option<String>) {
+        let mark = PhaseMark { phase, branch, at: at.clone(), detail };
         if self.marks.len() >= MARKS_MAX && phase == Phase::Retrying {
             self.marks.pop();
         }

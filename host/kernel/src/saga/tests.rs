@@ -11,11 +11,11 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use hashbrown::HashSet;
 use statehouse_abi::plan::{Coordination as Planned, PlanOut, PlanOutWriter, TccRole};
 
-use super::participant::{Known, OnCancel, on_cancel};
+use super::participant::{CallKnowledge, OnCancel, on_cancel};
 use super::status::{Command, EventRecord};
 use super::{
-    Advance, Call, CallKey, Derivation, Identity, Moment, Order, OrderKind, OrderRefused, Outcome, PlanFault, Role,
-    Saga, SagaPlan, Stale,
+    Advance, Call, CallKey, Derivation, Identity, Order, OrderKind, OrderRefused, Outcome, PhaseMoment, PlanFault,
+    Role, Saga, SagaPlan, StaleOutcome,
 };
 use crate::ids::{CommandId, Fingerprint, Micros, PartitionId};
 
@@ -39,8 +39,8 @@ fn plan(coordination: Planned, steps: &[(&str, TccRole, bool)]) -> Result<Option
     SagaPlan::divide(&block, coordination, partition_of(steps[0].0.as_bytes()), all, partition_of)
 }
 
-fn here() -> Moment {
-    Moment::at_home(Micros(0), 0)
+fn here() -> PhaseMoment {
+    PhaseMoment::at_home(Micros(0), 0)
 }
 
 fn command() -> Command {
@@ -70,7 +70,7 @@ struct State {
     /// Calls that were made at least once; for an undo, whether it cancels.
     sent: BTreeMap<CallKey, bool>,
     /// What participants have recorded about calls.
-    recorded: BTreeMap<CallKey, Recorded>,
+    recorded: BTreeMap<CallKey, CallOutcome>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -81,7 +81,7 @@ enum Row {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-enum Recorded {
+enum CallOutcome {
     Done,
     Refused,
     /// The call was refused before it came.
@@ -119,7 +119,8 @@ impl World {
     fn effect(&self, state: &State, branch: usize) -> i32 {
         let count = |call| {
             let of_branch = |key: &&CallKey| key.branch as usize == branch && key.call == call;
-            let keys = state.recorded.iter().filter(|(_, recorded)| **recorded == Recorded::Done).map(|(key, _)| key);
+            let keys =
+                state.recorded.iter().filter(|(_, recorded)| **recorded == CallOutcome::Done).map(|(key, _)| key);
             keys.filter(of_branch).count() as i32
         };
         count(Call::Do) - count(Call::Undo)
@@ -132,7 +133,7 @@ impl World {
         let started = Saga::start(command(), self.plan.clone(), Derivation::ByContent, events, &here());
         let Advance::GoesOn(saga) = started else { panic!("a command on several partitions goes on after its start") };
         let first = CallKey { branch: 0, call: Call::Do, attempt: 0 };
-        let recorded = BTreeMap::from([(first, Recorded::Done)]);
+        let recorded = BTreeMap::from([(first, CallOutcome::Done)]);
         State { row: Row::InFlight(saga.to_row()), sent: BTreeMap::new(), recorded }
     }
 
@@ -172,29 +173,29 @@ impl World {
                 let tried = key.first_do();
                 let on_cancel = state.sent[&key].then(|| {
                     on_cancel(match state.recorded.get(&tried) {
-                        None => Known::Nothing,
-                        Some(Recorded::Done) => Known::Done,
-                        Some(_) => Known::Refused,
+                        None => CallKnowledge::Nothing,
+                        Some(CallOutcome::Done) => CallKnowledge::Done,
+                        Some(_) => CallKnowledge::Refused,
                     })
                 });
                 let recorded = match on_cancel {
                     Some(OnCancel::AskAgain) => return None,
-                    Some(OnCancel::NothingDone) => Recorded::NothingDone,
+                    Some(OnCancel::NothingDone) => CallOutcome::NothingDone,
                     Some(OnCancel::Forbid) => {
-                        next.recorded.insert(tried, Recorded::Forbidden);
-                        Recorded::NothingDone
+                        next.recorded.insert(tried, CallOutcome::Forbidden);
+                        CallOutcome::NothingDone
                     }
-                    Some(OnCancel::Undo) | None if is_accepted => Recorded::Done,
-                    Some(OnCancel::Undo) | None => Recorded::Refused,
+                    Some(OnCancel::Undo) | None if is_accepted => CallOutcome::Done,
+                    Some(OnCancel::Undo) | None => CallOutcome::Refused,
                 };
                 next.recorded.insert(key, recorded);
             }
             Action::Hear(key) => {
                 let saga = Self::saga(state)?;
                 let outcome = match state.recorded[&key] {
-                    Recorded::Done => done(),
-                    Recorded::Refused | Recorded::Forbidden => refused(),
-                    Recorded::NothingDone => Outcome::NothingDone,
+                    CallOutcome::Done => done(),
+                    CallOutcome::Refused | CallOutcome::Forbidden => refused(),
+                    CallOutcome::NothingDone => Outcome::NothingDone,
                 };
                 let Ok(advance) = saga.advance(key, &outcome, &here(), &here()) else { return None };
                 next.row = row(advance);

@@ -18,16 +18,16 @@ use minicbor::Decoder;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::asked::Asked;
 use super::body::{check_media_type, read_large_body};
 use super::command::{command_id, request};
 use super::command_roles::CommandRoles;
 use super::handle::Api;
-use super::mount::{Mount, Route};
+use super::mount::{Mount, MountRoute};
 use super::problem::{Code, Problem};
-use super::reply::Reply;
+use super::reply::CommandReply;
+use super::request_context::RequestContext;
 use super::route::HostRequest;
-use super::share::Kind;
+use super::share::ShareKind;
 use crate::ids::CommandId;
 use crate::json::{self, read_cbor, read_json};
 use crate::limits::{BATCH_BODY_BYTES_MAX, BATCH_COMMANDS_MAX, BODY_BYTES_MAX};
@@ -44,34 +44,34 @@ pub enum Format {
 pub async fn post(api: &Api, request: HostRequest<'_>) -> Result<Response, Problem> {
     let machine = api.find_machine(request.machine_name())?;
     let mount = api.mounts.of(&machine);
-    let HostRequest { asked, parts, body, .. } = request;
-    let who = api.who(&asked.caller, parts);
-    api.shares.check_rejections(who.network)?;
-    api.shares.check(Kind::Batch, 1, &who)?;
+    let HostRequest { context, parts, body, .. } = request;
+    let requester = api.requester(&context.caller, parts);
+    api.shares.check_rejections(requester.network)?;
+    api.shares.check(ShareKind::Batch, 1, &requester)?;
     let format = [Format::Ndjson, Format::CborSequence][check_media_type(&parts.headers, &MEDIA_TYPES)?];
     let answer_format = accepted_format(&parts.headers).unwrap_or(format);
-    let (bytes, room) = read_large_body(api, body, BATCH_BODY_BYTES_MAX, &who, asked.deadline).await?;
+    let (bytes, room) = read_large_body(api, body, BATCH_BODY_BYTES_MAX, &requester, context.deadline).await?;
     // The place is taken only now, so that a client that sends slowly keeps nobody out.
-    let _place = api.shares.take(Kind::Batch, 1, &who)?;
+    let _place = api.shares.take(ShareKind::Batch, 1, &requester)?;
     drop(room);
-    let request_id = asked.request_id.clone();
+    let request_id = context.request_id.clone();
     // Parsing and printing megabytes here would hold up other requests.
     let reading = {
         let (mount, roles) = (mount.clone(), api.mounts.command_roles.now());
-        tokio::task::spawn_blocking(move || read(&mount, &roles, format, &bytes, &asked))
+        tokio::task::spawn_blocking(move || read(&mount, &roles, format, &bytes, &context))
     };
-    let Batch { requests, places } = reading.await.expect("reading a batch does not panic")?;
+    let RequestBatch { requests, places } = reading.await.expect("reading a batch does not panic")?;
     let ids: Vec<CommandId> = requests.iter().map(|request| request.id).collect();
     let answers = if requests.is_empty() { Vec::new() } else { machine.submit(requests).await };
     assert_eq!(answers.len(), ids.len(), "the router gives one answer per request");
-    api.shares.on_rejected(who.network, answers.iter().filter(|answer| answer.is_new_rejection()).count());
+    api.shares.on_rejected(requester.network, answers.iter().filter(|answer| answer.is_new_rejection()).count());
     let printing = tokio::task::spawn_blocking(move || {
         let mut answers = answers.into_iter().zip(ids);
         let replies = places.into_iter().map(|place| match place {
-            Some(problem) => Reply::from(problem),
+            Some(problem) => CommandReply::from(problem),
             None => {
                 let (answer, id) = answers.next().expect("one answer per request");
-                Reply::new(answer, &mount.machine, &mount.describe, id)
+                CommandReply::new(answer, &mount.machine, &mount.describe, id)
             }
         });
         print(replies, answer_format, &request_id)
@@ -83,7 +83,7 @@ pub async fn post(api: &Api, request: HostRequest<'_>) -> Result<Response, Probl
 }
 
 /// What a batch asks for.
-pub struct Batch {
+pub struct RequestBatch {
     /// The commands that could be read.
     pub requests: Vec<CommandRequest>,
     /// One per command: its problem, or `None` for the next of the requests.
@@ -106,8 +106,8 @@ pub fn read(
     roles: &CommandRoles,
     format: Format,
     bytes: &Bytes,
-    asked: &Asked,
-) -> Result<Batch, Problem> {
+    context: &RequestContext,
+) -> Result<RequestBatch, Problem> {
     let items = match format {
         Format::Ndjson => split_lines(bytes),
         Format::CborSequence => split_sequence(bytes)?,
@@ -118,7 +118,7 @@ pub fn read(
     if items.len() > BATCH_COMMANDS_MAX {
         return Err(Problem::new(Code::BodyTooLarge, format!("send at most {BATCH_COMMANDS_MAX} commands")));
     }
-    let mut batch = Batch { requests: Vec::with_capacity(items.len()), places: Vec::with_capacity(items.len()) };
+    let mut batch = RequestBatch { requests: Vec::with_capacity(items.len()), places: Vec::with_capacity(items.len()) };
     for item in items {
         let read = if item.len() > BODY_BYTES_MAX {
             Err(Problem::new(Code::BodyTooLarge, format!("a command has at most {BODY_BYTES_MAX} bytes")))
@@ -130,8 +130,8 @@ pub fn read(
         };
         let read = read.and_then(|(command, body)| {
             let id = command_id(&body, None)?;
-            roles.check(&mount.machine, &mount.describe.commands[command].name, &asked.caller)?;
-            Ok(request(mount.command_name(command), body, id, asked.clone()))
+            roles.check(&mount.machine, &mount.describe.commands[command].name, &context.caller)?;
+            Ok(request(mount.command_name(command), body, id, context.clone()))
         });
         match read {
             Ok(request) => {
@@ -208,7 +208,7 @@ fn split_item(item: &[u8]) -> Result<(&str, &[u8]), minicbor::decode::Error> {
     Ok((command.expect("two different keys were read"), body.expect("two different keys were read")))
 }
 
-fn find_command<'m>(mount: &'m Mount, name: &str) -> Result<(usize, &'m Route), Problem> {
+fn find_command<'m>(mount: &'m Mount, name: &str) -> Result<(usize, &'m MountRoute), Problem> {
     mount.find_command(name).ok_or_else(|| {
         let known: Vec<_> = mount.describe.commands.iter().map(|command| command.name.as_str()).collect();
         Problem::new(
@@ -219,7 +219,7 @@ fn find_command<'m>(mount: &'m Mount, name: &str) -> Result<(usize, &'m Route), 
 }
 
 /// Prints the replies in order.
-pub fn print(replies: impl Iterator<Item = Reply>, format: Format, request_id: &str) -> Vec<u8> {
+pub fn print(replies: impl Iterator<Item = CommandReply>, format: Format, request_id: &str) -> Vec<u8> {
     let mut bytes = Vec::new();
     for reply in replies {
         let line = reply.line(request_id);

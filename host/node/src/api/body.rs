@@ -10,10 +10,10 @@ use http_body_util::BodyExt;
 use hyper::body::Body as _;
 use tokio::time::{Instant, timeout_at};
 
-use super::asked::media_type;
 use super::handle::Api;
 use super::problem::{Code, Problem};
-use super::share::{Kind, Share, Who};
+use super::request_context::media_type;
+use super::share::{Requester, Share, ShareKind};
 use crate::limits::{BODY_ROOM_BYTES, HTTP_DISCARD_BYTES_MAX};
 
 pub const JSON: &str = "application/json";
@@ -34,10 +34,10 @@ pub async fn read_large_body(
     api: &Api,
     body: Body,
     bytes_max: usize,
-    who: &Who,
+    requester: &Requester,
     deadline: Instant,
 ) -> Result<(Bytes, Share), Problem> {
-    let mut room = api.shares.take(Kind::Body, 1, who)?;
+    let mut room = api.shares.take(ShareKind::Body, 1, requester)?;
     let mut room_bytes = BODY_ROOM_BYTES;
     let make_room = |bytes: usize| {
         let more = bytes.saturating_sub(room_bytes).div_ceil(BODY_ROOM_BYTES);

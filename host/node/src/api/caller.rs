@@ -43,7 +43,7 @@ struct Token {
 
 /// What a replacement of tokens has changed.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Replaced {
+pub struct TokenChanges {
     pub kept: usize,
     pub added: Vec<String>,
     pub removed: Vec<String>,
@@ -93,23 +93,23 @@ impl Tokens {
     }
 
     /// Keeps the tokens that are the same in `before`, and cancels those that are gone.
-    fn follow(&mut self, before: &Self) -> Replaced {
-        let mut replaced = Replaced::default();
+    fn follow(&mut self, before: &Self) -> TokenChanges {
+        let mut changes = TokenChanges::default();
         let name = |token: &Token| token.caller.name.clone();
         for token in &mut self.known {
             match before.known.iter().find(|old| old.is_same(token)) {
                 Some(old) => *token = old.clone(),
-                None => replaced.added.push(name(token)),
+                None => changes.added.push(name(token)),
             }
         }
         for old in &before.known {
             if !self.known.iter().any(|token| token.is_same(old)) {
                 old.removed.cancel();
-                replaced.removed.push(name(old));
+                changes.removed.push(name(old));
             }
         }
-        replaced.kept = self.known.len() - replaced.added.len();
-        replaced
+        changes.kept = self.known.len() - changes.added.len();
+        changes
     }
 }
 
@@ -121,11 +121,11 @@ impl Callers {
     }
 
     /// Replaces the tokens. Answers that still run for a token that is gone are told so, see [`Callers::removal`].
-    pub fn replace(&self, mut tokens: Tokens) -> Replaced {
+    pub fn replace(&self, mut tokens: Tokens) -> TokenChanges {
         let mut current = self.0.write();
-        let replaced = tokens.follow(&current);
+        let changes = tokens.follow(&current);
         *current = tokens;
-        replaced
+        changes
     }
 
     /// Whether everybody who can reach the address is let in.
@@ -260,15 +260,15 @@ mod tests {
         let replace = |tokens: &[TokenConfig]| callers.replace(Tokens::new(tokens, local()).expect("good tokens"));
 
         let watch = token("watch", "third", &[Role::Monitor]);
-        let replaced = replace(&[watch, till.clone()]);
-        let expected = Replaced { kept: 1, added: vec!["watch".into()], removed: vec!["chief".into()] };
-        assert_eq!((replaced, till_goes.is_cancelled(), chief_goes.is_cancelled()), (expected, false, true));
+        let changes = replace(&[watch, till.clone()]);
+        let expected = TokenChanges { kept: 1, added: vec!["watch".into()], removed: vec!["chief".into()] };
+        assert_eq!((changes, till_goes.is_cancelled(), chief_goes.is_cancelled()), (expected, false, true));
         assert_eq!(caller("0ther").map_err(|problem| problem.status()), Err(401));
         assert!(Arc::ptr_eq(&caller("s3cret").expect("still known"), &of_till), "what is the same goes on");
         assert!(callers.removal(&of_chief).is_cancelled(), "who asks late hears it too");
 
-        let replaced = replace(&[TokenConfig { roles: vec![Role::Auditor], ..till }]);
-        assert_eq!(replaced.removed, ["watch", "till"]);
+        let changes = replace(&[TokenConfig { roles: vec![Role::Auditor], ..till }]);
+        assert_eq!(changes.removed, ["watch", "till"]);
         assert!(till_goes.is_cancelled(), "another role is another token");
         assert_eq!(caller("s3cret").expect("known again").roles, role::AUDITOR);
     }

@@ -11,10 +11,10 @@ use serde::{Deserialize, Serialize};
 use statehouse_abi::describe::{Field, Schema, TextFormat};
 use statehouse_abi::value::Value;
 
-use super::asked::Asked;
 use super::handle::Api;
 use super::pages;
 use super::problem::{Code, Problem};
+use super::request_context::RequestContext;
 use super::route::HostRequest;
 use crate::config::is_host_and_port;
 use crate::features::{self, FeatureLevel};
@@ -118,7 +118,7 @@ pub struct ReplicaPage {
 
 /// A change that an operator asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Change {
+pub enum ClusterChange {
     Init(BTreeMap<NodeId, String>),
     Add(NodeId, String),
     Remove(NodeId),
@@ -132,33 +132,33 @@ pub async fn show(api: &Api, _: HostRequest<'_>) -> Result<Response, Problem> {
 }
 
 pub async fn init(api: &Api, request: HostRequest<'_>) -> Result<Response, Problem> {
-    let asked = request.asked.clone();
-    make(api, Change::init(request).await?, asked).await
+    let context = request.context.clone();
+    make(api, ClusterChange::init(request).await?, context).await
 }
 
 pub async fn add_node(api: &Api, request: HostRequest<'_>) -> Result<Response, Problem> {
-    let asked = request.asked.clone();
-    make(api, Change::add(request).await?, asked).await
+    let context = request.context.clone();
+    make(api, ClusterChange::add(request).await?, context).await
 }
 
 pub async fn remove_node(api: &Api, request: HostRequest<'_>) -> Result<Response, Problem> {
-    let asked = request.asked.clone();
-    make(api, Change::remove(request).await?, asked).await
+    let context = request.context.clone();
+    make(api, ClusterChange::remove(request).await?, context).await
 }
 
 pub async fn transfer(api: &Api, request: HostRequest<'_>) -> Result<Response, Problem> {
-    let asked = request.asked.clone();
-    make(api, Change::transfer(request).await?, asked).await
+    let context = request.context.clone();
+    make(api, ClusterChange::transfer(request).await?, context).await
 }
 
 pub async fn accept_clock(api: &Api, request: HostRequest<'_>) -> Result<Response, Problem> {
-    let asked = request.asked.clone();
-    make(api, Change::accept_clock(request).await?, asked).await
+    let context = request.context.clone();
+    make(api, ClusterChange::accept_clock(request).await?, context).await
 }
 
 pub async fn accept_loss(api: &Api, request: HostRequest<'_>) -> Result<Response, Problem> {
-    let asked = request.asked.clone();
-    make(api, Change::accept_loss(request).await?, asked).await
+    let context = request.context.clone();
+    make(api, ClusterChange::accept_loss(request).await?, context).await
 }
 
 fn page(api: &Api) -> Response {
@@ -169,17 +169,19 @@ fn page(api: &Api) -> Response {
 ///
 /// # Errors
 /// See [`ClusterError`](crate::system::ClusterError).
-async fn make(api: &Api, change: Change, asked: Asked) -> Result<Response, Problem> {
-    let Asked { request_id, caller, deadline } = asked;
+async fn make(api: &Api, change: ClusterChange, context: RequestContext) -> Result<Response, Problem> {
+    let RequestContext { request_id, caller, deadline } = context;
     tracing::info!(caller = caller.name, %request_id, ?change, "a change of the cluster is requested");
     let cluster = &api.cluster;
     match change {
-        Change::Init(nodes) => cluster.init(nodes, deadline).await?,
-        Change::Add(node, peer) => cluster.add(node, peer, deadline).await?,
-        Change::Remove(node) => cluster.remove(node, deadline).await?,
-        Change::Transfer { machine, partition, to } => cluster.transfer(&machine, partition, to, deadline).await?,
-        Change::AcceptClock => cluster.accept_clock(&Wanting { caller, request_id, deadline }).await?,
-        Change::AcceptLoss { machine, partition, why } => {
+        ClusterChange::Init(nodes) => cluster.init(nodes, deadline).await?,
+        ClusterChange::Add(node, peer) => cluster.add(node, peer, deadline).await?,
+        ClusterChange::Remove(node) => cluster.remove(node, deadline).await?,
+        ClusterChange::Transfer { machine, partition, to } => {
+            cluster.transfer(&machine, partition, to, deadline).await?
+        }
+        ClusterChange::AcceptClock => cluster.accept_clock(&Wanting { caller, request_id, deadline }).await?,
+        ClusterChange::AcceptLoss { machine, partition, why } => {
             let by = caller.name.to_string();
             cluster.accept_loss(Word { machine, partition, by, why }, deadline).await?;
         }
@@ -188,7 +190,7 @@ async fn make(api: &Api, change: Change, asked: Asked) -> Result<Response, Probl
 }
 
 /// Each reads the change that one of the routes asks for; an error names the place of what is wrong.
-impl Change {
+impl ClusterChange {
     pub async fn init(request: HostRequest<'_>) -> Result<Self, Problem> {
         Ok(Self::Init(members(&body_of(request).await?)?))
     }

@@ -11,18 +11,18 @@ use axum::http::request::Parts;
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::Response;
 
-use super::asked::{Asked, PREFERENCE_APPLIED, idempotency_key, prefers_async};
 use super::body::{check_media_type, read_body};
 use super::handle::{Api, network_of};
-use super::mount::{Given, Mount, Route};
+use super::mount::{GivenFields, Mount, MountRoute};
 use super::places::ClientNetwork;
 use super::problem::{Code, Problem};
-use super::reply::{Reply, resolve_url};
-use super::share::{Kind, Share, Shares};
+use super::reply::{CommandReply, resolve_url};
+use super::request_context::{PREFERENCE_APPLIED, RequestContext, idempotency_key, prefers_async};
+use super::share::{Share, ShareKind, Shares};
 use crate::ids::CommandId;
 use crate::json::{self, read_json};
 use crate::limits::BODY_BYTES_MAX;
-use crate::router::Accepted;
+use crate::router::AcceptedCommand;
 use crate::router::answer::CommandRequest;
 use crate::router::machine::Machine;
 
@@ -30,8 +30,8 @@ pub async fn post(
     api: &Api,
     machine: Arc<Machine>,
     mount: &Mount,
-    (command, route, given): (usize, &Route, Given),
-    asked: Asked,
+    (command, route, given): (usize, &MountRoute, GivenFields),
+    context: RequestContext,
     (parts, body): (&Parts, Body),
 ) -> Result<Response, Problem> {
     if parts.uri.query().is_some_and(|query| !query.is_empty()) {
@@ -39,30 +39,30 @@ pub async fn post(
     }
     let network = network_of(parts);
     api.shares.check_rejections(network)?;
-    let json = read_body(body, BODY_BYTES_MAX, asked.deadline).await?;
+    let json = read_body(body, BODY_BYTES_MAX, context.deadline).await?;
     if !json.is_empty() {
         check_media_type(&parts.headers, &["application/json"])?;
     }
     let body = read_json(&route.shape, &given, &json)?;
     let id = command_id(&body, idempotency_key(&parts.headers)?)?;
-    let request_id = asked.request_id.clone();
-    let who = api.who(&asked.caller, parts);
-    let request = request(mount.command_name(command), body, id, asked);
+    let request_id = context.request_id.clone();
+    let requester = api.requester(&context.caller, parts);
+    let request = request(mount.command_name(command), body, id, context);
     if prefers_async(&parts.headers) {
-        let place = api.shares.take(Kind::Unattended, 1, &who)?;
+        let place = api.shares.take(ShareKind::Unattended, 1, &requester)?;
         return Ok(match machine.accept(request).await {
             Ok(accepted) => respond_accepted(accepted, mount, id, (api.shares.clone(), network, place)),
-            Err(answer) => Reply::new(answer, &mount.machine, &mount.describe, id).into_response(&request_id),
+            Err(answer) => CommandReply::new(answer, &mount.machine, &mount.describe, id).into_response(&request_id),
         });
     }
     let answer = machine.submit(vec![request]).await.pop().expect("one answer per request");
     api.shares.on_rejected(network, usize::from(answer.is_new_rejection()));
-    Ok(Reply::new(answer, &mount.machine, &mount.describe, id).into_response(&request_id))
+    Ok(CommandReply::new(answer, &mount.machine, &mount.describe, id).into_response(&request_id))
 }
 
 /// The request for the router.
-pub fn request(command: Arc<str>, body: json::Body, id: CommandId, asked: Asked) -> CommandRequest {
-    let Asked { caller, request_id, deadline } = asked;
+pub fn request(command: Arc<str>, body: json::Body, id: CommandId, context: RequestContext) -> CommandRequest {
+    let RequestContext { caller, request_id, deadline } = context;
     CommandRequest { command, body: body.cbor, id, caller, request_id, deadline }
 }
 
@@ -82,12 +82,12 @@ pub fn command_id(body: &json::Body, header: Option<CommandId>) -> Result<Comman
 }
 
 /// The place of a command that nobody waits for, and the network against which its rejection counts.
-type Unattended = (Arc<Shares>, Option<ClientNetwork>, Share);
+type UnattendedPlace = (Arc<Shares>, Option<ClientNetwork>, Share);
 
 /// Answers 202: the command is carried out without the client, which asks at `Location` for the outcome. The command
 /// keeps its place until it is over.
-fn respond_accepted(accepted: Accepted, mount: &Mount, id: CommandId, place: Unattended) -> Response {
-    let Accepted { home, expires, fingerprint, .. } = &accepted;
+fn respond_accepted(accepted: AcceptedCommand, mount: &Mount, id: CommandId, place: UnattendedPlace) -> Response {
+    let AcceptedCommand { home, expires, fingerprint, .. } = &accepted;
     let location = resolve_url(&mount.machine, id, Some(home), *expires, Some(*fingerprint));
     tokio::spawn(async move {
         let (shares, network, _place) = place;

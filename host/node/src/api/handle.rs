@@ -18,19 +18,19 @@ use axum::response::Response;
 use futures_util::FutureExt;
 use metrics_exporter_prometheus::PrometheusHandle;
 
-use super::asked::{Asked, REQUEST_ID, RequestIds, deadline, request_id_value};
 use super::body::{JSON, check_encoding};
 use super::caller::Callers;
 use super::events::Events;
-use super::mount::{Mounts, Target};
+use super::mount::{Mounts, RouteTarget};
 use super::origin::{Origins, check_deliberate};
 use super::places::ClientNetwork;
 use super::problem::{Code, Problem};
 use super::refusals::Refusals;
+use super::request_context::{REQUEST_ID, RequestContext, RequestIds, deadline, request_id_value};
 use super::roles::QUERY_ROLES;
 use super::route::{HostRequest, HostRoute, RouteHandler, find_host_route, module_path};
-use super::serve::Connected;
-use super::share::{Kind, Shares, Who};
+use super::serve::ConnectionContext;
+use super::share::{Requester, ShareKind, Shares};
 use super::{command, events, query, views};
 use crate::ids::ModuleId;
 use crate::limits::DEADLINE_DEFAULT;
@@ -62,8 +62,11 @@ pub struct Api {
 pub async fn handle(State(api): State<Arc<Api>>, request: Request) -> Response {
     let request_id = api.request_ids.of(request.headers());
     let is_event_source = events::again::is_from_event_source(request.method(), request.uri(), request.headers());
-    let who = Who { caller: None, network: request.extensions().get::<Connected>().map(|connected| connected.network) };
-    let mut response = match api.shares.take(Kind::Request, 1, &who) {
+    let requester = Requester {
+        caller: None,
+        network: request.extensions().get::<ConnectionContext>().map(|connection| connection.network),
+    };
+    let mut response = match api.shares.take(ShareKind::Request, 1, &requester) {
         Ok(_place) => {
             let answered = AssertUnwindSafe(answer(&api, request, request_id.clone())).catch_unwind().await;
             answered.unwrap_or_else(|_| {
@@ -83,8 +86,8 @@ pub async fn handle(State(api): State<Arc<Api>>, request: Request) -> Response {
 
 impl Api {
     /// Who takes places for this request. If everybody is the same caller, only addresses tell clients apart.
-    pub fn who(&self, caller: &Arc<Caller>, parts: &Parts) -> Who {
-        Who { caller: (!self.callers.is_open()).then(|| caller.clone()), network: network_of(parts) }
+    pub fn requester(&self, caller: &Arc<Caller>, parts: &Parts) -> Requester {
+        Requester { caller: (!self.callers.is_open()).then(|| caller.clone()), network: network_of(parts) }
     }
 
     /// Whether the node serves everything that it should; the errors say what it does not serve, and why.
@@ -114,12 +117,12 @@ impl Api {
 
     /// Who sent this request, provided that they have one of the roles.
     fn admit(&self, parts: &Parts, roles: u32) -> Result<Arc<Caller>, Problem> {
-        let connected = parts.extensions.get::<Connected>();
+        let connection = parts.extensions.get::<ConnectionContext>();
         let caller = self.callers.admit(&parts.headers, roles).inspect_err(|problem| {
-            self.refusals.note(problem, parts.uri.path(), connected.map(|connected| connected.address));
+            self.refusals.note(problem, parts.uri.path(), connection.map(|connection| connection.address));
         })?;
-        if let Some(connected) = connected {
-            connected.on_known();
+        if let Some(connection) = connection {
+            connection.on_known();
         }
         Ok(caller)
     }
@@ -127,7 +130,7 @@ impl Api {
 
 /// Where a request comes from, as far as an address says.
 pub fn network_of(parts: &Parts) -> Option<ClientNetwork> {
-    parts.extensions.get::<Connected>().map(|connected| connected.network)
+    parts.extensions.get::<ConnectionContext>().map(|connection| connection.network)
 }
 
 async fn answer(api: &Api, request: Request, request_id: Arc<str>) -> Result<Response, Problem> {
@@ -153,9 +156,9 @@ async fn answer_module(
 ) -> Result<Response, Problem> {
     let machine = api.find_machine(machine)?;
     let mount = api.mounts.of(&machine);
-    let asked = |roles| {
+    let context = |roles| {
         let caller = api.admit(parts, roles)?;
-        Ok::<_, Problem>(Asked { request_id, caller, deadline: deadline(&parts.headers, DEADLINE_DEFAULT)? })
+        Ok::<_, Problem>(RequestContext { request_id, caller, deadline: deadline(&parts.headers, DEADLINE_DEFAULT)? })
     };
     let (route, given) = match mount.find(&parts.method, path) {
         Ok(found) => found,
@@ -163,21 +166,22 @@ async fn answer_module(
             let found = views::find_route(api, &machine, &parts.method, path);
             let (view, mount) = found.ok_or_else(|| not_found(api, machine.name(), problem))?;
             let (route, given) = mount.find(&parts.method, path)?;
-            return views::get(view, &machine, &mount, (route, given), asked(QUERY_ROLES)?, &parts.uri).await;
+            return views::get(view, &machine, &mount, (route, given), context(QUERY_ROLES)?, &parts.uri).await;
         }
     };
     match route.target {
-        Target::Command(at) => {
-            let asked = asked(api.mounts.command_roles.now().of(machine.name(), &mount.describe.commands[at].name))?;
+        RouteTarget::Command(at) => {
+            let context =
+                context(api.mounts.command_roles.now().of(machine.name(), &mount.describe.commands[at].name))?;
             check_deliberate(&parts.headers, &[JSON])?;
-            command::post(api, machine, &mount, (at, route, given), asked, (parts, body)).await
+            command::post(api, machine, &mount, (at, route, given), context, (parts, body)).await
         }
-        Target::Query(at) => {
-            let asked = asked(QUERY_ROLES)?;
+        RouteTarget::Query(at) => {
+            let context = context(QUERY_ROLES)?;
             let query = (at, route, given.clone());
-            match views::get_instead(api, &machine, &mount, query, &asked, &parts.uri).await {
+            match views::get_instead(api, &machine, &mount, query, &context, &parts.uri).await {
                 Some(answer) => answer,
-                None => query::get(machine, &mount, (at, route, given), asked, &parts.uri).await,
+                None => query::get(machine, &mount, (at, route, given), context, &parts.uri).await,
             }
         }
     }
@@ -207,9 +211,9 @@ async fn answer_host(api: &Api, parts: &Parts, body: Body, request_id: Arc<str>)
         }
     };
     let caller = api.admit(parts, roles)?;
-    let asked = Asked { request_id, caller, deadline: deadline(&parts.headers, route.deadline)? };
+    let context = RequestContext { request_id, caller, deadline: deadline(&parts.headers, route.deadline)? };
     check_host_post(route, parts)?;
-    handle(api, HostRequest { route, captured, asked, parts, body }).await
+    handle(api, HostRequest { route, captured, context, parts, body }).await
 }
 
 fn check_host_post(route: &HostRoute, parts: &Parts) -> Result<(), Problem> {

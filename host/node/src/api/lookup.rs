@@ -19,14 +19,14 @@ use super::url::query_pairs;
 use crate::ids::{CommandId, Micros, NodeId};
 use crate::json::{Json, print};
 use crate::rfc3339::print_time;
-use crate::router::answer::{Caller, CommandLookup, CommandQuestion, CommandStatus, InFlight, Waiting};
+use crate::router::answer::{AwaitedCall, Caller, CommandLookup, CommandQuestion, CommandStatus, InFlightStatus};
 
 const ID_REUSED: &str =
     "the id belongs to another command here; this one was not executed and will not be, send it with a new id";
 
 pub async fn get(api: &Api, request: HostRequest<'_>) -> Result<Response, Problem> {
     let machine = api.find_machine(request.machine_name())?;
-    let (id, asked) = (request.segment("id"), request.asked);
+    let (id, context) = (request.segment("id"), request.context);
     let id: CommandId = id.parse().map_err(|_| Problem::new(Code::BadPath, "a command's id is a hyphenated uuid"))?;
     let pairs = query_pairs(request.parts.uri.query().unwrap_or_default())
         .ok_or_else(|| Problem::new(Code::BadParameter, "the query string is not percent-encoded UTF-8"))?;
@@ -45,25 +45,25 @@ pub async fn get(api: &Api, request: HostRequest<'_>) -> Result<Response, Proble
     });
     let (home, expires, fingerprint) = (find("home"), expires.transpose()?, fingerprint.transpose()?);
     let question = CommandQuestion { id, home: home.map(str::to_owned), expires, fingerprint };
-    let lookup = machine.find_command(question, asked.caller.clone(), asked.deadline).await?;
+    let lookup = machine.find_command(question, context.caller.clone(), context.deadline).await?;
     if let CommandLookup::Ambiguous(ambiguity) = lookup {
         return Err(ambiguity.into());
     }
     if let CommandLookup::Recorded { status, .. } | CommandLookup::InFlight(status) = &lookup
-        && !asked.caller.may_see(&status.caller)
+        && !context.caller.may_see(&status.caller)
     {
         let detail = "another caller sent this command, and this token is bound to entities: ask with the token that \
             sent it";
         return Err(Problem::new(Code::EntityForbidden, detail));
     }
     let resolve = |until| resolve_url(machine.name(), id, home, until, fingerprint);
-    Ok(response(id, lookup, Senders::to(&asked.caller), resolve))
+    Ok(response(id, lookup, Senders::to(&context.caller), resolve))
 }
 
 /// `GET /v1/{machine}/commands?state=in_flight`: what is under way, oldest first, as far as this node knows.
 pub async fn list(api: &Api, request: HostRequest<'_>) -> Result<Response, Problem> {
     let machine = api.find_machine(request.machine_name())?;
-    let caller = &request.asked.caller;
+    let caller = &request.context.caller;
     let pairs = query_pairs(request.parts.uri.query().unwrap_or_default())
         .ok_or_else(|| Problem::new(Code::BadParameter, "the query string is not percent-encoded UTF-8"))?;
     if let Some((name, _)) = pairs.iter().find(|(name, _)| name != "state") {
@@ -170,7 +170,7 @@ fn recorded(status: CommandStatus, rendered: Value, senders: Senders) -> Value {
 fn in_flight(status: CommandStatus, senders: Senders) -> Value {
     let CommandStatus { id, command, caller, vouched, request_id, home, position, time, phases, in_flight, .. } =
         status;
-    let InFlight { waits_for, orders } = in_flight.unwrap_or_default();
+    let InFlightStatus { waits_for, orders } = in_flight.unwrap_or_default();
     let members = [
         ("id", Value::Text(id.to_string())),
         ("state", Value::text("in_flight")),
@@ -185,7 +185,7 @@ fn in_flight(status: CommandStatus, senders: Senders) -> Value {
     Value::map(members.into_iter().chain(home).chain(senders.members(caller, request_id, vouched)))
 }
 
-fn waiting(waiting: Waiting) -> Value {
+fn waiting(waiting: AwaitedCall) -> Value {
     let mut members = vec![
         ("partition", Value::Int(waiting.partition.0.into())),
         ("what", Value::text(waiting.what)),

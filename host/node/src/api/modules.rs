@@ -18,7 +18,7 @@ use super::route::HostRequest;
 use crate::audit::replay::Class;
 use crate::ids::{Micros, ModuleId, PartitionId};
 use crate::limits::BODY_BYTES_MAX;
-use crate::rehearsal::gate::{Gate, Proof, Signer};
+use crate::rehearsal::gate::{ActivationGate, Proof, Signer};
 use crate::rfc3339::print_time;
 use crate::system::Wanting;
 use crate::system::key_row::KeyRow;
@@ -95,7 +95,7 @@ pub struct StepPage {
 }
 
 pub async fn list(api: &Api, request: HostRequest<'_>) -> Result<Response, Problem> {
-    page(api, request.machine_name(), request.asked.deadline).await
+    page(api, request.machine_name(), request.context.deadline).await
 }
 
 /// # Errors
@@ -171,7 +171,7 @@ async fn check_proof(
     let cluster = api.cluster.view().cluster.unwrap_or_default();
     let signer =
         |key: &KeyRow| Signer { node: key.node(), key: key.public(), is_member: view.nodes.contains(&key.node()) };
-    let gate = Gate {
+    let gate = ActivationGate {
         cluster: &cluster,
         machine,
         current: view.active,

@@ -24,14 +24,14 @@ pub struct Mount {
     pub describe: Arc<Describe>,
     module: ModuleId,
     /// INVARIANT: paths without captures come first, so that `x/all` is not taken for `x/{id}`.
-    routes: Vec<Route>,
+    routes: Vec<MountRoute>,
 }
 
-pub struct Route {
+pub struct MountRoute {
     method: Method,
     /// The path below `/v1/<machine>/`.
     path: String,
-    pub target: Target,
+    pub target: RouteTarget,
     /// The body of a command, or the parameters of a query.
     pub shape: ObjectShape,
     /// The field of the shape for each capture of the path.
@@ -40,7 +40,7 @@ pub struct Route {
 
 /// An index into what the module declares.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Target {
+pub enum RouteTarget {
     Command(usize),
     Query(usize),
 }
@@ -51,15 +51,15 @@ impl Mount {
         let commands = describe.commands.iter().enumerate().map(|(at, command)| {
             let method = Method::from_bytes(command.method.as_bytes()).ok();
             let shape = ObjectShape::new(&command.body, command.id_field.as_deref());
-            Route::new(method, &command.path, Target::Command(at), &command.body, shape)
+            MountRoute::new(method, &command.path, RouteTarget::Command(at), &command.body, shape)
         });
         let queries = describe.queries.iter().enumerate().map(|(at, query)| {
             // The parameter of such a query is the command's id.
             let id = query.entity_param.as_deref().filter(|_| query.source == QuerySource::Command);
             let shape = ObjectShape::new(&query.params, id);
-            Route::new(Some(Method::GET), &query.path, Target::Query(at), &query.params, shape)
+            MountRoute::new(Some(Method::GET), &query.path, RouteTarget::Query(at), &query.params, shape)
         });
-        let mut routes: Vec<Route> = Vec::new();
+        let mut routes: Vec<MountRoute> = Vec::new();
         for route in commands.chain(queries) {
             match route {
                 Ok(route) => routes.push(route),
@@ -74,7 +74,7 @@ impl Mount {
     ///
     /// # Errors
     /// 404, 405 with the methods that work, or 400 for malformed percent-encoding.
-    pub fn find(&self, method: &Method, path: &str) -> Result<(&Route, Given), Problem> {
+    pub fn find(&self, method: &Method, path: &str) -> Result<(&MountRoute, GivenFields), Problem> {
         let mut allowed = Vec::new();
         for route in &self.routes {
             let Some(captured) = route.take(path) else { continue };
@@ -92,23 +92,23 @@ impl Mount {
     }
 
     /// Finds a command by its name.
-    pub fn find_command(&self, name: &str) -> Option<(usize, &Route)> {
+    pub fn find_command(&self, name: &str) -> Option<(usize, &MountRoute)> {
         self.routes.iter().find_map(|route| match route.target {
-            Target::Command(at) if self.describe.commands[at].name == name => Some((at, route)),
+            RouteTarget::Command(at) if self.describe.commands[at].name == name => Some((at, route)),
             _ => None,
         })
     }
 }
 
 /// Fields by index into a shape, with their text.
-pub type Given = Vec<(usize, String)>;
+pub type GivenFields = Vec<(usize, String)>;
 
-impl Route {
+impl MountRoute {
     /// An error, with the path, if it is not a route that a module may have.
     fn new(
         method: Option<Method>,
         path: &str,
-        target: Target,
+        target: RouteTarget,
         schema: &Schema,
         shape: ObjectShape,
     ) -> Result<Self, String> {
@@ -127,7 +127,7 @@ impl Route {
         if self.captures.is_empty() { (self.path == path).then(Vec::new) } else { match_path(&self.path, path) }
     }
 
-    fn given(&self, captured: Vec<&str>) -> Result<Given, Problem> {
+    fn given(&self, captured: Vec<&str>) -> Result<GivenFields, Problem> {
         let fields = self.captures.iter().zip(captured);
         fields
             .map(|(field, text)| {

@@ -62,12 +62,12 @@ async fn record(
     request.check_media_type()?;
     let body = request.read(&json)?;
     let why = body.find("why").and_then(Value::as_text).expect("the schema asks for a text");
-    let (by, request_id) = (&request.asked.caller.name, &request.asked.request_id);
+    let (by, request_id) = (&request.context.caller.name, &request.context.request_id);
     tracing::info!(
         caller = by, %request_id, %id, order = name, why,
         "an operator gives an order about a command in flight"
     );
-    let recorded = machine.order(Order::new(id, kind, by, why), home, request.asked.deadline).await?;
+    let recorded = machine.order(Order::new(id, kind, by, why), home, request.context.deadline).await?;
     Ok(pages::json(&OrderPage {
         id: id.to_string(),
         order: name.to_owned(),

@@ -11,9 +11,9 @@ use axum::http::request::Parts;
 use axum::http::uri::Authority;
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 
-use super::asked::IDEMPOTENCY_KEY;
 use super::body::check_media_type;
 use super::problem::{Code, Problem};
+use super::request_context::IDEMPOTENCY_KEY;
 
 const FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 /// Where a request that a browser has made may come from: a page of this node, or the address bar.

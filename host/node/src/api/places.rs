@@ -182,27 +182,27 @@ impl Activity {
 pub struct Places {
     limits: Arc<LiveLimits>,
     descriptors: Arc<Descriptors>,
-    book: Mutex<Book>,
+    book: Mutex<PlaceBook>,
     start: Instant,
 }
 
 #[derive(Default)]
-struct Book {
+struct PlaceBook {
     number_next: u64,
-    all: Group,
-    by_network: HashMap<ClientNetwork, Group>,
+    all: PlaceGroup,
+    by_network: HashMap<ClientNetwork, PlaceGroup>,
 }
 
 #[derive(Clone)]
-struct Member {
+struct PlaceMember {
     network: ClientNetwork,
     activity: Arc<Activity>,
 }
 
 /// Connections among which one is chosen to be closed.
 #[derive(Default)]
-struct Group {
-    open: HashMap<u64, Member>,
+struct PlaceGroup {
+    open: HashMap<u64, PlaceMember>,
     /// The next ones to close, found in one search, each with its rank at that time: it may have been used since.
     next: VecDeque<(u64, (bool, u64))>,
     barren_until: Option<Instant>,
@@ -214,7 +214,7 @@ impl Places {
     }
 
     /// Takes a place for an accepted connection, perhaps that of another one, which is told to close.
-    pub fn take(self: &Arc<Self>, network: ClientNetwork) -> Option<Place> {
+    pub fn take(self: &Arc<Self>, network: ClientNetwork) -> Option<ConnectionPlace> {
         let limits = self.limits.now();
         let count_max = limits.http_connections.min(self.descriptors.connections_max()).max(1);
         let mut book = self.book.lock();
@@ -236,11 +236,11 @@ impl Places {
         let activity = Activity::new(self.start);
         let number = book.number_next;
         book.number_next += 1;
-        let member = Member { network, activity: activity.clone() };
+        let member = PlaceMember { network, activity: activity.clone() };
         book.all.open.insert(number, member.clone());
         book.by_network.entry(network).or_default().open.insert(number, member);
         self.descriptors.connections.fetch_add(1, Ordering::Relaxed);
-        Some(Place { places: self.clone(), number, network, activity })
+        Some(ConnectionPlace { places: self.clone(), number, network, activity })
     }
 
     /// Closes an idle connection, if there is one: the system has no descriptor for the next connection.
@@ -258,7 +258,7 @@ pub fn share_of(count_max: usize, percent: usize) -> usize {
     (count_max.saturating_mul(percent).div_ceil(100)).clamp(1, count_max.max(1))
 }
 
-impl Book {
+impl PlaceBook {
     /// Tells one idle connection to close, of this network or of all, and frees its place. Returns whether there was
     /// one.
     fn shed(&mut self, network: Option<ClientNetwork>) -> bool {
@@ -266,7 +266,7 @@ impl Book {
             Some(network) => self.by_network.get_mut(&network),
             None => Some(&mut self.all),
         };
-        let Some((number, member)) = group.and_then(Group::choose) else { return false };
+        let Some((number, member)) = group.and_then(PlaceGroup::choose) else { return false };
         member.activity.shed.notify_one();
         metrics::counter!("statehouse_http_connections_shed_total").increment(1);
         self.forget(number, member.network);
@@ -284,8 +284,8 @@ impl Book {
     }
 }
 
-impl Group {
-    fn choose(&mut self) -> Option<(u64, Member)> {
+impl PlaceGroup {
+    fn choose(&mut self) -> Option<(u64, PlaceMember)> {
         loop {
             while let Some((number, rank)) = self.next.pop_front() {
                 let member = self.open.get(&number).filter(|member| member.activity.rank() == Some(rank));
@@ -315,14 +315,14 @@ impl Group {
 }
 
 /// A connection's place, until it is dropped.
-pub struct Place {
+pub struct ConnectionPlace {
     places: Arc<Places>,
     number: u64,
     pub network: ClientNetwork,
     pub activity: Arc<Activity>,
 }
 
-impl Drop for Place {
+impl Drop for ConnectionPlace {
     fn drop(&mut self) {
         self.places.descriptors.connections.fetch_sub(1, Ordering::Relaxed);
         self.places.book.lock().forget(self.number, self.network);
@@ -344,7 +344,7 @@ mod tests {
     }
 
     /// Whether the connection was told to close.
-    fn is_told(place: &Place) -> bool {
+    fn is_told(place: &ConnectionPlace) -> bool {
         let mut over = std::pin::pin!(place.activity.quiet_after(&place.activity.shed));
         let mut context = std::task::Context::from_waker(std::task::Waker::noop());
         over.as_mut().poll(&mut context).is_ready()
@@ -356,7 +356,7 @@ mod tests {
             |http_connections| LimitsConfig { http_connections, share_percent: 100, ..LimitsConfig::default() };
         let live = LiveLimits::new(limits(4));
         let places = Places::new(live.clone(), Descriptors::new(None));
-        let held: Vec<Place> = (0..4).map(|at| places.take(network(at)).expect("there is a place")).collect();
+        let held: Vec<ConnectionPlace> = (0..4).map(|at| places.take(network(at)).expect("there is a place")).collect();
         held[3].activity.on_begun();
         live.replace(limits(2));
         let next = places.take(network(9)).expect("the idle ones have gone");

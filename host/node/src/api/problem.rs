@@ -34,9 +34,9 @@ use serde::ser::{Serialize, SerializeMap, Serializer};
 use statehouse_abi::cold::Refusal;
 use statehouse_abi::value::Value;
 
-use crate::json::{BodyError, Fault, Json, print};
+use crate::json::{BodyError, Json, JsonFault, print};
 use crate::limits::PROBLEM_DETAIL_CHARS_MAX;
-use crate::router::answer::{Obstacle, Unavailable, UnavailableReason};
+use crate::router::answer::{Obstacle, Unavailability, UnavailableReason};
 
 /// The codes of the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -212,10 +212,10 @@ impl Code {
 
 /// An error on its way to the client. It is boxed, so that results stay small in the usual case.
 #[derive(Clone, Debug)]
-pub struct Problem(Box<Facts>);
+pub struct Problem(Box<ProblemFacts>);
 
 #[derive(Clone, Debug)]
-struct Facts {
+struct ProblemFacts {
     code: Cow<'static, str>,
     title: Cow<'static, str>,
     status: u16,
@@ -241,7 +241,15 @@ impl Problem {
         detail: String,
     ) -> Self {
         let (members, retry_after, allow) = (Vec::new(), None, None);
-        Self(Box::new(Facts { code: code.into(), title: title.into(), status, detail, members, retry_after, allow }))
+        Self(Box::new(ProblemFacts {
+            code: code.into(),
+            title: title.into(),
+            status,
+            detail,
+            members,
+            retry_after,
+            allow,
+        }))
     }
 
     /// Adds a member. If a name occurs twice, the first one stays.
@@ -318,7 +326,7 @@ pub struct Instance<'a> {
 
 impl Instance<'_> {
     pub fn to_value(&self) -> Value {
-        let Facts { code, title, status, detail, members, .. } = &*self.problem.0;
+        let ProblemFacts { code, title, status, detail, members, .. } = &*self.problem.0;
         let standard = [
             ("type", Value::Text(kind(code))),
             ("title", Value::text(title.as_ref())),
@@ -334,7 +342,7 @@ impl Instance<'_> {
 
 impl Serialize for Instance<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let Facts { code, title, status, detail, members, .. } = &*self.problem.0;
+        let ProblemFacts { code, title, status, detail, members, .. } = &*self.problem.0;
         let mut map = serializer.serialize_map(None)?;
         map.serialize_entry("type", &kind(code))?;
         map.serialize_entry("title", title)?;
@@ -365,20 +373,20 @@ fn kind(code: &str) -> String {
 impl From<BodyError> for Problem {
     fn from(error: BodyError) -> Self {
         let code = match &error.fault {
-            Fault::Malformed(_) => Code::MalformedBody,
-            Fault::UnknownField => Code::UnknownField,
-            Fault::DuplicateField => Code::DuplicateField,
-            Fault::MissingField => Code::MissingField,
-            Fault::GivenByPath => Code::FieldInPath,
-            Fault::WrongType { .. } | Fault::NotText => Code::WrongType,
-            Fault::NotInteger => Code::NotInteger,
-            Fault::OutOfRange { .. } => Code::OutOfRange,
-            Fault::TooShort { .. } | Fault::TooLong { .. } => Code::BadLength,
-            Fault::NotListed { .. } => Code::NotListed,
-            Fault::NotUuid => Code::BadUuid,
-            Fault::NotName => Code::BadName,
-            Fault::TooMany { .. } => Code::TooManyItems,
-            Fault::TooDeep { .. } => Code::TooDeep,
+            JsonFault::Malformed(_) => Code::MalformedBody,
+            JsonFault::UnknownField => Code::UnknownField,
+            JsonFault::DuplicateField => Code::DuplicateField,
+            JsonFault::MissingField => Code::MissingField,
+            JsonFault::GivenByPath => Code::FieldInPath,
+            JsonFault::WrongType { .. } | JsonFault::NotText => Code::WrongType,
+            JsonFault::NotInteger => Code::NotInteger,
+            JsonFault::OutOfRange { .. } => Code::OutOfRange,
+            JsonFault::TooShort { .. } | JsonFault::TooLong { .. } => Code::BadLength,
+            JsonFault::NotListed { .. } => Code::NotListed,
+            JsonFault::NotUuid => Code::BadUuid,
+            JsonFault::NotName => Code::BadName,
+            JsonFault::TooMany { .. } => Code::TooManyItems,
+            JsonFault::TooDeep { .. } => Code::TooDeep,
         };
         Self::new(code, error.to_string()).at(&error.pointer)
     }
@@ -393,8 +401,8 @@ impl From<Refusal> for Problem {
     }
 }
 
-impl From<Unavailable> for Problem {
-    fn from(unavailable: Unavailable) -> Self {
+impl From<Unavailability> for Problem {
+    fn from(unavailable: Unavailability) -> Self {
         let (code, detail) = match unavailable.reason {
             UnavailableReason::Overloaded => (Code::Overloaded, "not accepted, the queue is full; send it again later"),
             UnavailableReason::Expired => {

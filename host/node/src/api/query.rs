@@ -13,11 +13,11 @@ use axum::response::Response;
 use statehouse_abi::describe::{QueryDecl, QuerySource};
 use statehouse_abi::value::Value;
 
-use super::asked::Asked;
-use super::mount::{Given, Mount, Route};
+use super::mount::{GivenFields, Mount, MountRoute};
 use super::problem::{Code, Problem};
 use super::reading;
 use super::reply::{JSON, POSITION, position_value};
+use super::request_context::RequestContext;
 use super::url::{encode, query_pairs};
 use crate::ids::Position;
 use crate::json::{Json, ObjectShape, print, read_texts};
@@ -30,16 +30,16 @@ use crate::router::machine::Machine;
 pub async fn get(
     machine: Arc<Machine>,
     mount: &Mount,
-    (query, route, given): (usize, &Route, Given),
-    asked: Asked,
+    (query, route, given): (usize, &MountRoute, GivenFields),
+    context: RequestContext,
     uri: &Uri,
 ) -> Result<Response, Problem> {
     let declared = &mount.describe.queries[query];
     let options = read_options(declared, &route.shape, given, uri.query().unwrap_or_default())?;
-    reading::check(declared, &options.params, &asked.caller)?;
+    reading::check(declared, &options.params, &context.caller)?;
     let query = declared.name.as_str().into();
     let Options { params, consistency, at, cursor, limit, home } = options;
-    let Asked { caller, deadline, .. } = asked;
+    let RequestContext { caller, deadline, .. } = context;
     let request = QueryRequest { query, params, caller, consistency, at, cursor, limit, home, deadline };
     let answer = machine.query(request).await?;
     let mut response = Response::new(Body::from(print(&Json(&answer.body))));
@@ -71,7 +71,7 @@ pub struct Options {
 
 /// The host's own parameters, as they were given.
 #[derive(Default)]
-struct Own<'a> {
+struct HostParameters<'a> {
     consistency: Option<&'a str>,
     at_least: Option<&'a str>,
     at: Option<&'a str>,
@@ -85,12 +85,12 @@ struct Own<'a> {
 pub fn read_options(
     declared: &QueryDecl,
     shape: &ObjectShape,
-    mut given: Given,
+    mut given: GivenFields,
     query: &str,
 ) -> Result<Options, Problem> {
     let pairs = query_pairs(query)
         .ok_or_else(|| Problem::new(Code::BadParameter, "the query string is not percent-encoded UTF-8"))?;
-    let mut own = Own::default();
+    let mut own = HostParameters::default();
     for (name, value) in &pairs {
         if let Some(field) = shape.find(name) {
             given.push((field, value.to_string()));

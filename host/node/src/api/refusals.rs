@@ -13,17 +13,17 @@ use crate::limits::{REFUSAL_LINE_EVERY, REFUSED_PATH_CHARS_MAX};
 
 /// Paces log lines that anybody can cause: one in each period, with a count of those that were left out.
 #[derive(Default)]
-pub struct Paced {
-    state: Mutex<Said>,
+pub struct PacedLines {
+    state: Mutex<PaceState>,
 }
 
 #[derive(Default)]
-struct Said {
+struct PaceState {
     last: Option<Instant>,
     unsaid: u64,
 }
 
-impl Paced {
+impl PacedLines {
     /// Whether it is time for a line, and how many were left out since the last one.
     pub fn turn(&self) -> Option<u64> {
         let mut said = self.state.lock();
@@ -39,7 +39,7 @@ impl Paced {
 
 /// Requests that were refused because of their token.
 #[derive(Default)]
-pub struct Refusals(Paced);
+pub struct Refusals(PacedLines);
 
 impl Refusals {
     pub fn note(&self, problem: &Problem, path: &str, address: Option<SocketAddr>) {
@@ -60,7 +60,7 @@ mod tests {
 
     #[test]
     fn lines_that_are_left_out_are_counted() {
-        let paced = Paced::default();
+        let paced = PacedLines::default();
         assert_eq!(paced.turn(), Some(0));
         assert_eq!((paced.turn(), paced.turn()), (None, None));
         paced.state.lock().last = None;

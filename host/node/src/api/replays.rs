@@ -12,17 +12,17 @@ use serde::{Deserialize, Serialize};
 use statehouse_abi::describe::{Field, Schema, TextFormat};
 use statehouse_abi::value::Value;
 
-use super::asked::Asked;
 use super::handle::Api;
 use super::pages;
 use super::problem::{Code, Problem};
 use super::reply::JSON;
+use super::request_context::RequestContext;
 use super::route::HostRequest;
-use crate::audit::replay::{Class, Mode};
+use crate::audit::replay::{Class, ReplayMode};
 use crate::clock::SystemClock;
 use crate::ids::ModuleId;
 use crate::limits::SLOT_COUNT;
-use crate::rehearsal::jobs::{self, JobError, Progress, Record, Replays, ResultFile};
+use crate::rehearsal::jobs::{self, JobError, ReplayProgress, ReplayRecord, Replays, ResultFile};
 use crate::rfc3339::print_time;
 
 const WORD_CHARS_MAX: u32 = 256;
@@ -36,7 +36,7 @@ pub struct ReplayPage {
     /// `queued`, `running`, `done`, `failed` or `cancelled`.
     pub state: String,
     pub candidate: ModuleId,
-    pub mode: Mode,
+    pub mode: ReplayMode,
     pub from: Option<String>,
     pub to: Option<String>,
     pub partition: Option<u32>,
@@ -85,10 +85,10 @@ pub async fn start(api: &Api, mut request: HostRequest<'_>) -> Result<Response, 
     request.check_media_type()?;
     let json = request.take_json().await?;
     let wanted = wanted(&request.read(&json)?)?;
-    let Asked { request_id, caller, .. } = request.asked;
+    let RequestContext { request_id, caller, .. } = request.context;
     tracing::info!(caller = caller.name, %request_id, machine, ?wanted, "a replay is requested");
     let start = move |replays: &Replays| replays.start(&machine, wanted, &caller.name, &SystemClock);
-    let page = page_of(blocking(api, start).await?, Progress::default());
+    let page = page_of(blocking(api, start).await?, ReplayProgress::default());
     let location = format!("/v1/machines/{}/replays/{}", page.machine, page.id);
     let mut response = pages::json(&page);
     *response.status_mut() = request.route.answer.status;
@@ -124,10 +124,10 @@ pub async fn certificate(api: &Api, request: HostRequest<'_>) -> Result<Response
 /// 404.
 pub async fn delete(api: &Api, request: HostRequest<'_>) -> Result<Response, Problem> {
     let (machine, id) = names_of(api, &request)?;
-    let Asked { request_id, caller, .. } = request.asked;
+    let RequestContext { request_id, caller, .. } = request.context;
     tracing::info!(caller = caller.name, %request_id, machine, id, "a replay is cancelled");
     let record = blocking(api, move |replays| replays.delete(&machine, &id)).await?;
-    Ok(pages::json(&page_of(record, Progress::default())))
+    Ok(pages::json(&page_of(record, ReplayProgress::default())))
 }
 
 /// Replays outlive requests, so their machine is looked for when they are asked for.
@@ -193,10 +193,10 @@ fn wanted(body: &Value) -> Result<jobs::ReplayRequest, Problem> {
         Some(Value::Int(number)) => u32::try_from(*number).ok(),
         _ => None,
     };
-    let is_cumulative = text("mode").as_deref() == Some(Mode::Cumulative.name());
+    let is_cumulative = text("mode").as_deref() == Some(ReplayMode::Cumulative.name());
     Ok(jobs::ReplayRequest {
         candidate,
-        mode: if is_cumulative { Mode::Cumulative } else { Mode::Isolated },
+        mode: if is_cumulative { ReplayMode::Cumulative } else { ReplayMode::Isolated },
         from: text("from"),
         to: text("to"),
         partition,
@@ -215,7 +215,7 @@ pub fn start_body() -> Schema {
         required,
         summary: summary.to_owned(),
     };
-    let modes = [Mode::Isolated, Mode::Cumulative].map(|mode| mode.name().to_owned());
+    let modes = [ReplayMode::Isolated, ReplayMode::Cumulative].map(|mode| mode.name().to_owned());
     let partition = Schema::Int { min: 0, max: i64::from(SLOT_COUNT) };
     Schema::Object {
         fields: vec![
@@ -236,7 +236,7 @@ pub fn start_body() -> Schema {
     }
 }
 
-fn page_of(record: Record, progress: Progress) -> ReplayPage {
+fn page_of(record: ReplayRecord, progress: ReplayProgress) -> ReplayPage {
     let is_done = record.state == jobs::JobState::Done;
     let url = |file: &str| format!("/v1/machines/{}/replays/{}/{file}", record.machine, record.id);
     let (report, certificate) = (url("report"), url("certificate"));
@@ -268,8 +268,8 @@ fn page_of(record: Record, progress: Progress) -> ReplayPage {
 }
 
 impl ProgressPage {
-    fn of(progress: Progress, is_done: bool) -> Self {
-        let Progress { bytes, bytes_done, decisions, seconds, decisions_per_second, seconds_left } = progress;
+    fn of(progress: ReplayProgress, is_done: bool) -> Self {
+        let ReplayProgress { bytes, bytes_done, decisions, seconds, decisions_per_second, seconds_left } = progress;
         // Not all bytes of a log are entries, so only a replay that is done shows 100.
         let percent = if is_done { 100 } else { (bytes_done.saturating_mul(100) / bytes.max(1)).min(99) };
         let seconds_left = if is_done { Some(0) } else { seconds_left };

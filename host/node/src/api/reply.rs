@@ -1,6 +1,6 @@
 //! Replies: the router's answer to a command becomes a status, headers and a body, alone or as a line of a batch.
 //!
-//! In: an [`Answer`]. Out: a [`Reply`]. It knows nothing of how the command was asked.
+//! In: an [`Answer`]. Out: a [`CommandReply`]. It knows nothing of how the command was asked.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ use super::problem::{Code, Problem};
 use super::url;
 use crate::ids::{CommandId, Fingerprint, Micros, Position};
 use crate::json::{Json, print};
-use crate::router::answer::{Answer, Recorded};
+use crate::router::answer::{Answer, RecordedOutcome};
 use crate::saga::ABORTED;
 
 pub const POSITION: HeaderName = HeaderName::from_static("statehouse-position");
@@ -26,30 +26,30 @@ pub const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 pub const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
 /// The answer to one command.
-pub struct Reply {
+pub struct CommandReply {
     pub position: Option<Position>,
     pub is_replayed: bool,
-    pub content: Content,
+    pub content: ReplyContent,
 }
 
-pub enum Content {
+pub enum ReplyContent {
     Success(StatusCode, Value),
     Problem(Problem),
 }
 
-impl Reply {
+impl CommandReply {
     /// `machine` and `id` are those of the command; `describe` is that of the module that decided it.
     pub fn new(answer: Answer, machine: &str, describe: &Describe, id: CommandId) -> Self {
         let transaction_id = || Value::Text(id.to_string());
         match answer {
-            Answer::Done(Recorded { position, is_replayed, status, body, .. }) => {
+            Answer::Done(RecordedOutcome { position, is_replayed, status, body, .. }) => {
                 let status = StatusCode::from_u16(status).unwrap_or(StatusCode::OK);
-                Self { position: Some(position), is_replayed, content: Content::Success(status, body) }
+                Self { position: Some(position), is_replayed, content: ReplyContent::Success(status, body) }
             }
             Answer::Rejected(recorded, rejection) => {
                 let (position, is_replayed) = (Some(recorded.position), recorded.is_replayed);
                 let problem = rejected(recorded, rejection, describe, transaction_id());
-                Self { position, is_replayed, content: Content::Problem(problem) }
+                Self { position, is_replayed, content: ReplyContent::Problem(problem) }
             }
             Answer::Refused(refusal) => Problem::from(refusal).with("Transaction_id", transaction_id()).into(),
             Answer::Conflict { fields, position } => {
@@ -82,14 +82,14 @@ impl Reply {
 
     pub fn status(&self) -> u16 {
         match &self.content {
-            Content::Success(status, _) => status.as_u16(),
-            Content::Problem(problem) => problem.status(),
+            ReplyContent::Success(status, _) => status.as_u16(),
+            ReplyContent::Problem(problem) => problem.status(),
         }
     }
 
     pub fn into_response(self, request_id: &str) -> Response {
         let mut response = match self.content {
-            Content::Success(status, body) => {
+            ReplyContent::Success(status, body) => {
                 let is_empty = status == StatusCode::NO_CONTENT;
                 let body = if is_empty { Body::empty() } else { Body::from(print(&Json(&body))) };
                 let mut response = Response::new(body);
@@ -99,7 +99,7 @@ impl Reply {
                 }
                 response
             }
-            Content::Problem(problem) => problem.into_response(request_id),
+            ReplyContent::Problem(problem) => problem.into_response(request_id),
         };
         if let Some(position) = self.position {
             response.headers_mut().insert(POSITION, position_value(&position));
@@ -111,14 +111,14 @@ impl Reply {
     }
 
     /// `{status, body}`, for a batch.
-    pub fn line<'a>(&'a self, request_id: &'a str) -> Line<'a> {
-        Line { reply: self, request_id }
+    pub fn line<'a>(&'a self, request_id: &'a str) -> BatchLine<'a> {
+        BatchLine { reply: self, request_id }
     }
 }
 
-impl From<Problem> for Reply {
+impl From<Problem> for CommandReply {
     fn from(problem: Problem) -> Self {
-        Self { position: None, is_replayed: false, content: Content::Problem(problem) }
+        Self { position: None, is_replayed: false, content: ReplyContent::Problem(problem) }
     }
 }
 
@@ -139,7 +139,7 @@ pub fn position_value(position: &Position) -> HeaderValue {
     HeaderValue::try_from(position.to_string()).expect("a position is digits, dots and a tilde")
 }
 
-fn rejected(recorded: Recorded, rejection: Rejection, describe: &Describe, transaction_id: Value) -> Problem {
+fn rejected(recorded: RecordedOutcome, rejection: Rejection, describe: &Describe, transaction_id: Value) -> Problem {
     let declared = describe.rejections.iter().find(|declared| declared.code == rejection.code);
     let title = declared.map_or_else(|| host_title(&rejection.code).to_owned(), |declared| declared.title.clone());
     let status = if (400..600).contains(&recorded.status) { recorded.status } else { 422 };
@@ -164,28 +164,28 @@ fn host_title(code: &str) -> &'static str {
 }
 
 /// One line of a batch's answer.
-pub struct Line<'a> {
-    reply: &'a Reply,
+pub struct BatchLine<'a> {
+    reply: &'a CommandReply,
     request_id: &'a str,
 }
 
-impl Line<'_> {
+impl BatchLine<'_> {
     pub fn to_value(&self) -> Value {
         let body = match &self.reply.content {
-            Content::Success(_, body) => body.clone(),
-            Content::Problem(problem) => problem.instance(self.request_id).to_value(),
+            ReplyContent::Success(_, body) => body.clone(),
+            ReplyContent::Problem(problem) => problem.instance(self.request_id).to_value(),
         };
         Value::map([("status", Value::Int(i128::from(self.reply.status()))), ("body", body)])
     }
 }
 
-impl Serialize for Line<'_> {
+impl Serialize for BatchLine<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut map = serializer.serialize_map(Some(2))?;
         map.serialize_entry("status", &self.reply.status())?;
         match &self.reply.content {
-            Content::Success(_, body) => map.serialize_entry("body", &Json(body))?,
-            Content::Problem(problem) => map.serialize_entry("body", &problem.instance(self.request_id))?,
+            ReplyContent::Success(_, body) => map.serialize_entry("body", &Json(body))?,
+            ReplyContent::Problem(problem) => map.serialize_entry("body", &problem.instance(self.request_id))?,
         }
         map.end()
     }

@@ -24,8 +24,8 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
 use super::error::ApiError;
-use super::places::{Activity, ClientNetwork, Place, Places};
-use super::tls::{Acceptor, Opened};
+use super::places::{Activity, ClientNetwork, ConnectionPlace, Places};
+use super::tls::{Acceptor, OpenConnection};
 use crate::durable;
 use crate::limits::{DESCRIPTORS_LOOK, HTTP_HEADERS_BYTES_MAX, HTTP_IDLE_MAX, HTTP_STREAMS_MAX, SHUTDOWN_MAX};
 
@@ -109,16 +109,16 @@ struct Server {
 
 impl Server {
     /// Serves a connection to its end.
-    async fn serve_one(&self, stream: TcpStream, address: SocketAddr, place: Place, watcher: Watcher) {
+    async fn serve_one(&self, stream: TcpStream, address: SocketAddr, place: ConnectionPlace, watcher: Watcher) {
         let opened = tokio::select! {
             opened = self.acceptor.accept(stream, address) => opened,
             () = self.stopping.cancelled() => None,
             () = place.activity.over() => None,
         };
-        let Some(Opened { stream, retired }) = opened else { return };
+        let Some(OpenConnection { stream, retired }) = opened else { return };
         let (activity, network, stopping) = (place.activity.clone(), place.network, self.stopping.clone());
-        let connected = Connected { activity, network, address, stopping, retired: retired.clone() };
-        let connection = self.builder.serve_connection(TokioIo::new(stream), counted(self.service.clone(), connected));
+        let context = ConnectionContext { activity, network, address, stopping, retired: retired.clone() };
+        let connection = self.builder.serve_connection(TokioIo::new(stream), counted(self.service.clone(), context));
         tokio::select! {
             served = watcher.watch(connection) => {
                 if let Err(error) = served {
@@ -147,7 +147,7 @@ fn connection_builder() -> Builder<TokioExecutor> {
 
 fn counted(
     service: Service,
-    connected: Connected,
+    context: ConnectionContext,
 ) -> impl hyper::service::Service<
     Request<Incoming>,
     Response = axum::response::Response,
@@ -155,8 +155,8 @@ fn counted(
     Future: Send + 'static,
 > + Send {
     hyper::service::service_fn(move |mut request: Request<Incoming>| {
-        let under_way = connected.stay();
-        request.extensions_mut().insert(connected.clone());
+        let under_way = context.stay();
+        request.extensions_mut().insert(context.clone());
         let answer = service.clone().oneshot(request);
         async move {
             let _under_way = under_way;
@@ -167,7 +167,7 @@ fn counted(
 
 /// What a request can ask of its connection, for an answer that continues after its headers.
 #[derive(Clone)]
-pub struct Connected {
+pub struct ConnectionContext {
     activity: Arc<Activity>,
     /// Where the connection comes from, as far as an address says.
     pub network: ClientNetwork,
@@ -179,7 +179,7 @@ pub struct Connected {
     pub retired: CancellationToken,
 }
 
-impl Connected {
+impl ConnectionContext {
     /// Keeps the connection from being taken for idle.
     pub fn stay(&self) -> UnderWay {
         self.activity.on_begun();

@@ -64,7 +64,7 @@ impl ShadowPage {
 /// 404 if this module is not shadowed.
 pub async fn show(api: &Api, request: HostRequest<'_>) -> Result<Response, Problem> {
     let (machine, module) = (request.machine_name(), module_of(&request)?);
-    let view = api.cluster.shadow_view(machine, request.asked.deadline).await?;
+    let view = api.cluster.shadow_view(machine, request.context.deadline).await?;
     if view.as_ref().is_none_or(|view| view.wanted.module != module) {
         let detail = "no node shadows this module: start it with `statehouse module shadow start`";
         return Err(Problem::new(Code::UnknownModule, detail));

@@ -20,7 +20,7 @@ use crate::router::answer::Caller;
 
 /// What a place is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Kind {
+pub enum ShareKind {
     /// Requests that are being answered.
     Request,
     /// Batches that are read, carried out and printed.
@@ -33,7 +33,7 @@ pub enum Kind {
     Body,
 }
 
-impl Kind {
+impl ShareKind {
     const fn name(self) -> &'static str {
         match self {
             Self::Request => "requests",
@@ -47,24 +47,24 @@ impl Kind {
 
 /// Who wants a place.
 #[derive(Clone, Debug, Default)]
-pub struct Who {
+pub struct Requester {
     /// `None` if all callers are the same one.
     pub caller: Option<Arc<Caller>>,
     pub network: Option<ClientNetwork>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Whose {
+enum ShareOwner {
     All,
     /// The caller's address in memory; each share that counts here keeps the caller there.
     Caller(usize),
     Network(ClientNetwork),
 }
 
-impl Who {
-    fn all(&self) -> impl Iterator<Item = Whose> + use<> {
-        let caller = self.caller.as_ref().map(|caller| Whose::Caller(Arc::as_ptr(caller) as usize));
-        [Some(Whose::All), caller, self.network.map(Whose::Network)].into_iter().flatten()
+impl Requester {
+    fn all(&self) -> impl Iterator<Item = ShareOwner> + use<> {
+        let caller = self.caller.as_ref().map(|caller| ShareOwner::Caller(Arc::as_ptr(caller) as usize));
+        [Some(ShareOwner::All), caller, self.network.map(ShareOwner::Network)].into_iter().flatten()
     }
 }
 
@@ -72,12 +72,12 @@ impl Who {
 pub struct Shares {
     limits: Arc<LiveLimits>,
     /// INVARIANT: no count is 0, so there are no more of them than shares need.
-    taken: Mutex<HashMap<(Kind, Whose), usize>>,
-    rejected: Mutex<Rejected>,
+    taken: Mutex<HashMap<(ShareKind, ShareOwner), usize>>,
+    rejected: Mutex<RejectionCounts>,
 }
 
 /// Recorded rejections of the current second.
-struct Rejected {
+struct RejectionCounts {
     since: Instant,
     counts: HashMap<ClientNetwork, u32>,
 }
@@ -87,14 +87,14 @@ impl Shares {
         Arc::new(Self {
             limits,
             taken: Mutex::default(),
-            rejected: Mutex::new(Rejected { since: Instant::now(), counts: HashMap::new() }),
+            rejected: Mutex::new(RejectionCounts { since: Instant::now(), counts: HashMap::new() }),
         })
     }
 
     /// # Errors
     /// 503 if not enough are left, 429 if the asker has too many already.
-    pub fn take(self: &Arc<Self>, kind: Kind, count: usize, who: &Who) -> Result<Share, Problem> {
-        let mut share = Share { shares: self.clone(), kind, count: 0, who: who.clone() };
+    pub fn take(self: &Arc<Self>, kind: ShareKind, count: usize, requester: &Requester) -> Result<Share, Problem> {
+        let mut share = Share { shares: self.clone(), kind, count: 0, requester: requester.clone() };
         share.take_more(count)?;
         Ok(share)
     }
@@ -103,9 +103,9 @@ impl Shares {
     ///
     /// # Errors
     /// As [`Self::take`].
-    pub fn check(&self, kind: Kind, count: usize, who: &Who) -> Result<(), Problem> {
+    pub fn check(&self, kind: ShareKind, count: usize, requester: &Requester) -> Result<(), Problem> {
         let taken = self.taken.lock();
-        for whose in who.all() {
+        for whose in requester.all() {
             let max = self.max(kind, whose);
             if max < taken.get(&(kind, whose)).copied().unwrap_or(0) + count {
                 return Err(refused(kind, whose, max));
@@ -114,16 +114,16 @@ impl Shares {
         Ok(())
     }
 
-    fn max(&self, kind: Kind, whose: Whose) -> usize {
+    fn max(&self, kind: ShareKind, whose: ShareOwner) -> usize {
         let limits = self.limits.now();
         let all = match kind {
-            Kind::Request => limits.http_requests,
-            Kind::Batch => HTTP_BATCHES_MAX,
-            Kind::Unattended => UNATTENDED_MAX,
-            Kind::Reader => limits.event_readers,
-            Kind::Body => BODIES_BYTES_MAX / BODY_ROOM_BYTES,
+            ShareKind::Request => limits.http_requests,
+            ShareKind::Batch => HTTP_BATCHES_MAX,
+            ShareKind::Unattended => UNATTENDED_MAX,
+            ShareKind::Reader => limits.event_readers,
+            ShareKind::Body => BODIES_BYTES_MAX / BODY_ROOM_BYTES,
         };
-        if whose == Whose::All { all } else { share_of(all, limits.share_percent) }
+        if whose == ShareOwner::All { all } else { share_of(all, limits.share_percent) }
     }
 
     /// Checks that commands from this network may be recorded as rejected this second.
@@ -151,7 +151,7 @@ impl Shares {
     }
 }
 
-impl Rejected {
+impl RejectionCounts {
     fn roll(&mut self) {
         if Duration::from_secs(1) <= self.since.elapsed() {
             self.since = Instant::now();
@@ -160,17 +160,17 @@ impl Rejected {
     }
 }
 
-fn refused(kind: Kind, whose: Whose, max: usize) -> Problem {
+fn refused(kind: ShareKind, whose: ShareOwner, max: usize) -> Problem {
     let kind = kind.name();
     let (code, detail) = match whose {
-        Whose::All => (
+        ShareOwner::All => (
             Code::Overloaded,
             format!(
                 "not accepted, this node has no room for more {kind} now; send it again later, or ask another node"
             ),
         ),
-        Whose::Caller(_) | Whose::Network(_) => {
-            let yours = if matches!(whose, Whose::Caller(_)) { "token" } else { "address" };
+        ShareOwner::Caller(_) | ShareOwner::Network(_) => {
+            let yours = if matches!(whose, ShareOwner::Caller(_)) { "token" } else { "address" };
             (
                 Code::TooManyAtOnce,
                 format!(
@@ -186,9 +186,9 @@ fn refused(kind: Kind, whose: Whose, max: usize) -> Problem {
 /// Places that are taken, until this is dropped.
 pub struct Share {
     shares: Arc<Shares>,
-    kind: Kind,
+    kind: ShareKind,
     count: usize,
-    who: Who,
+    requester: Requester,
 }
 
 impl Share {
@@ -196,13 +196,13 @@ impl Share {
     /// As [`Shares::take`]; what was taken before stays taken.
     pub fn take_more(&mut self, count: usize) -> Result<(), Problem> {
         let mut taken = self.shares.taken.lock();
-        for whose in self.who.all() {
+        for whose in self.requester.all() {
             let max = self.shares.max(self.kind, whose);
             if max < taken.get(&(self.kind, whose)).copied().unwrap_or(0) + count {
                 return Err(refused(self.kind, whose, max));
             }
         }
-        for whose in self.who.all() {
+        for whose in self.requester.all() {
             *taken.entry((self.kind, whose)).or_default() += count;
         }
         self.count += count;
@@ -216,7 +216,7 @@ impl Drop for Share {
             return;
         }
         let mut taken = self.shares.taken.lock();
-        for whose in self.who.all() {
+        for whose in self.requester.all() {
             let key = (self.kind, whose);
             let left = taken.get(&key).expect("what was taken is counted") - self.count;
             if left == 0 {
@@ -237,9 +237,9 @@ mod tests {
         Shares::new(LiveLimits::new(LimitsConfig { event_readers, ..LimitsConfig::default() }))
     }
 
-    fn who(caller: Option<&Arc<Caller>>, last: u8) -> Who {
+    fn requester(caller: Option<&Arc<Caller>>, last: u8) -> Requester {
         let network = ClientNetwork::of(std::net::IpAddr::from([10, 0, 0, last]));
-        Who { caller: caller.cloned(), network: Some(network) }
+        Requester { caller: caller.cloned(), network: Some(network) }
     }
 
     fn caller() -> Arc<Caller> {
@@ -248,8 +248,8 @@ mod tests {
 
     /// Takes a place for each of these, and checks the results.
     #[track_caller]
-    fn check(shares: &Arc<Shares>, wanted: &[&Who], expected: &[Option<u16>]) -> Vec<Share> {
-        let taken: Vec<_> = wanted.iter().map(|who| shares.take(Kind::Reader, 1, who)).collect();
+    fn check(shares: &Arc<Shares>, wanted: &[&Requester], expected: &[Option<u16>]) -> Vec<Share> {
+        let taken: Vec<_> = wanted.iter().map(|requester| shares.take(ShareKind::Reader, 1, requester)).collect();
         let found: Vec<_> = taken.iter().map(|taken| taken.as_ref().err().map(Problem::status)).collect();
         assert_eq!(found, expected);
         taken.into_iter().flatten().collect()
@@ -259,11 +259,12 @@ mod tests {
     fn nobody_takes_all_places() {
         let shares = shares(4);
         let (till, other) = (caller(), caller());
-        let [of_till, till_elsewhere, of_other] = [who(Some(&till), 1), who(Some(&till), 2), who(Some(&other), 1)];
+        let [of_till, till_elsewhere, of_other] =
+            [requester(Some(&till), 1), requester(Some(&till), 2), requester(Some(&other), 1)];
         let held = check(&shares, &[&of_till; 4], &[None, None, None, Some(429)]);
         check(&shares, &[&till_elsewhere], &[Some(429)]);
         check(&shares, &[&of_other], &[Some(429)]);
-        let last = check(&shares, &[&who(Some(&other), 3), &who(None, 4)], &[None, Some(503)]);
+        let last = check(&shares, &[&requester(Some(&other), 3), &requester(None, 4)], &[None, Some(503)]);
         drop(held);
         check(&shares, &[&of_till, &till_elsewhere, &of_other], &[None; 3]);
         drop(last);
@@ -273,17 +274,17 @@ mod tests {
     #[test]
     fn one_place_is_one_for_everybody() {
         let shares = shares(1);
-        let held = check(&shares, &[&who(None, 1), &who(None, 2)], &[None, Some(503)]);
+        let held = check(&shares, &[&requester(None, 1), &requester(None, 2)], &[None, Some(503)]);
         drop(held);
-        check(&shares, &[&who(None, 2)], &[None]);
+        check(&shares, &[&requester(None, 2)], &[None]);
     }
 
     #[test]
     fn what_is_refused_takes_nothing() {
         let shares = shares(100);
-        let mut share = shares.take(Kind::Body, 1, &Who::default()).expect("there is room");
+        let mut share = shares.take(ShareKind::Body, 1, &Requester::default()).expect("there is room");
         assert_eq!(share.take_more(usize::MAX / 2).err().map(|problem| problem.status()), Some(503));
-        assert_eq!(shares.check(Kind::Body, 1, &Who::default()).err().map(|problem| problem.status()), None);
+        assert_eq!(shares.check(ShareKind::Body, 1, &Requester::default()).err().map(|problem| problem.status()), None);
         drop(share);
         assert!(shares.taken.lock().is_empty());
     }
@@ -291,7 +292,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn rejections_of_an_address_are_counted_by_the_second() {
         let shares = shares(1);
-        let [one, other] = [who(None, 1).network, who(None, 2).network];
+        let [one, other] = [requester(None, 1).network, requester(None, 2).network];
         shares.on_rejected(one, REJECTIONS_PER_ADDRESS_PER_SECOND_MAX as usize - 1);
         assert!(shares.check_rejections(one).is_ok());
         shares.on_rejected(one, 1);

@@ -12,7 +12,7 @@ use super::problem::Problem;
 use super::route::HostRequest;
 use crate::ids::PartitionId;
 use crate::rfc3339::print_time;
-use crate::snapshot::canonical::{Listed, parse_name};
+use crate::snapshot::canonical::{ListedFile, parse_name};
 
 /// How many days are named one by one; of more days, the last ones are.
 const DAYS_NAMED_MAX: i64 = 366;
@@ -20,7 +20,7 @@ const DAYS_NAMED_MAX: i64 = 366;
 /// Where a snapshot is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Place {
+pub enum SnapshotPlace {
     #[default]
     Here,
     /// Only in the archive. A midnight that this node should have is fetched automatically.
@@ -35,16 +35,16 @@ pub struct SnapshotPage {
     /// The file's name; it has the beginning of `blake3`.
     pub file: String,
     #[serde(default)]
-    pub place: Place,
+    pub place: SnapshotPlace,
     /// The days on whose 00:00 UTC this was the state; if it is only in the archive, the last of them.
     pub days: Vec<String>,
     #[serde(flatten, default, skip_serializing_if = "Option::is_none")]
-    pub content: Option<Content>,
+    pub content: Option<SnapshotContent>,
 }
 
 /// What is in a snapshot.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Content {
+pub struct SnapshotContent {
     pub bytes: u64,
     pub rows: u64,
     /// The position of the last entry in it.
@@ -59,9 +59,9 @@ pub struct Content {
 }
 
 impl SnapshotPage {
-    pub fn of(listed: Listed) -> Self {
-        let Listed { name, bytes, rows, state_digest, blake3, facts } = listed;
-        let content = Content {
+    pub fn of(listed: ListedFile) -> Self {
+        let ListedFile { name, bytes, rows, state_digest, blake3, facts } = listed;
+        let content = SnapshotContent {
             bytes,
             rows,
             position: facts.journal.position(facts.partition, 0).to_string(),
@@ -75,7 +75,7 @@ impl SnapshotPage {
         Self {
             partition: facts.partition,
             file: name,
-            place: Place::Here,
+            place: SnapshotPlace::Here,
             days: facts.days.map(|days| days.dates(DAYS_NAMED_MAX).collect()).unwrap_or_default(),
             machine: facts.machine,
             content: Some(content),
@@ -85,7 +85,7 @@ impl SnapshotPage {
     fn elsewhere(machine: &str, partition: PartitionId, file: String) -> Self {
         let day = parse_name(&file).and_then(|(_, day)| day).map(str::to_owned);
         let days = day.into_iter().collect();
-        Self { machine: machine.to_owned(), partition, file, place: Place::Archive, days, content: None }
+        Self { machine: machine.to_owned(), partition, file, place: SnapshotPlace::Archive, days, content: None }
     }
 }
 
@@ -107,9 +107,9 @@ pub async fn list(api: &Api, request: HostRequest<'_>) -> Result<Response, Probl
 /// 404 for an unknown machine; 422 if nothing can be made; 503 if too many were asked for already; 504 if it is not
 /// done in time, and continues.
 pub async fn take(api: &Api, request: HostRequest<'_>) -> Result<Response, Problem> {
-    let (machine, asked) = (request.machine_name(), request.asked);
-    tracing::info!(caller = asked.caller.name, request_id = %asked.request_id, machine, "a snapshot is requested");
-    let taken = api.cluster.take_snapshots(machine, asked.deadline).await?;
+    let (machine, context) = (request.machine_name(), request.context);
+    tracing::info!(caller = context.caller.name, request_id = %context.request_id, machine, "a snapshot is requested");
+    let taken = api.cluster.take_snapshots(machine, context.deadline).await?;
     Ok(page(taken.into_iter().map(SnapshotPage::of)))
 }
 

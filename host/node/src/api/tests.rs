@@ -16,8 +16,8 @@ use statehouse_abi::describe::{
 };
 use tokio::time::Instant;
 
-use super::asked::Asked;
 use super::mount::Mount;
+use super::request_context::RequestContext;
 use crate::ids::ModuleId;
 use crate::router::answer::Caller;
 
@@ -86,7 +86,7 @@ pub fn mount() -> Mount {
     Mount::new("purse", ModuleId::ZERO, Arc::new(describe()))
 }
 
-pub fn asked() -> Asked {
+pub fn context() -> RequestContext {
     let caller = Arc::new(Caller::unbound("till", 1));
-    Asked { request_id: "r-1".into(), caller, deadline: Instant::now() + Duration::from_secs(5) }
+    RequestContext { request_id: "r-1".into(), caller, deadline: Instant::now() + Duration::from_secs(5) }
 }

@@ -28,7 +28,7 @@ use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 
 use super::error::ApiError;
-use super::refusals::Paced;
+use super::refusals::PacedLines;
 use crate::config::{ClientCertificates, HttpTlsConfig, TlsVersion};
 use crate::limits::{HTTP_HANDSHAKE_MAX, HTTP_HEADERS_BYTES_MAX};
 
@@ -44,12 +44,12 @@ const SPEAK_TLS: &[u8] =
 #[derive(Clone)]
 pub enum Acceptor {
     Plaintext,
-    Tls(Arc<Current>),
+    Tls(Arc<CurrentTls>),
 }
 
-pub struct Current {
+pub struct CurrentTls {
     tls: RwLock<Tls>,
-    refused: Paced,
+    refused: PacedLines,
 }
 
 /// The contents of the files.
@@ -69,14 +69,14 @@ struct Terms {
 }
 
 /// A connection that HTTP can be spoken on.
-pub struct Opened {
-    pub stream: Stream,
+pub struct OpenConnection {
+    pub stream: ClientStream,
     /// Cancelled when the connection may not continue.
     pub retired: CancellationToken,
 }
 
 /// Why a connection was not opened.
-enum Refusal {
+enum TlsRefusal {
     /// The connection ended, or the handshake did not end in time.
     Gone,
     Plaintext,
@@ -90,7 +90,7 @@ impl Acceptor {
     /// See [`Tls::read`].
     pub fn new(tls: Option<&HttpTlsConfig>) -> Result<Self, ApiError> {
         let Some(tls) = tls else { return Ok(Self::Plaintext) };
-        let current = Current { tls: RwLock::new(Tls::read(tls)?), refused: Paced::default() };
+        let current = CurrentTls { tls: RwLock::new(Tls::read(tls)?), refused: PacedLines::default() };
         Ok(Self::Tls(Arc::new(current)))
     }
 
@@ -116,10 +116,13 @@ impl Acceptor {
     }
 
     /// Opens a connection; `None` if it cannot be served, which a client that still listens was told.
-    pub async fn accept(&self, stream: TcpStream, address: SocketAddr) -> Option<Opened> {
+    pub async fn accept(&self, stream: TcpStream, address: SocketAddr) -> Option<OpenConnection> {
         let current = match self {
             Self::Plaintext => {
-                return Some(Opened { stream: Stream::Plaintext(stream), retired: CancellationToken::new() });
+                return Some(OpenConnection {
+                    stream: ClientStream::Plaintext(stream),
+                    retired: CancellationToken::new(),
+                });
             }
             Self::Tls(current) => current,
         };
@@ -128,15 +131,15 @@ impl Acceptor {
             (tls.config.clone(), tls.retired.clone())
         };
         let opened = timeout(HTTP_HANDSHAKE_MAX, handshake(config, stream)).await;
-        let refusal = match opened.unwrap_or(Err(Refusal::Gone)) {
-            Ok(stream) => return Some(Opened { stream: Stream::Tls(Box::new(stream)), retired }),
+        let refusal = match opened.unwrap_or(Err(TlsRefusal::Gone)) {
+            Ok(stream) => return Some(OpenConnection { stream: ClientStream::Tls(Box::new(stream)), retired }),
             Err(refusal) => refusal,
         };
         let (reason, detail) = match refusal {
             // A client that only checks whether somebody listens, as load balancers do, is not worth a log line.
-            Refusal::Gone => ("gone", None),
-            Refusal::Plaintext => ("plaintext", Some("it speaks HTTP without TLS".to_owned())),
-            Refusal::Handshake(error) => ("handshake", Some(error.to_string())),
+            TlsRefusal::Gone => ("gone", None),
+            TlsRefusal::Plaintext => ("plaintext", Some("it speaks HTTP without TLS".to_owned())),
+            TlsRefusal::Handshake(error) => ("handshake", Some(error.to_string())),
         };
         metrics::counter!("statehouse_tls_refused_total", "reason" => reason).increment(1);
         if let Some(detail) = detail
@@ -209,15 +212,15 @@ fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, ApiError> {
     PrivateKeyDer::from_pem_file(path).map_err(|source| ApiError::TlsUnreadable { path: path.to_owned(), source })
 }
 
-async fn handshake(config: Arc<ServerConfig>, stream: TcpStream) -> Result<TlsStream<TcpStream>, Refusal> {
+async fn handshake(config: Arc<ServerConfig>, stream: TcpStream) -> Result<TlsStream<TcpStream>, TlsRefusal> {
     let mut first = [0];
     match stream.peek(&mut first).await {
         Ok(1..) if first[0] == HANDSHAKE_RECORD => {}
         Ok(1..) => {
             say(stream, SPEAK_TLS).await;
-            return Err(Refusal::Plaintext);
+            return Err(TlsRefusal::Plaintext);
         }
-        Ok(0) | Err(_) => return Err(Refusal::Gone),
+        Ok(0) | Err(_) => return Err(TlsRefusal::Gone),
     }
     match TlsAcceptor::from(config).accept(stream).into_fallible().await {
         Ok(stream) => Ok(stream),
@@ -225,7 +228,7 @@ async fn handshake(config: Arc<ServerConfig>, stream: TcpStream) -> Result<TlsSt
             let is_gone = error.kind() == std::io::ErrorKind::UnexpectedEof;
             // The alert that says why it failed has been sent already.
             say(stream, b"").await;
-            Err(if is_gone { Refusal::Gone } else { Refusal::Handshake(error) })
+            Err(if is_gone { TlsRefusal::Gone } else { TlsRefusal::Handshake(error) })
         }
     }
 }
@@ -243,12 +246,12 @@ async fn say(mut stream: TcpStream, word: &[u8]) {
 }
 
 /// The bytes of a connection, in clear text or not.
-pub enum Stream {
+pub enum ClientStream {
     Plaintext(TcpStream),
     Tls(Box<TlsStream<TcpStream>>),
 }
 
-impl AsyncRead for Stream {
+impl AsyncRead for ClientStream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<std::io::Result<()>> {
         match self.get_mut() {
             Self::Plaintext(stream) => Pin::new(stream).poll_read(cx, into),
@@ -257,7 +260,7 @@ impl AsyncRead for Stream {
     }
 }
 
-impl AsyncWrite for Stream {
+impl AsyncWrite for ClientStream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<std::io::Result<usize>> {
         match self.get_mut() {
             Self::Plaintext(stream) => Pin::new(stream).poll_write(cx, bytes),

@@ -17,14 +17,14 @@ use statehouse_abi::describe::{QueryDecl, QuerySource};
 use statehouse_abi::value::Value;
 use tokio::time::Instant;
 
-use super::asked::Asked;
 use super::handle::Api;
-use super::mount::{Given, Mount, Route, Target};
+use super::mount::{GivenFields, Mount, MountRoute, RouteTarget};
 use super::pages;
 use super::problem::{Code, Problem};
 use super::query::{Options, read_options};
 use super::reading;
 use super::reply::{JSON, POSITION, position_value};
+use super::request_context::RequestContext;
 use super::route::HostRequest;
 use super::url::query_pairs;
 use crate::ids::{Micros, NodeId, PartitionId, Position};
@@ -106,15 +106,15 @@ pub async fn get(
     view: Arc<View>,
     machine: &Machine,
     mount: &Mount,
-    (route, given): (&Route, Given),
-    asked: Asked,
+    (route, given): (&MountRoute, GivenFields),
+    context: RequestContext,
     uri: &Uri,
 ) -> Result<Response, Problem> {
-    let Target::Query(at) = route.target else { unreachable!("a view declares no command") };
+    let RouteTarget::Query(at) = route.target else { unreachable!("a view declares no command") };
     let declared = &mount.describe.queries[at];
     let text = uri.query().unwrap_or_default();
     let options = read_options(declared, &route.shape, given, text)?;
-    reading::check(declared, &options.params, &asked.caller)?;
+    reading::check(declared, &options.params, &context.caller)?;
     let is_said = query_pairs(text).is_some_and(|pairs| pairs.iter().any(|(name, _)| name == "consistency"));
     let freshness = match options.consistency {
         Consistency::AtLeast(position) => Freshness::AtLeast(position),
@@ -125,16 +125,16 @@ pub async fn get(
         None => None,
         Some(Moment::Time(time)) => {
             let home = home_of(machine, declared, &options);
-            machine.wait_until_past(time, home, options.consistency, asked.deadline).await?;
+            machine.wait_until_past(time, home, options.consistency, context.deadline).await?;
             Some(time)
         }
         Some(Moment::Position(position)) => {
-            let time = view.time_within(position, entity_of(declared, &options.params), asked.deadline).await;
+            let time = view.time_within(position, entity_of(declared, &options.params), context.deadline).await;
             let time = time.ok_or_else(|| Problem::from(ViewQueryError::Gone(position)))?;
             Some(time.map_err(|WithinEntry| within_entry(position))?)
         }
     };
-    let query = view_query(machine, declared, options, &asked, at, freshness, asked.deadline);
+    let query = view_query(machine, declared, options, &context, at, freshness, context.deadline);
     Ok(response(view.query(query).await?))
 }
 
@@ -142,14 +142,23 @@ fn view_query(
     machine: &Machine,
     declared: &QueryDecl,
     options: Options,
-    asked: &Asked,
+    context: &RequestContext,
     at: Option<Micros>,
     freshness: Freshness,
     deadline: Instant,
 ) -> ViewQuery {
     let home = home_of(machine, declared, &options);
     let query = declared.name.as_str().into();
-    ViewQuery { query, params: options.params, roles: asked.caller.roles, at, home, freshness, deadline, only_by: None }
+    ViewQuery {
+        query,
+        params: options.params,
+        roles: context.caller.roles,
+        at,
+        home,
+        freshness,
+        deadline,
+        only_by: None,
+    }
 }
 
 /// The partition that the query is about, if it is about one.
@@ -190,8 +199,8 @@ pub async fn get_instead(
     api: &Api,
     machine: &Machine,
     mount: &Mount,
-    (query, route, given): (usize, &Route, Given),
-    asked: &Asked,
+    (query, route, given): (usize, &MountRoute, GivenFields),
+    context: &RequestContext,
     uri: &Uri,
 ) -> Option<Result<Response, Problem>> {
     let own = &mount.describe.queries[query];
@@ -208,12 +217,12 @@ pub async fn get_instead(
     let views = api.cluster.views(machine.name()).into_iter();
     let (view, declared) = views.filter(|view| api.views_instead.contains(&view.logic().id())).find_map(of_view)?;
     let mut options = read_options(own, &route.shape, given, text).ok()?;
-    if let Err(problem) = reading::check(own, &options.params, &asked.caller) {
+    if let Err(problem) = reading::check(own, &options.params, &context.caller) {
         return Some(Err(problem));
     }
     let entity = entity_of(&declared, &options.params)?.to_owned();
     let home = machine.partition_id_of(entity.as_bytes());
-    let deadline = asked.deadline.min(Instant::now() + PATIENCE);
+    let deadline = context.deadline.min(Instant::now() + PATIENCE);
     // A position of another partition or of another history, and a time in the future, are left to the module, which
     // has errors for them.
     let time_of = async |position: Position| match position.partition == home {
@@ -251,7 +260,7 @@ pub async fn get_instead(
             (Some(at), freshness)
         }
     };
-    let query = view_query(machine, &declared, options, asked, at, freshness, deadline);
+    let query = view_query(machine, &declared, options, context, at, freshness, deadline);
     let query = ViewQuery { only_by: Some(api.views_instead.clone()), ..query };
     let is_past = query.at.is_some() && own.source != QuerySource::History;
     match view.query(query).await {
@@ -386,7 +395,7 @@ impl ViewPage {
 
 impl From<BuildStatus> for BuildPage {
     fn from(status: BuildStatus) -> Self {
-        let followed = |followed: crate::views::Followed| FollowedPage {
+        let followed = |followed: crate::views::FollowProgress| FollowedPage {
             partition: followed.partition,
             position: followed.position.to_string(),
             time: print_time(followed.time),

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! entries ─▶ Upload ─▶ SegmentsWriter ─▶ Archive: an object store, each object read back ─▶ Mirror: a folder again
-//!                                        Past: released entries, a segment at a time
+//!                                        ArchivedJournal: released entries, a segment at a time
 //! ```
 //! Entries of a journal go in, in order. Objects that are the same from every replica come out, and entries again. The
 //! segments themselves are in the crate of formats ([`crate::segments`]), which this folder names again. It does not
@@ -18,6 +18,6 @@ mod tests;
 
 pub use crate::segments::{Boundary, Stream, partition_folder};
 pub use error::ArchiveError;
-pub use past::Past;
+pub use past::ArchivedJournal;
 pub use store::Archive;
-pub use upload::{Go, Kept, Upload};
+pub use upload::{Upload, UploadCounts, UploadRun};

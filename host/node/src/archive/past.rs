@@ -20,7 +20,7 @@ use crate::segments::{FileFacts, PartitionFacts, SegmentName, SegmentsError, Seg
 const FILES_MAX: usize = 8;
 
 /// The archived journal of one partition.
-pub struct Past {
+pub struct ArchivedJournal {
     archive: Archive,
     stream: Stream,
     folder: PathBuf,
@@ -30,7 +30,7 @@ pub struct Past {
     files: tokio::sync::Mutex<Vec<SegmentName>>,
 }
 
-impl Past {
+impl ArchivedJournal {
     /// `folder` is for fetched files. Nobody else uses anything in it.
     pub fn new(archive: Archive, stream: Stream, folder: PathBuf) -> Self {
         Self { archive, stream, folder, listed: Mutex::default(), files: tokio::sync::Mutex::default() }

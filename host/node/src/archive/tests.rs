@@ -29,14 +29,14 @@ use crate::segments::{Mirror, SegmentName, SegmentsError, SegmentsReader};
 
 /// The faults of one upload in three, and of one request in six.
 #[derive(Debug)]
-struct Faulty {
+struct FaultyStore {
     inner: Arc<InMemory>,
     random: Arc<Mutex<StdRng>>,
     is_faulty: Arc<AtomicBool>,
 }
 
 #[derive(Clone, Copy, Debug)]
-enum Wrong {
+enum UploadFault {
     Nothing,
     Part,
     Bytes,
@@ -46,21 +46,21 @@ enum Wrong {
 #[derive(Debug)]
 struct FaultyUpload {
     inner: Box<dyn MultipartUpload>,
-    wrong: Wrong,
+    wrong: UploadFault,
 }
 
 fn unreachable() -> Error {
     Error::Generic { store: "faulty", source: "it cannot be reached".into() }
 }
 
-impl Faulty {
+impl FaultyStore {
     fn ask(&self) -> Result<()> {
         let is_lost = self.is_faulty.load(Ordering::Relaxed) && self.random.lock().random_ratio(1, 6);
         if is_lost { Err(unreachable()) } else { Ok(()) }
     }
 }
 
-impl Display for Faulty {
+impl Display for FaultyStore {
     fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
         write!(f, "faulty")
     }
@@ -71,10 +71,10 @@ impl MultipartUpload for FaultyUpload {
     fn put_part(&mut self, data: PutPayload) -> UploadPart {
         let mut bytes: Vec<u8> = data.iter().flatten().copied().collect();
         match self.wrong {
-            Wrong::Nothing => {}
-            Wrong::Part => return Box::pin(async { Err(unreachable()) }),
-            Wrong::Bytes => bytes[0] ^= 1,
-            Wrong::Cut => bytes.truncate(bytes.len() / 2),
+            UploadFault::Nothing => {}
+            UploadFault::Part => return Box::pin(async { Err(unreachable()) }),
+            UploadFault::Bytes => bytes[0] ^= 1,
+            UploadFault::Cut => bytes.truncate(bytes.len() / 2),
         }
         self.inner.put_part(bytes.into())
     }
@@ -89,7 +89,7 @@ impl MultipartUpload for FaultyUpload {
 }
 
 #[async_trait::async_trait]
-impl ObjectStore for Faulty {
+impl ObjectStore for FaultyStore {
     async fn put_opts(&self, location: &ObjectPath, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
         self.ask()?;
         self.inner.put_opts(location, payload, options).await
@@ -103,7 +103,10 @@ impl ObjectStore for Faulty {
         self.ask()?;
         let inner = self.inner.put_multipart_opts(location, options).await?;
         let drawn = if self.is_faulty.load(Ordering::Relaxed) { self.random.lock().random_range(0..9) } else { 9 };
-        let wrong = [Wrong::Part, Wrong::Bytes, Wrong::Cut].get(drawn).copied().unwrap_or(Wrong::Nothing);
+        let wrong = [UploadFault::Part, UploadFault::Bytes, UploadFault::Cut]
+            .get(drawn)
+            .copied()
+            .unwrap_or(UploadFault::Nothing);
         Ok(Box::new(FaultyUpload { inner, wrong }))
     }
 
@@ -148,7 +151,7 @@ impl World {
     fn new(seed: u64) -> Self {
         let (inner, is_faulty) = (Arc::new(InMemory::new()), Arc::new(AtomicBool::new(false)));
         let random = Arc::new(Mutex::new(StdRng::seed_from_u64(seed)));
-        let store = Faulty { inner: inner.clone(), random, is_faulty: is_faulty.clone() };
+        let store = FaultyStore { inner: inner.clone(), random, is_faulty: is_faulty.clone() };
         let folder = tempfile::tempdir().expect("a temporary folder");
         Self { archive: Archive::over(Arc::new(store), COPY_BYTES_MAX), is_faulty, inner, folder }
     }

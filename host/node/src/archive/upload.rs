@@ -37,7 +37,7 @@ pub struct Upload {
 
 /// The result of one run.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Kept {
+pub struct UploadCounts {
     pub files: u64,
     pub bytes: u64,
 }
@@ -127,13 +127,13 @@ impl Upload {
     ///
     /// # Errors
     /// The spool cannot be made.
-    pub fn go(&mut self) -> Result<Go<'_>, ArchiveError> {
+    pub fn go(&mut self) -> Result<UploadRun<'_>, ArchiveError> {
         let (last, head) = self.sealed;
         let writer = SegmentsWriter::new(&self.spool, self.stream.clone(), self.boundary, last, head)?;
-        Ok(Go { upload: self, writer: Some(writer), kept: Kept::default() })
+        Ok(UploadRun { upload: self, writer: Some(writer), kept: UploadCounts::default() })
     }
 
-    async fn keep(&self, file: &FileFacts, kept: &mut Kept) -> Result<(), ArchiveError> {
+    async fn keep(&self, file: &FileFacts, kept: &mut UploadCounts) -> Result<(), ArchiveError> {
         let path = self.spool.join(&file.name);
         kept.bytes += self.archive.keep(&self.stream.machine, self.stream.partition, &path).await?;
         kept.files += 1;
@@ -148,14 +148,14 @@ impl Upload {
 }
 
 /// A run: entries on their way.
-pub struct Go<'u> {
+pub struct UploadRun<'u> {
     upload: &'u mut Upload,
     /// `None` while it writes, and for good after an error.
     writer: Option<SegmentsWriter>,
-    kept: Kept,
+    kept: UploadCounts,
 }
 
-impl Go<'_> {
+impl UploadRun<'_> {
     /// Takes the next entry, and keeps the segment that it completes, if it does.
     ///
     /// # Errors
@@ -200,7 +200,7 @@ impl Go<'_> {
     ///
     /// # Panics
     /// If the run has ended.
-    pub async fn finish(self) -> Result<Kept, ArchiveError> {
+    pub async fn finish(self) -> Result<UploadCounts, ArchiveError> {
         let Self { upload, writer, mut kept } = self;
         let writer = writer.expect("the go is not over");
         let (sealed, last) = (upload.sealed.0, upload.last());

@@ -12,12 +12,12 @@ use crate::limits::HOST_NAME_BYTES_MAX;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Receivers {
     hosts: Vec<String>,
-    networks: Vec<Network>,
+    networks: Vec<AddressRange>,
 }
 
 /// An address with how many of its bits count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Network {
+struct AddressRange {
     address: IpAddr,
     bits: u8,
 }
@@ -33,7 +33,7 @@ impl Receivers {
     pub fn parse<'t>(entries: impl IntoIterator<Item = &'t str>) -> Result<Self, String> {
         let mut receivers = Self::default();
         for entry in entries {
-            if let Some(network) = Network::parse(entry) {
+            if let Some(network) = AddressRange::parse(entry) {
                 receivers.networks.push(network);
             } else if is_host_name(entry) {
                 receivers.hosts.push(entry.to_ascii_lowercase());
@@ -56,7 +56,7 @@ impl Receivers {
     }
 }
 
-impl Network {
+impl AddressRange {
     fn parse(text: &str) -> Option<Self> {
         let (address, bits) = match text.split_once('/') {
             Some((address, bits)) => (address, Some(bits.parse::<u8>().ok()?)),

@@ -12,7 +12,7 @@ use crate::limits::{LOG_INDEX_MAX, TERM_LEAP_MAX};
 use crate::log::{EntryId, LogEntry, Vote};
 
 /// What this replica knows of its group.
-pub(super) struct Known {
+pub(super) struct GroupKnowledge {
     pub term: Term,
     /// The sender is a member without a vote, as far as this replica's log shows.
     pub is_learner: bool,
@@ -22,7 +22,7 @@ pub(super) struct Known {
 
 /// # Errors
 /// No node of the cluster would send this.
-pub(super) fn check(request: &PeerRequest, from: NodeId, known: &Known) -> Result<(), ConsensusError> {
+pub(super) fn check(request: &PeerRequest, from: NodeId, known: &GroupKnowledge) -> Result<(), ConsensusError> {
     let checked = match request {
         PeerRequest::Append { vote, previous, entries, committed } => check_vote(*vote, from, known.term)
             .and_then(|()| check_entries(*vote, *previous, entries))
@@ -146,7 +146,7 @@ mod tests {
 
     #[track_caller]
     fn taken(request: &PeerRequest, is_learner: bool) -> bool {
-        let known = Known { term: Term(7), is_learner, last: Some(id(7, 40)) };
+        let known = GroupKnowledge { term: Term(7), is_learner, last: Some(id(7, 40)) };
         let checked = check(request, SENDER, &known);
         let says = |error: &ConsensusError| error.to_string().contains("node 2");
         assert!(checked.as_ref().err().is_none_or(says), "{checked:?}");

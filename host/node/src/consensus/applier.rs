@@ -1,7 +1,7 @@
 //! The boundary to the partition: committed entries cross it in log order, each exactly once.
 //!
-//! Only this folder can make a [`Committed`], so a function that takes one cannot run before a majority has the entry.
-//! This file does not know what a partition does with an entry, or on which thread.
+//! Only this folder can make a [`CommittedValue`], so a function that takes one cannot run before a majority has the
+//! entry. This file does not know what a partition does with an entry, or on which thread.
 
 use std::sync::Arc;
 
@@ -13,9 +13,9 @@ use crate::log::{EntryId, LogEntry};
 
 /// A value that a majority of the voters has: it will never change and never be lost.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Committed<T>(T);
+pub struct CommittedValue<T>(T);
 
-impl<T> Committed<T> {
+impl<T> CommittedValue<T> {
     pub(super) fn new(value: T) -> Self {
         Self(value)
     }
@@ -58,7 +58,10 @@ pub trait Applier: Send + 'static {
     /// It may return when the entries are merely queued, and waits while the queue is full; only later entries of the
     /// group wait for it. The bytes of a membership entry must be stored with the state and returned by `applied`. An
     /// error stops the group for good.
-    fn apply(&mut self, entries: Vec<Committed<LogEntry>>) -> impl Future<Output = Result<(), ApplierError>> + Send;
+    fn apply(
+        &mut self,
+        entries: Vec<CommittedValue<LogEntry>>,
+    ) -> impl Future<Output = Result<(), ApplierError>> + Send;
 
     /// The snapshot that counts from now on, so that the log up to it may be purged. [`super::Group::adopt_snapshot`]
     /// requests it.
@@ -85,7 +88,7 @@ pub trait Applier: Send + 'static {
 /// [`Applier`] as an object, so that the type of a group does not depend on its partition.
 pub(super) trait AnyApplier: Send + 'static {
     fn applied(&self) -> (Option<EntryId>, Option<Bytes>);
-    fn apply(&mut self, entries: Vec<Committed<LogEntry>>) -> BoxFuture<'_, Result<(), ApplierError>>;
+    fn apply(&mut self, entries: Vec<CommittedValue<LogEntry>>) -> BoxFuture<'_, Result<(), ApplierError>>;
     fn build_snapshot(&mut self) -> BoxFuture<'_, Result<Snapshot, ApplierError>>;
     fn install_snapshot(&mut self, snapshot: Snapshot) -> BoxFuture<'_, Result<(), ApplierError>>;
     fn current_snapshot(&self) -> Option<Snapshot>;
@@ -96,7 +99,7 @@ impl<A: Applier> AnyApplier for A {
         Applier::applied(self)
     }
 
-    fn apply(&mut self, entries: Vec<Committed<LogEntry>>) -> BoxFuture<'_, Result<(), ApplierError>> {
+    fn apply(&mut self, entries: Vec<CommittedValue<LogEntry>>) -> BoxFuture<'_, Result<(), ApplierError>> {
         Box::pin(Applier::apply(self, entries))
     }
 

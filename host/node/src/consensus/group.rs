@@ -28,8 +28,8 @@ use tokio::sync::watch;
 
 use super::admission;
 use super::leadership::{self, Leadership};
-use super::model::{self, Content, Model};
-use super::network::Network;
+use super::model::{self, Model, ProposalContent};
+use super::network::RaftNetwork;
 use super::state::GroupStateMachine;
 use super::storage::Storage;
 use super::{AppendReply, Applier, ConsensusError, NoPeers, PeerReply, PeerRequest, Peers, StopReason};
@@ -115,7 +115,7 @@ impl Group {
         let (stopping, stops) = watch::channel(false);
         let stands = Arc::new(AtomicBool::new(options.stands));
         let config = Arc::new(config(options.name, options.stands));
-        let network = Network(options.peers);
+        let network = RaftNetwork(options.peers);
         let raft =
             Raft::new(node.0, config, network, Storage::new(log.clone(), stops), state).await.map_err(stopped)?;
         let leadership = leadership::follow(&raft, node, blank);
@@ -143,14 +143,14 @@ impl Group {
     ///
     /// Returns once the entry has its place in the queue, so consecutive proposals are appended in that order. It waits
     /// while the queue is full. If it is dropped before it returns, nothing is proposed. After a refusal, here or from
-    /// [`Proposed`], nothing was appended, except after `OutcomeUnknown` and `Stopped`. A later proposal may still have
+    /// [`Proposal`], nothing was appended, except after `OutcomeUnknown` and `Stopped`. A later proposal may still have
     /// been appended, so what was computed on top of this entry must be given up.
-    pub async fn propose(&self, term: Term, payload: Bytes) -> Result<Proposed, ConsensusError> {
+    pub async fn propose(&self, term: Term, payload: Bytes) -> Result<Proposal, ConsensusError> {
         self.check_leads(term)?;
         let (responder, outcome) = ProgressResponder::complete_only();
-        let request = self.raft.write(Content(payload)).responder(responder);
+        let request = self.raft.write(ProposalContent(payload)).responder(responder);
         request.with_leader(model::leader_id(term, self.node)).await.map_err(stopped)?;
-        Ok(Proposed { outcome, leadership: self.leadership.clone() })
+        Ok(Proposal { outcome, leadership: self.leadership.clone() })
     }
 
     /// Watches who leads. The first value is available at once.
@@ -240,7 +240,7 @@ impl Group {
             let mut learners = metrics.membership_config.membership().learner_ids();
             (Term(metrics.current_term), learners.any(|learner| learner == from.0))
         };
-        admission::check(request, from, &admission::Known { term, is_learner, last: self.log.last() })?;
+        admission::check(request, from, &admission::GroupKnowledge { term, is_learner, last: self.log.last() })?;
         let purged = self.log.last_purged().map(|purged| purged.index);
         let has = |id: EntryId| Some(id.index) <= purged || self.log.find_id(id.index) == Some(id);
         admission::check_keeps(request, from, term, self.log.committed(), has)
@@ -375,12 +375,12 @@ impl Group {
 }
 
 /// An entry on its way to be committed.
-pub struct Proposed {
+pub struct Proposal {
     outcome: OneshotReceiverOf<Model, ClientWriteResult<Model>>,
     leadership: watch::Receiver<Leadership>,
 }
 
-impl Future for Proposed {
+impl Future for Proposal {
     /// The id under which the entry is committed, once this node's partition has taken it.
     type Output = Result<EntryId, ConsensusError>;
 

@@ -17,7 +17,7 @@ use crate::log::{EntryId, LogEntry, Payload, Vote};
 openraft::declare_raft_types!(
     /// Names every type that openraft leaves open.
     pub(super) Model:
-        D = Content,
+        D = ProposalContent,
         R = (),
         Node = EmptyNode,
         AsyncRuntime = openraft_rt_tokio::TokioRuntime,
@@ -31,15 +31,15 @@ pub(super) type RaftStoredMembership = openraft::alias::StoredMembershipOf<Model
 
 /// A proposal's content: bytes that this folder never looks into. Clones share the bytes.
 #[derive(Clone)]
-pub(super) struct Content(pub Bytes);
+pub(super) struct ProposalContent(pub Bytes);
 
-impl fmt::Display for Content {
+impl fmt::Display for ProposalContent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} bytes", self.0.len())
     }
 }
 
-impl fmt::Debug for Content {
+impl fmt::Debug for ProposalContent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
     }
@@ -70,7 +70,7 @@ pub(super) fn vote(vote: &RaftVote) -> Vote {
 pub(super) fn raft_entry(entry: LogEntry) -> Result<RaftEntry, MembershipError> {
     let payload = match entry.payload {
         Payload::Blank => EntryPayload::Blank,
-        Payload::Entry(bytes) => EntryPayload::Normal(Content(bytes)),
+        Payload::Entry(bytes) => EntryPayload::Normal(ProposalContent(bytes)),
         Payload::Membership(bytes) => {
             let (found, membership) = membership::decode(&bytes)?;
             if found != entry.id {
@@ -86,7 +86,7 @@ pub(super) fn log_entry(entry: RaftEntry) -> LogEntry {
     let id = entry_id(&entry.log_id);
     let payload = match entry.payload {
         EntryPayload::Blank => Payload::Blank,
-        EntryPayload::Normal(Content(bytes)) => Payload::Entry(bytes),
+        EntryPayload::Normal(ProposalContent(bytes)) => Payload::Entry(bytes),
         EntryPayload::Membership(membership) => Payload::Membership(membership::encode(id, &membership)),
     };
     LogEntry { id, payload }

@@ -142,23 +142,23 @@ impl Peers for NoPeers {
 }
 
 /// Makes openraft's connections, one for each peer and purpose.
-pub(super) struct Network<P>(pub P);
+pub(super) struct RaftNetwork<P>(pub P);
 
-impl<P: Peers> RaftNetworkFactory<Model> for Network<P> {
-    type Network = Connection<P>;
+impl<P: Peers> RaftNetworkFactory<Model> for RaftNetwork<P> {
+    type Network = PeerConnection<P>;
 
-    async fn new_client(&mut self, target: u64, _node: &EmptyNode) -> Connection<P> {
-        Connection { peers: self.0.clone(), to: NodeId(target) }
+    async fn new_client(&mut self, target: u64, _node: &EmptyNode) -> PeerConnection<P> {
+        PeerConnection { peers: self.0.clone(), to: NodeId(target) }
     }
 }
 
-pub(super) struct Connection<P> {
+pub(super) struct PeerConnection<P> {
     peers: P,
     to: NodeId,
 }
 
 /// An append that is under way to a peer.
-struct Sent {
+struct AppendInFlight {
     /// The term of the leader that sends it.
     term: Term,
     previous: Option<EntryId>,
@@ -168,7 +168,7 @@ struct Sent {
     _room: OwnedSemaphorePermit,
 }
 
-impl<P: Peers> Connection<P> {
+impl<P: Peers> PeerConnection<P> {
     async fn call(&self, request: PeerRequest, option: RPCOption) -> Result<PeerReply, RPCError<Model>> {
         self.peers.call(self.to, request, option.hard_ttl()).await.map_err(unreachable)
     }
@@ -196,7 +196,7 @@ impl<P: Peers> Connection<P> {
     fn on_append_reply(
         &self,
         reply: AppendReply,
-        under_way: &Mutex<VecDeque<Sent>>,
+        under_way: &Mutex<VecDeque<AppendInFlight>>,
     ) -> Result<StreamAppendResult<Model>, RPCError<Model>> {
         let Some(sent) = under_way.lock().pop_front() else { return self.unexpected() };
         let durable = match reply {
@@ -227,7 +227,7 @@ fn append_request(request: AppendEntriesRequest<Model>) -> PeerRequest {
 }
 
 /// The requests of `input`, each once there is room for its bytes. Each is noted in `under_way` before it is sent.
-fn bounded<S>(input: S, under_way: Arc<Mutex<VecDeque<Sent>>>) -> BoxStream<'static, PeerRequest>
+fn bounded<S>(input: S, under_way: Arc<Mutex<VecDeque<AppendInFlight>>>) -> BoxStream<'static, PeerRequest>
 where
     S: Stream<Item = AppendEntriesRequest<Model>> + Send + 'static,
 {
@@ -243,7 +243,7 @@ where
             let bytes: usize = entries.iter().map(|entry| entry.payload.size() + ENTRY_OVERHEAD_BYTES).sum();
             let bytes = u32::try_from(bytes.clamp(1, APPEND_BYTES_UNDER_WAY_MAX)).expect("the bound fits");
             let room = room.acquire_many_owned(bytes).await.expect("nobody closes it");
-            under_way.lock().push_back(Sent { term, previous, last, at: Instant::now(), _room: room });
+            under_way.lock().push_back(AppendInFlight { term, previous, last, at: Instant::now(), _room: room });
             request
         }
     };
@@ -254,7 +254,7 @@ where
 async fn next_reply(
     node: NodeId,
     replies: &mut BoxStream<'static, Result<AppendReply, PeerError>>,
-    under_way: &Mutex<VecDeque<Sent>>,
+    under_way: &Mutex<VecDeque<AppendInFlight>>,
 ) -> Option<Result<AppendReply, PeerError>> {
     loop {
         let oldest = under_way.lock().front().map(|sent| sent.at);
@@ -271,7 +271,7 @@ async fn next_reply(
     }
 }
 
-impl<P: Peers> RaftNetworkV2<Model> for Connection<P> {
+impl<P: Peers> RaftNetworkV2<Model> for PeerConnection<P> {
     type SnapshotData = Arc<Bytes>;
 
     async fn append_entries(
@@ -304,7 +304,7 @@ impl<P: Peers> RaftNetworkV2<Model> for Connection<P> {
         S: Stream<Item = AppendEntriesRequest<Model>> + OptionalSend + Unpin + 'static,
     {
         let this: &Self = self;
-        let under_way: Arc<Mutex<VecDeque<Sent>>> = Arc::default();
+        let under_way: Arc<Mutex<VecDeque<AppendInFlight>>> = Arc::default();
         let requests = bounded(input, under_way.clone());
         let replies = this.peers.appends(this.to, requests);
         let state = (replies, under_way, false);

@@ -1,5 +1,5 @@
 //! openraft's state machine over the partition's [`Applier`]: turns what openraft reports as committed into
-//! [`Committed`] entries.
+//! [`CommittedValue`] entries.
 //!
 //! It checks that no entry arrives twice. It notes the blank entry with which a leader begins once the partition has
 //! it; only then is the leadership announced. It knows nothing of rows.
@@ -17,7 +17,7 @@ use tokio::sync::watch;
 
 use super::applier::AnyApplier;
 use super::model::{self, Model, RaftLogId, RaftStoredMembership};
-use super::{ApplierError, Committed, ConsensusError, Snapshot};
+use super::{ApplierError, CommittedValue, ConsensusError, Snapshot};
 use crate::log::{EntryId, LogEntry, Payload};
 
 /// The most entries that are handed to the partition in one call. The next constant is the most bytes.
@@ -58,9 +58,9 @@ impl GroupStateMachine {
         Err(io::Error::new(io::ErrorKind::InvalidData, again))
     }
 
-    async fn hand_over(&mut self, chunk: Chunk) -> io::Result<()> {
+    async fn hand_over(&mut self, chunk: ApplyChunk) -> io::Result<()> {
         let Some(last) = chunk.entries.last().map(|entry| entry.get().id) else { return Ok(()) };
-        let blank = chunk.entries.iter().rev().map(Committed::get).find(|entry| entry.payload == Payload::Blank);
+        let blank = chunk.entries.iter().rev().map(CommittedValue::get).find(|entry| entry.payload == Payload::Blank);
         let blank = blank.map(|entry| entry.id);
         self.applier.get_mut().apply(chunk.entries).await.map_err(io_error)?;
         self.applied = Some(last);
@@ -84,8 +84,8 @@ impl GroupStateMachine {
 
 /// Entries on their way to the partition, and who waits for each.
 #[derive(Default)]
-struct Chunk {
-    entries: Vec<Committed<LogEntry>>,
+struct ApplyChunk {
+    entries: Vec<CommittedValue<LogEntry>>,
     responders: Vec<ApplyResponder<Model>>,
     membership: Option<RaftStoredMembership>,
     bytes: usize,
@@ -103,7 +103,7 @@ impl RaftStateMachine<Model> for GroupStateMachine {
     where
         S: Stream<Item = io::Result<EntryResponder<Model>>> + Unpin + OptionalSend,
     {
-        let mut chunk = Chunk::default();
+        let mut chunk = ApplyChunk::default();
         let mut before = self.applied;
         while let Some((entry, responder)) = entries.try_next().await? {
             let entry = model::log_entry(entry);
@@ -114,7 +114,7 @@ impl RaftStateMachine<Model> for GroupStateMachine {
             }
             chunk.bytes += entry.payload.size();
             chunk.responders.extend(responder);
-            chunk.entries.push(Committed::new(entry));
+            chunk.entries.push(CommittedValue::new(entry));
             if chunk.entries.len() >= APPLY_ENTRIES_MAX || chunk.bytes >= APPLY_BYTES_MAX {
                 self.hand_over(std::mem::take(&mut chunk)).await?;
             }

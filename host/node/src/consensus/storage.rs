@@ -97,7 +97,7 @@ impl Storage {
 
     /// The next piece of `range` for a stream, and the rest of the range; `None` at its end. Entries to apply are read
     /// here, so a hole is an error, even at the edges of a piece.
-    async fn read_next(&mut self, range: Range<u64>) -> io::Result<Option<Piece>> {
+    async fn read_next(&mut self, range: Range<u64>) -> io::Result<Option<EntryPiece>> {
         if range.is_empty() {
             return Ok(None);
         }
@@ -126,7 +126,7 @@ impl Storage {
     }
 
     /// Appends once there is room. The report of a refused attempt is kept for the next one.
-    async fn append_when_room(&mut self, entries: Vec<LogEntry>, report: Report) -> Result<(), LogError> {
+    async fn append_when_room(&mut self, entries: Vec<LogEntry>, report: DurabilityReport) -> Result<(), LogError> {
         let mut is_waiting = false;
         loop {
             let report = report.clone();
@@ -292,9 +292,9 @@ impl RaftLogStorage<Model> for Storage {
         let mut pieces = into_pieces(entries.into_iter().map(model::log_entry));
         let last = pieces.pop().unwrap_or_default();
         for piece in pieces {
-            self.append_when_room(piece, Report::nobody()).await.map_err(io_error)?;
+            self.append_when_room(piece, DurabilityReport::nobody()).await.map_err(io_error)?;
         }
-        self.append_when_room(last, Report::to(callback)).await.map_err(io_error)
+        self.append_when_room(last, DurabilityReport::to(callback)).await.map_err(io_error)
     }
 
     async fn truncate_after(&mut self, last: Option<RaftLogId>) -> io::Result<()> {
@@ -312,9 +312,9 @@ impl RaftLogStorage<Model> for Storage {
 
 /// The party to tell when an append is durable. It is told once.
 #[derive(Clone)]
-struct Report(Arc<Mutex<IOFlushed<Model>>>);
+struct DurabilityReport(Arc<Mutex<IOFlushed<Model>>>);
 
-impl Report {
+impl DurabilityReport {
     fn to(flushed: IOFlushed<Model>) -> Self {
         Self(Arc::new(Mutex::new(flushed)))
     }
@@ -347,14 +347,14 @@ fn into_pieces(entries: impl Iterator<Item = LogEntry>) -> Vec<Vec<LogEntry>> {
 }
 
 /// A piece of a range of entries, and the rest of the range.
-type Piece = (Vec<RaftEntry>, Range<u64>);
+type EntryPiece = (Vec<RaftEntry>, Range<u64>);
 
 fn raft_entries(entries: Vec<LogEntry>) -> io::Result<Vec<RaftEntry>> {
     entries.into_iter().map(|entry| model::raft_entry(entry).map_err(io::Error::other)).collect()
 }
 
 /// One stream of the entries that `next` reads piece by piece, as they are pulled.
-fn in_pieces<E: Send + 'static, F: Future<Output = Result<Option<Piece>, E>> + Send + 'static>(
+fn in_pieces<E: Send + 'static, F: Future<Output = Result<Option<EntryPiece>, E>> + Send + 'static>(
     range: Range<u64>,
     next: impl FnMut(Range<u64>) -> F + Send + 'static,
 ) -> BoxStream<'static, Result<RaftEntry, E>> {

@@ -23,7 +23,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use self::cursor::WHOLE;
-use self::rendered::{Origin, Rendered, render};
+use self::rendered::{EventOrigin, RenderedEntry, render};
 use crate::ids::{JournalIndex, PartitionId, Position};
 use crate::limits;
 use crate::machine::entry::EntryKind;
@@ -73,7 +73,7 @@ impl FeedPlace {
 
 pub struct Feed {
     pub machine: Arc<Machine>,
-    origin: Origin,
+    origin: EventOrigin,
     /// By partition: the tail at the end of the journal.
     ends: Vec<tokio::sync::Mutex<Option<Tail>>>,
     kept: Mutex<RenderedCache>,
@@ -88,13 +88,13 @@ pub struct Feed {
 /// Rendered entries, the latest ones that somebody asked for.
 #[derive(Default)]
 struct RenderedCache {
-    entries: HashMap<(PartitionId, JournalIndex), Arc<Rendered>>,
+    entries: HashMap<(PartitionId, JournalIndex), Arc<RenderedEntry>>,
     order: VecDeque<(PartitionId, JournalIndex)>,
     bytes: usize,
 }
 
 impl RenderedCache {
-    fn insert(&mut self, rendered: &Arc<Rendered>) {
+    fn insert(&mut self, rendered: &Arc<RenderedEntry>) {
         let key = (rendered.partition, rendered.index);
         if let Some(before) = self.entries.insert(key, rendered.clone()) {
             self.bytes -= before.size;
@@ -115,7 +115,7 @@ impl Feed {
         let name = machine.name().to_owned();
         let stop = CancellationToken::new();
         let feed = Arc::new(Self {
-            origin: Origin { source: format!("urn:statehouse:{cluster}:{name}"), machine: name },
+            origin: EventOrigin { source: format!("urn:statehouse:{cluster}:{name}"), machine: name },
             ends: machine.partition_ids().map(|_| tokio::sync::Mutex::default()).collect(),
             kept: Mutex::default(),
             news: watch::Sender::new(()),
@@ -148,7 +148,7 @@ impl Feed {
         &self,
         partition: PartitionId,
         place: FeedPlace,
-    ) -> Result<Option<Arc<Rendered>>, PartitionError> {
+    ) -> Result<Option<Arc<RenderedEntry>>, PartitionError> {
         let replica = self.replica(partition)?;
         let newest = replica.progress().journal.index;
         if newest <= place.index {
@@ -175,7 +175,7 @@ impl Feed {
         &self,
         replica: &Arc<Partition>,
         place: FeedPlace,
-    ) -> Result<Option<Arc<Rendered>>, PartitionError> {
+    ) -> Result<Option<Arc<RenderedEntry>>, PartitionError> {
         let partition = replica.id();
         let mut end = self.ends[partition.0 as usize].lock().await;
         // Another reader may have waited for the same entry.
@@ -242,13 +242,13 @@ impl Feed {
         Ok(FeedPlace::behind(tail.position()))
     }
 
-    fn find_kept(&self, partition: PartitionId, place: FeedPlace) -> Option<Arc<Rendered>> {
+    fn find_kept(&self, partition: PartitionId, place: FeedPlace) -> Option<Arc<RenderedEntry>> {
         let kept = self.kept.lock().entries.get(&(partition, place.index.next())).cloned();
         kept.filter(|kept| kept.before8 == place.head8)
     }
 
     /// The next entry of a tail; other entries that the tail has read are kept.
-    async fn read(&self, tail: &mut Tail) -> Result<Arc<Rendered>, PartitionError> {
+    async fn read(&self, tail: &mut Tail) -> Result<Arc<RenderedEntry>, PartitionError> {
         let mut entries = vec![tail.next().await?];
         entries.extend(std::iter::from_fn(|| tail.next_ready()));
         let mut logics = Vec::with_capacity(entries.len());
@@ -256,7 +256,7 @@ impl Feed {
             let is_decided = matches!(entry.kind(), EntryKind::Batch | EntryKind::Saga);
             logics.push(if is_decided { Some(tail.decider(entry).await?) } else { None });
         }
-        let origin = Origin { machine: self.origin.machine.clone(), source: self.origin.source.clone() };
+        let origin = EventOrigin { machine: self.origin.machine.clone(), source: self.origin.source.clone() };
         let rendering = tokio::task::spawn_blocking(move || {
             let render = |(entry, logic): (&TailEntry, &Option<Arc<dyn Logic>>)| {
                 let failed =

@@ -32,7 +32,7 @@ pub const ACTIVATED: &str = "ModuleActivated";
 const RENDER_ITEMS_MAX: usize = 128;
 
 /// An entry with the lines of its events.
-pub struct Rendered {
+pub struct RenderedEntry {
     pub partition: PartitionId,
     pub index: JournalIndex,
     /// The beginning of the head before the entry.
@@ -69,9 +69,9 @@ impl Item {
     }
 
     /// Adds who asked.
-    fn by(self, whose: &Whose<'_>) -> Self {
+    fn by(self, requester: &RequesterMembers<'_>) -> Self {
         let json = self.json();
-        let (object, members) = (json.strip_suffix(b"}").expect("an event is an object"), print(whose));
+        let (object, members) = (json.strip_suffix(b"}").expect("an event is an object"), print(requester));
         let members =
             members.strip_prefix(b"{").and_then(|members| members.strip_suffix(b"}")).expect("an object, too");
         let begin = DATA.len() + object.len();
@@ -103,14 +103,14 @@ impl Item {
 
 /// Which events are shown.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Filter {
+pub struct EventFilter {
     /// Only events of these entities, if there are any.
     pub keys: Vec<Vec<u8>>,
     /// Only events of these kinds, if there are any.
     pub kinds: Vec<String>,
 }
 
-impl Filter {
+impl EventFilter {
     pub fn shows(&self, item: &Item) -> bool {
         (self.kinds.is_empty() || self.kinds.iter().any(|kind| **kind == *item.kind))
             && (self.keys.is_empty() || item.is_about(&self.keys))
@@ -118,7 +118,7 @@ impl Filter {
 }
 
 /// Where the events of a machine come from, as CloudEvents say it.
-pub struct Origin {
+pub struct EventOrigin {
     pub machine: String,
     /// `urn:statehouse:<cluster>:<machine>`.
     pub source: String,
@@ -149,13 +149,13 @@ struct CloudEvent<'a> {
 
 /// Who asked: members of the event that not everybody is shown.
 #[derive(Serialize)]
-struct Whose<'a> {
+struct RequesterMembers<'a> {
     caller: &'a str,
     requestid: &'a str,
 }
 
 /// What one line is made of, before it is rendered.
-struct Draft<'a> {
+struct LineDraft<'a> {
     command: TailCommand<'a>,
     position: Position,
     kind: Arc<str>,
@@ -169,17 +169,17 @@ struct Draft<'a> {
 ///
 /// # Errors
 /// See [`render_each`].
-pub fn render(entry: &TailEntry, logic: Option<&dyn Logic>, origin: &Origin) -> Result<Rendered, Fault> {
+pub fn render(entry: &TailEntry, logic: Option<&dyn Logic>, origin: &EventOrigin) -> Result<RenderedEntry, Fault> {
     let head = entry.entry().header().parent;
     let [a, b, c, d, ..] = head.0;
-    let mut rendered = Rendered {
+    let mut rendered = RenderedEntry {
         partition: entry.partition(),
         index: entry.index(),
         before8: [a, b, c, d],
         end: entry.position(),
         time: entry.time(),
         items: Vec::new(),
-        size: size_of::<Rendered>(),
+        size: size_of::<RenderedEntry>(),
     };
     if let Ok(activation) = entry.entry().activation() {
         let data = Value::map([
@@ -193,14 +193,14 @@ pub fn render(entry: &TailEntry, logic: Option<&dyn Logic>, origin: &Origin) -> 
     if let Some(logic) = logic {
         let mut drafts = drafts(entry, logic).peekable();
         while drafts.peek().is_some() {
-            let some: Vec<Draft<'_>> = drafts.by_ref().take(RENDER_ITEMS_MAX).collect();
+            let some: Vec<LineDraft<'_>> = drafts.by_ref().take(RENDER_ITEMS_MAX).collect();
             finish(entry, logic, origin, some)?.for_each(|item| rendered.push(item));
         }
     }
     Ok(rendered)
 }
 
-impl Rendered {
+impl RenderedEntry {
     fn push(&mut self, item: Item) {
         let entities: usize = item.entities.iter().map(|entity| entity.len() + size_of::<Box<[u8]>>()).sum();
         self.size += size_of::<Item>() + item.text.len() + entities;
@@ -208,7 +208,7 @@ impl Rendered {
     }
 }
 
-fn drafts<'a>(entry: &'a TailEntry, logic: &dyn Logic) -> impl Iterator<Item = Draft<'a>> + use<'a> {
+fn drafts<'a>(entry: &'a TailEntry, logic: &dyn Logic) -> impl Iterator<Item = LineDraft<'a>> + use<'a> {
     let names = logic.describe().events.iter().map(|event| Arc::from(event.name.as_str()));
     let (names, rejected): (Vec<Arc<str>>, Arc<str>) = (names.collect(), REJECTED.into());
     entry.commands().flat_map(move |command| {
@@ -220,7 +220,7 @@ fn drafts<'a>(entry: &'a TailEntry, logic: &dyn Logic) -> impl Iterator<Item = D
             let kind = names.get(usize::from(number)).cloned().unwrap_or_else(|| format!("Event{number}").into());
             let entities = vec![Box::from(event.entity)];
             let item = RenderItem::Event(event.facts());
-            Draft { command, position: event.position(), kind, entities, rejection: None, item }
+            LineDraft { command, position: event.position(), kind, entities, rejection: None, item }
         });
         // A refusal of another partition's call is not the command's outcome; the other partition records that.
         let rejection = command.rejection().filter(|_| command.part().is_outcome());
@@ -229,7 +229,7 @@ fn drafts<'a>(entry: &'a TailEntry, logic: &dyn Logic) -> impl Iterator<Item = D
             entities.dedup();
             let item = RenderItem::Rejected(facts(&command, rejection.clone()));
             let (position, rejection) = (command.position(), Some(rejection));
-            Draft { command, position, kind: rejected, entities, rejection, item }
+            LineDraft { command, position, kind: rejected, entities, rejection, item }
         });
         events.chain(rejection)
     })
@@ -251,12 +251,12 @@ fn facts(command: &TailCommand<'_>, rejection: Rejection) -> CommandFacts {
 fn finish<'a>(
     entry: &'a TailEntry,
     logic: &'a dyn Logic,
-    origin: &'a Origin,
-    drafts: Vec<Draft<'a>>,
+    origin: &'a EventOrigin,
+    drafts: Vec<LineDraft<'a>>,
 ) -> Result<impl Iterator<Item = Item> + use<'a>, Fault> {
     let (items, drafts): (Vec<RenderItem>, Vec<_>) = drafts
         .into_iter()
-        .map(|Draft { command, position, kind, entities, rejection, item }| {
+        .map(|LineDraft { command, position, kind, entities, rejection, item }| {
             (item, (command, position, kind, entities, rejection))
         })
         .unzip();
@@ -277,8 +277,8 @@ fn finish<'a>(
                 data: Json(&data),
                 ..frame(entry, position, &kind, origin)
             });
-            let whose = Whose { caller: command.command.caller, requestid: command.command.request_id };
-            Item::new(position.n, kind, entities, &json).by(&whose)
+            let requester = RequesterMembers { caller: command.command.caller, requestid: command.command.request_id };
+            Item::new(position.n, kind, entities, &json).by(&requester)
         });
     Ok(finished)
 }
@@ -295,7 +295,7 @@ fn rejected(command: &str, rejection: Rejection, more: Value) -> Value {
     Value::map(own.into_iter().map(|(name, value)| (name.to_owned(), value)).chain(more))
 }
 
-fn frame<'a>(entry: &TailEntry, position: Position, kind: &str, origin: &'a Origin) -> CloudEvent<'a> {
+fn frame<'a>(entry: &TailEntry, position: Position, kind: &str, origin: &'a EventOrigin) -> CloudEvent<'a> {
     CloudEvent {
         specversion: "1.0",
         id: position.to_string(),
@@ -320,8 +320,8 @@ mod tests {
     #[test]
     fn who_asked_is_left_out_for_whom_it_does_not_concern() {
         let item = |json: &str| Item::new(0, "Opened".into(), Vec::new(), json.as_bytes());
-        let whose = Whose { caller: "till \"7\"", requestid: "r-1" };
-        let told = item(r#"{"id":"0.1.0","data":{}}"#).by(&whose);
+        let requester = RequesterMembers { caller: "till \"7\"", requestid: "r-1" };
+        let told = item(r#"{"id":"0.1.0","data":{}}"#).by(&requester);
         let all = r#"{"id":"0.1.0","data":{},"caller":"till \"7\"","requestid":"r-1"}"#;
         assert_eq!(String::from_utf8_lossy(told.json()), all);
         let anonymous = "data: {\"id\":\"0.1.0\",\"data\":{}}\n\n";

@@ -21,8 +21,8 @@ use crate::partition::migrate::MigrationJob;
 use crate::partition::participants::DueCall;
 use crate::partition::requests::{NotOrdered, SnapshotRequest};
 use crate::partition::status::Progress;
-use crate::sequencer::submission::{Recorded, Refusal, Reply, Ticket};
-use crate::snapshot::canonical::Listed;
+use crate::sequencer::submission::{RecordedEntry, Refusal, Reply, Ticket};
+use crate::snapshot::canonical::ListedFile;
 use crate::store::{Meta, View, WrittenRows};
 
 /// How many actions the list keeps room for, however many one step has needed.
@@ -71,7 +71,7 @@ pub enum OneshotReply {
     Drained(oneshot::Sender<bool>, bool),
     Activated(oneshot::Sender<Result<Journal, String>>, Result<Journal, String>),
     Ordered(oneshot::Sender<Result<JournalIndex, NotOrdered>>, Result<JournalIndex, NotOrdered>),
-    Snapshot(SnapshotRequest, Result<Listed, PartitionError>),
+    Snapshot(SnapshotRequest, Result<ListedFile, PartitionError>),
 }
 
 impl OneshotReply {
@@ -88,7 +88,7 @@ impl OneshotReply {
 
 /// Who gets which outcome of one entry. Made by applying the entry, and by nothing else.
 pub struct EntryAnswers {
-    recorded: Arc<Recorded>,
+    recorded: Arc<RecordedEntry>,
     waiting: Vec<EntryAnswer>,
 }
 
@@ -108,7 +108,7 @@ struct EntryAnswer {
 
 impl EntryAnswers {
     /// Nobody waits yet. The caller has applied the entry, and the point that it leads to is to be published.
-    pub fn of(recorded: &Arc<Recorded>) -> Self {
+    pub fn of(recorded: &Arc<RecordedEntry>) -> Self {
         Self { recorded: recorded.clone(), waiting: Vec::new() }
     }
 

@@ -6,8 +6,8 @@
 //! ```
 //! In: the activation that `system` has decided, once nothing is under way; modules and rows that are ready. Out: an
 //! entry with the digest of the rows that change. No reader sees half of them: the rows and the place in the log are
-//! put in place together. A crash finds both or neither; if neither, the entry is applied again. An activation whose rows
-//! cannot be migrated is not proposed. This file has the leader's half.
+//! put in place together. A crash finds both or neither; if neither, the entry is applied again. An activation whose
+//! rows cannot be migrated is not proposed. This file has the leader's half.
 
 use std::sync::Arc;
 

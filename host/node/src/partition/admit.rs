@@ -14,7 +14,7 @@ use crate::partition::error::HaltReason;
 use crate::partition::known_ids::{Purpose, Repeat};
 use crate::partition::leader::{LeaderState, ReplicaRole};
 use crate::partition::now::Now;
-use crate::sequencer::admission::Admitted;
+use crate::sequencer::admission::Admission;
 use crate::sequencer::submission::{NotNow, Refusal, Submission};
 use crate::store::IdRecord;
 
@@ -148,10 +148,10 @@ impl LeaderState {
             }
         };
         match (base.waiters.in_flight.admit(submission, claimed), rejection) {
-            (Admitted::First(submission), Some(rejection)) => self.queue.forbid(submission, rejection),
-            (Admitted::First(submission), None) => self.queue.push(submission),
-            (Admitted::Follows, _) => out.release(size),
-            (Admitted::Clashes(submission), _) => self.queue.clash(submission),
+            (Admission::First(submission), Some(rejection)) => self.queue.forbid(submission, rejection),
+            (Admission::First(submission), None) => self.queue.push(submission),
+            (Admission::Follows, _) => out.release(size),
+            (Admission::Clashes(submission), _) => self.queue.clash(submission),
         }
         Ok(())
     }

@@ -11,8 +11,8 @@ use crate::machine::entry::{EntryCommand, Part};
 use crate::machine::rejection::read_rejection;
 use crate::saga::claim::{CLAIMED, ID_REUSED, different_fields, refusal};
 use crate::saga::status::EventRecord;
-use crate::saga::{Call, Moment, Outcome};
-use crate::sequencer::submission::{Called, Recorded, Unticketed};
+use crate::saga::{Call, Outcome, PhaseMoment};
+use crate::sequencer::submission::{BranchCall, RecordedEntry, UnticketedSubmission};
 
 /// What a participant has recorded about a call, and where.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
@@ -20,16 +20,22 @@ pub struct Answered {
     #[n(0)]
     pub outcome: Outcome,
     #[n(1)]
-    pub at: Moment,
+    pub at: PhaseMoment,
 }
 
 impl Answered {
     /// Reads the answer from an entry of the participant. The entry holds the call, or the call that it undoes, or
     /// another command that is recorded under its id.
-    pub fn of(call: &Unticketed, called: &Called, partition: PartitionId, recorded: &Recorded, command: u32) -> Self {
+    pub fn of(
+        call: &UnticketedSubmission,
+        called: &BranchCall,
+        partition: PartitionId,
+        recorded: &RecordedEntry,
+        command: u32,
+    ) -> Self {
         let batch = recorded.entry.batch().expect("a recorded call lies in a batch");
         let position = recorded.position(partition, command).to_string();
-        let at = Moment::at_participant(recorded.entry.header().time, position);
+        let at = PhaseMoment::at_participant(recorded.entry.header().time, position);
         let is_of_the_call = batch.command_id(command as usize) == call.id;
         let is_call = matches!(recorded.entry.part(command), Part::Call(_));
         if !is_call || recorded.entry.identity(command, partition) != Some(called.identity(call.fingerprint)) {
@@ -64,7 +70,7 @@ impl Answered {
 
 /// The outcome of a call whose id belongs to another command. With the ids of the first release, two commands under one
 /// client id make calls with equal ids.
-fn reused(call: &Unticketed, other: &EntryCommand<'_>, at: &Moment) -> Outcome {
+fn reused(call: &UnticketedSubmission, other: &EntryCommand<'_>, at: &PhaseMoment) -> Outcome {
     let fields = different_fields((&*call.name, call.plan.view().body), (other.name, other.body));
     let position = at.position.as_deref().and_then(|position| position.parse().ok()).expect("it is a participant's");
     Outcome::Refused { rejection: refusal(Some(fields), position).into(), code: ID_REUSED.to_owned() }

@@ -11,12 +11,12 @@ use statehouse_abi::ops::OpsBlock;
 use statehouse_abi::outcome::GroupOutcome;
 use statehouse_abi::rows::RowsWriter;
 
-use crate::consensus::Committed;
+use crate::consensus::CommittedValue;
 use crate::ids::Micros;
 use crate::log::{EntryId, LogEntry, Payload};
 use crate::machine::entry::{Batch, Entry, EntryKind};
 use crate::machine::journal::{Journal, Verdict};
-use crate::machine::replica::Applied;
+use crate::machine::replica::AppliedEntry;
 use crate::partition::actions::{Action, Actions, OneshotReply};
 use crate::partition::base::Base;
 use crate::partition::claims::granted;
@@ -28,12 +28,16 @@ use crate::partition::leader::LeaderState;
 use crate::partition::requests::ActivationRequest;
 use crate::partition::run::Executor;
 use crate::partition::status::Progress;
-use crate::sequencer::submission::{Recorded, Submission};
+use crate::sequencer::submission::{RecordedEntry, Submission};
 use crate::store::Meta;
 
 impl Executor {
     /// The stages *apply* and *answer* for one committed entry.
-    pub(super) fn on_committed(&mut self, committed: Committed<LogEntry>, out: &mut Actions) -> Result<(), HaltReason> {
+    pub(super) fn on_committed(
+        &mut self,
+        committed: CommittedValue<LogEntry>,
+        out: &mut Actions,
+    ) -> Result<(), HaltReason> {
         let LogEntry { id, payload } = committed.into_inner();
         self.base.at.check_next(id);
         match payload {
@@ -96,9 +100,9 @@ impl Executor {
             Some(own) => {
                 let (entry, writes, submissions) = own.into_parts();
                 let applied = if writes.is_empty() {
-                    Applied::without_writes(entry)
+                    AppliedEntry::without_writes(entry)
                 } else {
-                    Applied::promote(entry, writes, &base.table).map_err(HaltReason::Apply)?
+                    AppliedEntry::promote(entry, writes, &base.table).map_err(HaltReason::Apply)?
                 };
                 (base.store_applied(applied, meta), submissions)
             }
@@ -111,7 +115,7 @@ impl Executor {
         &mut self,
         id: EntryId,
         after: Journal,
-        applied: &Applied,
+        applied: &AppliedEntry,
         submissions: Vec<Submission>,
         out: &mut Actions,
     ) -> Result<(), HaltReason> {
@@ -125,7 +129,7 @@ impl Executor {
             }
             base.show_under_way();
         }
-        let recorded = Arc::new(Recorded::new(applied.entry().clone(), id.index));
+        let recorded = Arc::new(RecordedEntry::new(applied.entry().clone(), id.index));
         if let Some(leader) = role.leader() {
             leader.coordinator.on_ordered(recorded.entry.records().orders(), after.index, out);
         }
@@ -140,7 +144,7 @@ impl Executor {
         Ok(())
     }
 
-    fn answer(&mut self, recorded: &Arc<Recorded>, submissions: Vec<Submission>, out: &mut Actions) {
+    fn answer(&mut self, recorded: &Arc<RecordedEntry>, submissions: Vec<Submission>, out: &mut Actions) {
         let Self { base, role, .. } = self;
         base.answer_activated(recorded, out);
         count(&recorded.entry);
@@ -205,7 +209,7 @@ impl Base {
     }
 
     /// Tells the one who has asked for this activation that the module decides from now on.
-    fn answer_activated(&mut self, recorded: &Recorded, out: &mut Actions) {
+    fn answer_activated(&mut self, recorded: &RecordedEntry, out: &mut Actions) {
         let is_done =
             |wanted: &mut ActivationRequest| recorded.entry.activation().is_ok_and(|done| done == wanted.activation);
         if let Some(wanted) = self.activation.take_if(is_done) {
@@ -213,22 +217,22 @@ impl Base {
         }
     }
 
-    fn store_applied(&self, applied: Applied, meta: Meta) -> Applied {
+    fn store_applied(&self, applied: AppliedEntry, meta: Meta) -> AppliedEntry {
         self.store.apply(applied.rows(), meta, applied.entry().payload().len() as u64);
         applied
     }
 
     /// Applies the recorded events of an entry that this node has not executed itself.
-    fn compute(&mut self, entry: Entry, meta: Meta) -> Result<Applied, HaltReason> {
+    fn compute(&mut self, entry: Entry, meta: Meta) -> Result<AppliedEntry, HaltReason> {
         let Some(batch) = entry.batch() else {
-            return Ok(self.store_applied(Applied::without_writes(entry), meta));
+            return Ok(self.store_applied(AppliedEntry::without_writes(entry), meta));
         };
         let logic = self.at.logic().cloned().ok_or_else(|| HaltReason::Module {
             id: entry.header().decider,
             reason: "the journal has a batch before its first activation".to_owned(),
         })?;
         let rows = self.fetch_applied(&batch.ops)?;
-        let applied = Applied::compute(logic.as_ref(), entry, &rows, &self.table).map_err(HaltReason::Apply)?;
+        let applied = AppliedEntry::compute(logic.as_ref(), entry, &rows, &self.table).map_err(HaltReason::Apply)?;
         Ok(self.store_applied(applied, meta))
     }
 
@@ -238,7 +242,7 @@ impl Base {
         Ok(rows.finish(Vec::with_capacity(rows.size() + 64)))
     }
 
-    fn record_ids(&self, recorded: &Recorded, submissions: &[Submission]) -> Result<(), HaltReason> {
+    fn record_ids(&self, recorded: &RecordedEntry, submissions: &[Submission]) -> Result<(), HaltReason> {
         let ids: Vec<journal_lookup::Id> = if submissions.is_empty() {
             journal_lookup::ids_of(&recorded.entry, self.partition)
         } else {

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use crate::ids::ModuleId;
 use crate::machine::logic::Logic;
-use crate::machine::replica::{Applied, ApplyError};
+use crate::machine::replica::{AppliedEntry, ApplyError};
 use crate::partition::actions::{Action, Actions};
 use crate::partition::error::{HaltReason, store_failed};
 use crate::partition::hold::{Hold, PendingActivation};
@@ -160,7 +160,7 @@ impl Executor {
         );
         self.base.at.on_activated(logic);
         self.base.is_draining = false;
-        self.finish_effective(id, after, &Applied::without_writes(entry), Vec::new(), out)
+        self.finish_effective(id, after, &AppliedEntry::without_writes(entry), Vec::new(), out)
     }
 }
 

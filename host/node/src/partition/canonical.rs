@@ -34,7 +34,7 @@ use crate::partition::leader::LeaderState;
 use crate::partition::message::Input;
 use crate::partition::now::Now;
 use crate::partition::requests::SnapshotRequest;
-use crate::snapshot::canonical::{CanonicalError, Days, Due, Facts, Listed, SnapshotFile, SnapshotFolder};
+use crate::snapshot::canonical::{CanonicalError, Days, DueSnapshot, Facts, ListedFile, SnapshotFile, SnapshotFolder};
 use crate::store::{KeepWhat, StoreShared, open_kept};
 
 /// How long to wait before a file that could not be made is tried again. A full disk may have room by then.
@@ -54,7 +54,7 @@ pub enum HeadProof {
 
 /// A file that is to be made from a kept state.
 struct Job {
-    due: Due,
+    due: DueSnapshot,
     asked: Option<SnapshotRequest>,
 }
 
@@ -178,7 +178,7 @@ impl Canonical {
         }));
     }
 
-    fn make_now(&self, due: &Due) -> Result<Listed, SnapshotMakingError> {
+    fn make_now(&self, due: &DueSnapshot) -> Result<ListedFile, SnapshotMakingError> {
         // Without this check, every queued job would still be started.
         if self.is_closing.load(Ordering::Relaxed) {
             return Err(SnapshotMakingError::Closing);
@@ -234,13 +234,13 @@ impl Base {
         let before = self.at.journal();
         // Before the first entry there was no state on any day, so no snapshot is due.
         if let Some(days) = Days::between(before.time, after.time).filter(|_| before.index != JournalIndex(0)) {
-            self.keep(KeepWhat::Applied, Due { index: before.index, days: Some(days) }, None, out);
+            self.keep(KeepWhat::Applied, DueSnapshot { index: before.index, days: Some(days) }, None, out);
         }
         // An activation replaces rows in its own way, and its entry is never large.
         let boundary = self.canonical.every_bytes.map(|bytes| Boundary { bytes });
         let is_end = |boundary: Boundary| boundary.is_last(after.head, entry.payload().len());
         if boundary.is_some_and(is_end) && entry.header().kind != EntryKind::Activate {
-            self.keep(KeepWhat::Next, Due { index: after.index, days: None }, None, out);
+            self.keep(KeepWhat::Next, DueSnapshot { index: after.index, days: None }, None, out);
         }
     }
 
@@ -250,10 +250,10 @@ impl Base {
         if index == JournalIndex(0) {
             return out.tell(OneshotReply::Snapshot(asked, Err(PartitionError::NoEntry(JournalIndex(1)))));
         }
-        self.keep(KeepWhat::Applied, Due { index, days: None }, Some(asked), out);
+        self.keep(KeepWhat::Applied, DueSnapshot { index, days: None }, Some(asked), out);
     }
 
-    fn keep(&self, what: KeepWhat, due: Due, asked: Option<SnapshotRequest>, out: &mut Actions) {
+    fn keep(&self, what: KeepWhat, due: DueSnapshot, asked: Option<SnapshotRequest>, out: &mut Actions) {
         // If a journal is applied again, its files exist already.
         if let Some(made) = self.canonical.folder.find(&due) {
             if let Some(asked) = asked {
@@ -291,7 +291,7 @@ impl Partition {
     /// # Errors
     /// Nothing has happened in the partition yet, the partition does not run, the disk failed, or too many snapshots
     /// that were asked for are not made yet. Snapshots that are due are never refused.
-    pub async fn take_canonical(&self) -> Result<Listed, PartitionError> {
+    pub async fn take_canonical(&self) -> Result<ListedFile, PartitionError> {
         let place = self.parts.canonical.places.clone().try_acquire_owned();
         let place = place.map_err(|_| PartitionError::SnapshotsAsked)?;
         let (reply, done) = oneshot::channel();
@@ -322,7 +322,7 @@ impl Partition {
     ///
     /// # Errors
     /// One of the checks failed, or the disk failed.
-    pub async fn take_in_canonical(&self, file: &Path, proof: HeadProof) -> Result<Listed, PartitionError> {
+    pub async fn take_in_canonical(&self, file: &Path, proof: HeadProof) -> Result<ListedFile, PartitionError> {
         let path = file.to_owned();
         let reading = self.parts.canonical.runtime.spawn_blocking(move || {
             let mut opened = SnapshotFile::open(&RealDisk, &path)?;
@@ -361,7 +361,7 @@ impl Partition {
     ///
     /// # Errors
     /// The disk failed.
-    pub fn delete_canonical(&self, listed: &Listed) -> Result<(), PartitionError> {
+    pub fn delete_canonical(&self, listed: &ListedFile) -> Result<(), PartitionError> {
         Ok(self.parts.canonical.folder.delete(listed)?)
     }
 
@@ -369,17 +369,17 @@ impl Partition {
     ///
     /// # Errors
     /// The file cannot be read, or is not what was written.
-    pub fn open_canonical(&self, listed: &Listed) -> Result<SnapshotFile, CanonicalError> {
+    pub fn open_canonical(&self, listed: &ListedFile) -> Result<SnapshotFile, CanonicalError> {
         self.parts.canonical.folder.open_file(listed)
     }
 
     /// The path of one of [`Self::canonical_snapshots`].
-    pub fn canonical_file(&self, listed: &Listed) -> PathBuf {
+    pub fn canonical_file(&self, listed: &ListedFile) -> PathBuf {
         self.parts.canonical.folder.path().join(&listed.name)
     }
 
     /// The canonical snapshots of the partition on this node, oldest first.
-    pub fn canonical_snapshots(&self) -> Vec<Listed> {
+    pub fn canonical_snapshots(&self) -> Vec<ListedFile> {
         self.parts.canonical.folder.list()
     }
 }

@@ -9,7 +9,7 @@ use crate::ids::Micros;
 use crate::limits::CARRIED_AHEAD_MAX;
 use crate::partition::base::Base;
 use crate::partition::now::Now;
-use crate::sequencer::submission::{Called, Refusal};
+use crate::sequencer::submission::{BranchCall, Refusal};
 
 /// The earliest time of an entry that was caused by something at this time.
 fn after(carried: Option<Micros>) -> Micros {
@@ -28,7 +28,7 @@ impl Base {
     ///
     /// # Errors
     /// The time is far ahead, and not all nodes accept such times yet. The call is postponed.
-    pub(super) fn check_carried(&self, called: &Called, now: &Now, present: Micros) -> Result<(), Refusal> {
+    pub(super) fn check_carried(&self, called: &BranchCall, now: &Now, present: Micros) -> Result<(), Refusal> {
         let Some(seconds) = far_ahead(called.carried, present).filter(|_| !now.has(features::TIMELINES)) else {
             return Ok(());
         };

@@ -18,7 +18,7 @@ use crate::partition::error::{HaltReason, store_failed};
 use crate::planted::{Bug, is_planted};
 use crate::saga::claim::{claimed, different_fields, refusal};
 use crate::saga::{Call, Derivation, Identity};
-use crate::sequencer::submission::{Called, Submission};
+use crate::sequencer::submission::{BranchCall, Submission};
 use crate::store::IdRecord;
 
 /// What this partition knows about the client's id when a call needs it.
@@ -57,7 +57,7 @@ impl Base {
         }
         let names = known.split_off(submissions.len());
         let (names, _) = names.as_chunks::<2>();
-        let claim = |((submission, called), [holder, by_id]): ((&Submission, &Called), &[Option<IdRecord>; 2])| {
+        let claim = |((submission, called), [holder, by_id]): ((&Submission, &BranchCall), &[Option<IdRecord>; 2])| {
             self.claim(submission, called, *holder, *by_id)
         };
         Ok(LookedUp { known, claims: calls().zip(names).map(claim).collect() })
@@ -66,7 +66,7 @@ impl Base {
     fn claim(
         &self,
         submission: &Submission,
-        called: &Called,
+        called: &BranchCall,
         holder: Option<IdRecord>,
         by_id: Option<IdRecord>,
     ) -> Claim {
@@ -119,6 +119,6 @@ pub(super) fn granted(submission: &Submission) -> Option<Vec<u8>> {
 }
 
 /// The call, if it needs the client's id.
-pub(super) fn claiming(submission: &Submission) -> Option<&Called> {
+pub(super) fn claiming(submission: &Submission) -> Option<&BranchCall> {
     submission.called.as_deref().filter(|called| called.needs_claim)
 }

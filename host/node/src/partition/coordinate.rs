@@ -32,9 +32,9 @@ use crate::partition::participants::{Answers, DueCall};
 use crate::partition::requests::Ordered;
 use crate::partition::saga_table::SagaTable;
 use crate::partition::timers::Timer;
-use crate::saga::participant::{Known, OnCancel, on_cancel};
-use crate::saga::{Advance, CallKey, Moment, Order, Progress, Records, Saga};
-use crate::sequencer::submission::{Called, Recorded, Refusal, Reply, Submission, Unticketed};
+use crate::saga::participant::{CallKnowledge, OnCancel, on_cancel};
+use crate::saga::{Advance, CallKey, CallProgress, Order, PhaseMoment, Records, Saga};
+use crate::sequencer::submission::{BranchCall, RecordedEntry, Refusal, Reply, Submission, UnticketedSubmission};
 use statehouse_abi::ops::OpsBlock;
 use statehouse_abi::rows::WritesBlock;
 
@@ -49,7 +49,7 @@ const CALL_AGAIN_MAX: Duration = Duration::from_secs(10);
 #[derive(Default)]
 pub(super) struct Coordinator {
     /// Outcomes that are in no proposed entry yet.
-    heard: VecDeque<Progress>,
+    heard: VecDeque<CallProgress>,
     /// Commands whose progress is in a proposed entry.
     pub(super) proposed: HashSet<CommandId>,
     /// Calls that were sent and are not answered yet.
@@ -87,7 +87,7 @@ impl Coordinator {
 
     /// Consensus has refused an entry with progress. After a while its outcomes are asked for and heard again.
     pub fn on_refused(&mut self, records: &Records, out: &mut Actions) -> Vec<CommandId> {
-        let commands: Vec<CommandId> = records.progress.iter().map(Progress::command).collect();
+        let commands: Vec<CommandId> = records.progress.iter().map(CallProgress::command).collect();
         for command in &commands {
             self.proposed.remove(command);
         }
@@ -109,7 +109,7 @@ impl Coordinator {
         for (command, key, answered) in answers {
             self.calling.remove(&(command, key));
             match answered {
-                Some(Answered { outcome, at }) => self.heard.push_back(Progress::new(command, key, outcome, at)),
+                Some(Answered { outcome, at }) => self.heard.push_back(CallProgress::new(command, key, outcome, at)),
                 None => silent.push(command),
             }
         }
@@ -117,8 +117,8 @@ impl Coordinator {
     }
 
     /// The outcomes for the next entry: those that are due on the rows as they will be at that entry.
-    fn take_heard(&mut self, table: &SagaTable, header: &Header) -> Vec<Progress> {
-        let at = Moment::at_home(header.time, header.index.0);
+    fn take_heard(&mut self, table: &SagaTable, header: &Header) -> Vec<CallProgress> {
+        let at = PhaseMoment::at_home(header.time, header.index.0);
         let mut rows: HashMap<CommandId, Option<Saga>> = HashMap::new();
         let mut taken = Vec::new();
         let mut later = VecDeque::new();
@@ -172,7 +172,7 @@ impl LeaderState {
         if progress.is_empty() && ordered.is_none() {
             return Ok(false);
         }
-        self.coordinator.proposed.extend(progress.iter().map(Progress::command));
+        self.coordinator.proposed.extend(progress.iter().map(CallProgress::command));
         self.coordinator.proposed.extend(ordered.iter().flatten().map(Order::command));
         let (commands, ops, outcome) = list_finished(&change.finished);
         let writes = no_writes();
@@ -249,7 +249,7 @@ impl LeaderState {
 }
 
 impl Base {
-    fn call_of(&self, saga: &Saga, due: CallKey) -> Unticketed {
+    fn call_of(&self, saga: &Saga, due: CallKey) -> UnticketedSubmission {
         let (command, branch, identity) = (&saga.command, saga.branch(due), saga.identity());
         let home = &saga.plan.branches[0].steps[0].entity;
         let block = branch.to_plan(saga.form(due), home, &command.body);
@@ -271,7 +271,7 @@ impl Base {
             deadline: None,
             size,
             saga: None,
-            called: Some(std::sync::Arc::new(Called {
+            called: Some(std::sync::Arc::new(BranchCall {
                 parent: command.id(),
                 home: self.partition,
                 key: due,
@@ -286,7 +286,7 @@ impl Base {
     }
 
     /// Handles a cancel of a call that this partition may never have received. `Ok(None)`: undo it like any other call.
-    pub(super) fn cancel(&self, submission: &Submission, called: &Called) -> Result<Option<Cancel>, HaltReason> {
+    pub(super) fn cancel(&self, submission: &Submission, called: &BranchCall) -> Result<Option<Cancel>, HaltReason> {
         let identity = called.identity(submission.fingerprint);
         let tried = identity.call(called.key.first_do());
         assert_ne!(tried, submission.id);
@@ -307,10 +307,10 @@ impl Base {
                 // Under an id of the first release the call may be another command's, which must not be undone.
                 let is_own = recorded.entry.identity(*command, self.partition) == Some(identity);
                 let is_done = is_own && matches!(batch.outcome.group(*command as usize), GroupOutcome::Events { .. });
-                if is_done { Known::Done } else { Known::Refused }
+                if is_done { CallKnowledge::Done } else { CallKnowledge::Refused }
             }
-            None if self.waiters.in_flight.contains(tried) => Known::UnderWay,
-            None => Known::Nothing,
+            None if self.waiters.in_flight.contains(tried) => CallKnowledge::UnderWay,
+            None => CallKnowledge::Nothing,
         };
         Ok(match on_cancel(known) {
             OnCancel::Undo => None,
@@ -346,7 +346,7 @@ pub(super) enum Cancel {
 }
 
 /// The id under which the end of a command is recorded, if the command continues after its own entry.
-pub fn end_of(recorded: &Recorded, command: u32, here: PartitionId) -> Option<CommandId> {
+pub fn end_of(recorded: &RecordedEntry, command: u32, here: PartitionId) -> Option<CommandId> {
     // Computing the identity reads the whole command, and hardly any command starts a Saga.
     if recorded.entry.part(command) != Part::Start {
         return None;

@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
-use crate::archive::Past;
+use crate::archive::ArchivedJournal;
 use crate::consensus::{Group, Leadership};
 use crate::ids::{CommandId, Head, JournalIndex, LogIndex, Micros, NodeId, PartitionId, Position};
 use crate::limits;
@@ -39,7 +39,7 @@ use crate::partition::timeline::Timeline;
 use crate::peer::{Call, GroupPeers, Topic};
 use crate::saga::status::row_key;
 use crate::saga::{Order, Saga};
-use crate::sequencer::submission::{Recorded, Refusal, Reply, Submission};
+use crate::sequencer::submission::{RecordedEntry, Refusal, Reply, Submission};
 use crate::snapshot::Snapshots;
 use crate::store::{IdIndex, IdRecord, Store, View};
 
@@ -65,7 +65,7 @@ pub(super) struct Parts {
     pub canonical: Arc<Canonical>,
     pub genesis: Journal,
     /// The archived journal, if there is an archive.
-    pub past: Option<Arc<Past>>,
+    pub past: Option<Arc<ArchivedJournal>>,
 }
 
 /// A partition that runs on this node.
@@ -341,14 +341,14 @@ impl Partition {
     }
 
     /// The effective entry with this journal index. May read from disk.
-    pub fn find_entry(&self, index: JournalIndex) -> Result<Arc<Recorded>, PartitionError> {
+    pub fn find_entry(&self, index: JournalIndex) -> Result<Arc<RecordedEntry>, PartitionError> {
         let point = self.read_stale()?;
         let found = self.parts.entries.find(index, applied_index_of(&point), &point.journal);
         found.map_err(|error| self.with_position(&point, error))
     }
 
     /// The same for callers that must not block.
-    pub async fn read_entry(self: &Arc<Self>, index: JournalIndex) -> Result<Arc<Recorded>, PartitionError> {
+    pub async fn read_entry(self: &Arc<Self>, index: JournalIndex) -> Result<Arc<RecordedEntry>, PartitionError> {
         if let Some(kept) = self.parts.entries.find_kept(index) {
             return Ok(kept);
         }
@@ -368,7 +368,7 @@ impl Partition {
     pub fn walk_back(
         &self,
         point: &ReadPoint,
-        each: impl FnMut(Recorded) -> std::ops::ControlFlow<()>,
+        each: impl FnMut(RecordedEntry) -> std::ops::ControlFlow<()>,
     ) -> Result<(), PartitionError> {
         let applied = point.view.meta().map(|meta| meta.applied);
         let walked = journal_lookup::walk_back(&self.parts.log, applied, &point.journal, each);

@@ -9,7 +9,7 @@ use crate::log::{EntryId, Log, LogEntry, Payload};
 use crate::machine::entry::{Entry, EntryCommand, Part};
 use crate::machine::journal::Journal;
 use crate::partition::error::PartitionError;
-use crate::sequencer::submission::Recorded;
+use crate::sequencer::submission::RecordedEntry;
 
 /// How many bytes of entries one read of a walk takes from the log.
 const READ_BYTES: usize = 4 << 20;
@@ -45,7 +45,7 @@ pub fn find_entry(
     wanted: JournalIndex,
     applied: Option<LogIndex>,
     journal: &Journal,
-) -> Result<Recorded, PartitionError> {
+) -> Result<RecordedEntry, PartitionError> {
     let missing = || PartitionError::NoEntry(wanted);
     let applied = applied.ok_or_else(missing)?;
     if wanted.0 == 0 || journal.index < wanted {
@@ -62,7 +62,7 @@ pub fn find_entry(
         if let Some(entry) = read_one(log, LogIndex(at))? {
             let found = entry.header().index;
             if found == wanted && is_effective(log, &entry, LogIndex(at), applied, journal.head)? {
-                return Ok(Recorded::new(entry, LogIndex(at)));
+                return Ok(RecordedEntry::new(entry, LogIndex(at)));
             }
             if wanted < found {
                 at = at.checked_sub(found.0 - wanted.0).ok_or_else(missing)?;
@@ -83,13 +83,13 @@ pub(super) fn begin(log: &Log) -> LogIndex {
 }
 
 /// The first effective entry that the log still has.
-fn first_recorded(log: &Log, applied: LogIndex, journal: &Journal) -> Result<Option<Recorded>, PartitionError> {
+fn first_recorded(log: &Log, applied: LogIndex, journal: &Journal) -> Result<Option<RecordedEntry>, PartitionError> {
     let mut index = begin(log);
     while index <= applied {
         if let Some(entry) = read_one(log, index)?
             && is_effective(log, &entry, index, applied, journal.head)?
         {
-            return Ok(Some(Recorded::new(entry, index)));
+            return Ok(Some(RecordedEntry::new(entry, index)));
         }
         index = index.next();
     }
@@ -157,7 +157,7 @@ pub fn walk_back(
     log: &Log,
     applied: Option<EntryId>,
     journal: &Journal,
-    mut each: impl FnMut(Recorded) -> std::ops::ControlFlow<()>,
+    mut each: impl FnMut(RecordedEntry) -> std::ops::ControlFlow<()>,
 ) -> Result<(), PartitionError> {
     let Some(applied) = applied else { return Ok(()) };
     let mut head = journal.head;
@@ -170,7 +170,7 @@ pub fn walk_back(
         while let Some(LogEntry { id, payload }) = chunk.pop() {
             let Payload::Entry(bytes) = payload else { continue };
             let Ok(entry) = Entry::parse(bytes) else { continue };
-            let recorded = Recorded::new(entry, id.index);
+            let recorded = RecordedEntry::new(entry, id.index);
             if recorded.head() != head {
                 continue;
             }
@@ -199,7 +199,7 @@ fn read_all(log: &Log, start: LogIndex, end: LogIndex) -> Result<Vec<LogEntry>, 
 }
 
 /// The entry at an index of the log that is known to hold one.
-pub fn read_recorded(log: &Log, index: LogIndex) -> Result<Recorded, PartitionError> {
+pub fn read_recorded(log: &Log, index: LogIndex) -> Result<RecordedEntry, PartitionError> {
     let entry = read_one(log, index)?.ok_or(PartitionError::NoEntry(JournalIndex(0)))?;
-    Ok(Recorded::new(entry, index))
+    Ok(RecordedEntry::new(entry, index))
 }

@@ -21,7 +21,7 @@ use crate::partition::coordinate::end_of;
 use crate::partition::error::{HaltReason, PartitionError, store_failed};
 use crate::partition::leader::ReplicaRole;
 use crate::partition::recorded::Recalled;
-use crate::sequencer::submission::{NotNow, Recorded, Refusal, Reply, Submission, Ticket};
+use crate::sequencer::submission::{NotNow, RecordedEntry, Refusal, Reply, Submission, Ticket};
 use crate::store::IdRecord;
 
 /// A client or coordinator that sends an id that is recorded.
@@ -238,7 +238,7 @@ impl Base {
         &mut self,
         repeat: Repeat,
         at: IdRecord,
-        recorded: &Arc<Recorded>,
+        recorded: &Arc<RecordedEntry>,
         out: &mut Actions,
     ) -> Result<(), HaltReason> {
         if !repeat.is_call && !at.is_same_content(&repeat.fingerprint) {
@@ -285,7 +285,7 @@ fn give_up(purpose: Purpose, refusal: Refusal, out: &mut Actions) {
     out.refuse(ticket, refusal);
 }
 
-pub(super) fn recorded_reply(recorded: &Arc<Recorded>, command: u32, is_replayed: bool) -> Reply {
+pub(super) fn recorded_reply(recorded: &Arc<RecordedEntry>, command: u32, is_replayed: bool) -> Reply {
     Reply::Recorded { recorded: recorded.clone(), command, is_replayed }
 }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
-use crate::consensus::{Committed, Group, Leadership};
+use crate::consensus::{CommittedValue, Group, Leadership};
 use crate::ids::{Head, Micros, ModuleId};
 use crate::log::LogEntry;
 use crate::machine::logic::Logic;
@@ -23,7 +23,7 @@ use crate::store::StoreError;
 pub enum Message {
     Input(Input),
     /// Committed entries in log order, of which each is an input; the permit bounds how many wait.
-    Committed(Vec<Committed<LogEntry>>, OwnedSemaphorePermit),
+    Committed(Vec<CommittedValue<LogEntry>>, OwnedSemaphorePermit),
     /// The group runs; proposals go there.
     Started(Group),
     Stop,
@@ -33,7 +33,7 @@ pub enum Message {
 pub enum Input {
     Submit(Vec<Submission>),
     /// The next entry of the log is committed.
-    Committed(Committed<LogEntry>),
+    Committed(CommittedValue<LogEntry>),
     Leadership(Leadership),
     /// The entry that leads to this head was not appended, or its fate is unknown.
     ProposalLost {

@@ -12,9 +12,9 @@ use std::thread::JoinHandle;
 use bytes::Bytes;
 use tokio::sync::Semaphore;
 
-use crate::archive::Past;
+use crate::archive::ArchivedJournal;
 use crate::clock::Clock;
-use crate::consensus::{Applier, ApplierError, Committed, ConsensusError, Group, GroupOptions, Snapshot};
+use crate::consensus::{Applier, ApplierError, CommittedValue, ConsensusError, Group, GroupOptions, Snapshot};
 use crate::disk::{Disk, RealDisk};
 use crate::durable;
 use crate::features::Features;
@@ -50,7 +50,7 @@ use crate::partition::waiters::Waiters;
 use crate::peer::GroupPeers;
 use crate::saga::Saga;
 use crate::snapshot::canonical::SnapshotFolder;
-use crate::snapshot::{Incoming, Snapshots, finish_install};
+use crate::snapshot::{IncomingSnapshot, Snapshots, finish_install};
 use crate::store::{IdIndex, Meta, Store, StoreOptions};
 
 /// How many batches of committed entries may wait for the executor.
@@ -90,7 +90,7 @@ pub struct PartitionOptions {
     /// The features that may be written.
     pub features: Features,
     /// The archived journal of this partition.
-    pub past: Option<Arc<Past>>,
+    pub past: Option<Arc<ArchivedJournal>>,
 }
 
 impl PartitionOptions {
@@ -317,7 +317,7 @@ fn open_snapshots(
 ) -> Result<Arc<Snapshots>, PartitionError> {
     let snapshots = Snapshots::open(Arc::new(RealDisk), folder, stream)?;
     let (purged, applied) = (log.last_purged(), store.meta_written().map(|meta| meta.applied));
-    Incoming::drop_unless_ahead(&RealDisk, folder, applied.map(|applied| applied.index))?;
+    IncomingSnapshot::drop_unless_ahead(&RealDisk, folder, applied.map(|applied| applied.index))?;
     snapshots.retain(|manifest| {
         let last = Some(manifest.last().index);
         purged.map(|purged| purged.index) <= last && last <= applied.map(|applied| applied.index)
@@ -447,7 +447,7 @@ impl Applier for Entrance {
         self.applied.clone()
     }
 
-    async fn apply(&mut self, entries: Vec<Committed<LogEntry>>) -> Result<(), ApplierError> {
+    async fn apply(&mut self, entries: Vec<CommittedValue<LogEntry>>) -> Result<(), ApplierError> {
         let permit = self.room.clone().acquire_owned().await.map_err(|_| ApplierError::Gone)?;
         if let RunState::Halted(reason) = &*self.board.state.borrow() {
             return Err(ApplierError::Halted { reason: reason.to_string() });

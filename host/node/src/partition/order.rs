@@ -15,7 +15,7 @@ use crate::partition::coordinate::Coordinator;
 use crate::partition::now::Now;
 use crate::partition::requests::{NotOrdered, Ordered};
 use crate::partition::saga_table::SagaTable;
-use crate::saga::{Moment, Order};
+use crate::saga::{Order, PhaseMoment};
 
 impl Ordered {
     pub fn refuse(self, reason: NotOrdered, out: &mut Actions) {
@@ -47,7 +47,7 @@ impl Coordinator {
         change: &mut Change,
         out: &mut Actions,
     ) -> Option<Vec<Order>> {
-        let at = Moment::at_home(header.time, header.index.0);
+        let at = PhaseMoment::at_home(header.time, header.index.0);
         let mut taken = Vec::new();
         while let Some(ordered) = self.take_order() {
             let id = ordered.order.command();

@@ -11,7 +11,7 @@ use crate::features;
 use crate::ids::Head;
 use crate::limits;
 use crate::machine::decide::block::BlockBuilder;
-use crate::machine::decide::{Counts, Decided, Effect, decide};
+use crate::machine::decide::{DecidedBatch, DecisionCounts, Effect, decide};
 use crate::machine::entry::{BatchWriter, Entry, EntryCommand, EntryKind, Header};
 use crate::machine::journal::{Journal, Verdict};
 use crate::machine::logic::Logic;
@@ -25,7 +25,7 @@ use crate::partition::error::{HaltReason, store_failed};
 use crate::partition::leader::LeaderState;
 use crate::partition::now::Now;
 use crate::saga::{Derivation, Origin, Records, Start};
-use crate::sequencer::queue::Forbidden;
+use crate::sequencer::queue::ForbiddenSubmission;
 use crate::sequencer::submission::{NotNow, Refusal, Submission};
 use crate::store::StoreError;
 
@@ -160,7 +160,7 @@ impl LeaderState {
         let forbidden = self.queue.take_forbidden(limits::BATCH_COMMANDS_MAX);
         let mut submissions = Vec::with_capacity(forbidden.len());
         let mut rejections = Vec::with_capacity(forbidden.len());
-        for Forbidden { submission, rejection } in forbidden {
+        for ForbiddenSubmission { submission, rejection } in forbidden {
             // It may have been proposed before, in an entry that was not known to be lost.
             match base.ids.lookup(&submission.id).map_err(store_failed)? {
                 None => {
@@ -368,7 +368,14 @@ impl LeaderState {
     }
 
     /// The entry of a decided batch.
-    fn entry_of(&self, base: &Base, header: Header, submissions: &[Submission], decided: &Decided, now: &Now) -> Entry {
+    fn entry_of(
+        &self,
+        base: &Base,
+        header: Header,
+        submissions: &[Submission],
+        decided: &DecidedBatch,
+        now: &Now,
+    ) -> Entry {
         let records = self.records_of(base, submissions, now);
         assert!(submissions.len() == decided.plan_count);
         let mut batch = BatchWriter::default();
@@ -392,7 +399,7 @@ impl LeaderState {
         if !is_starting {
             return entry;
         }
-        let change = Change::of(&entry, &table::Empty).expect("a start depends on no row");
+        let change = Change::of(&entry, &table::EmptyTable).expect("a start depends on no row");
         entry.with_digest(digest(&ops, &writes, &change.writes()))
     }
 
@@ -403,13 +410,13 @@ impl LeaderState {
 }
 
 /// Counts what a leader has decided. A replay on the same node decides by the same function and is not counted.
-fn count(counts: Counts) {
+fn count(counts: DecisionCounts) {
     metrics::counter!("statehouse_undeclared_keys_total").increment(counts.undeclared_keys);
     metrics::counter!("statehouse_isolation_runs_total").increment(counts.isolation_runs);
 }
 
 /// Refuses all of them, each with its rejection, and writes nothing.
-fn forbid(submissions: &[Submission], rejections: &[Vec<u8>]) -> Decided {
+fn forbid(submissions: &[Submission], rejections: &[Vec<u8>]) -> DecidedBatch {
     assert_eq!(submissions.len(), rejections.len());
     let (mut ops, mut outcome) = (BlockBuilder::default(), OutcomeWriter::default());
     let mut first_op = 0;
@@ -420,13 +427,13 @@ fn forbid(submissions: &[Submission], rejections: &[Vec<u8>]) -> Decided {
         let first = outcome.event_count();
         outcome.reject(first, rejection);
     }
-    Decided {
+    DecidedBatch {
         ops: ops.finish(),
         outcome: outcome.finish(Vec::new()),
         writes: no_writes(),
         plan_count: submissions.len(),
         diagnostics: Vec::new(),
         effect: Effect::Unasked,
-        counts: Counts::default(),
+        counts: DecisionCounts::default(),
     }
 }

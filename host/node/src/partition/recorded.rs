@@ -25,7 +25,7 @@ use crate::machine::journal::Journal;
 use crate::partition::error::{HaltReason, PartitionError};
 use crate::partition::journal_lookup;
 use crate::partition::places::Places;
-use crate::sequencer::submission::Recorded;
+use crate::sequencer::submission::RecordedEntry;
 
 /// The approximate cost of a kept entry beside its payload: its own fields, its place here, and its positions' numbers.
 const KEPT_BYTES: usize = 512;
@@ -36,7 +36,7 @@ static REBUILDING: Semaphore = Semaphore::const_new(1);
 
 /// Entries that were read for those who wait for them.
 pub struct Recalled {
-    pub read: Vec<(JournalIndex, Result<Arc<Recorded>, PartitionError>)>,
+    pub read: Vec<(JournalIndex, Result<Arc<RecordedEntry>, PartitionError>)>,
     /// Those that another reading is to read, because this one has read enough.
     pub left: Vec<JournalIndex>,
 }
@@ -80,15 +80,15 @@ impl RecordedEntries {
     }
 
     /// Keeps an effective entry in memory, as the last requested one.
-    pub fn keep(&self, recorded: &Arc<Recorded>) {
+    pub fn keep(&self, recorded: &Arc<RecordedEntry>) {
         self.kept.lock().put(recorded.clone());
     }
 
     /// The entry if it is in memory; never reads. An entry that the log has released is not returned, even if it is in
     /// memory.
-    pub fn find_kept(&self, index: JournalIndex) -> Option<Arc<Recorded>> {
+    pub fn find_kept(&self, index: JournalIndex) -> Option<Arc<RecordedEntry>> {
         let purged = self.log.last_purged();
-        let is_released = |kept: &Arc<Recorded>| purged.is_some_and(|purged| kept.log_index <= purged.index);
+        let is_released = |kept: &Arc<RecordedEntry>| purged.is_some_and(|purged| kept.log_index <= purged.index);
         self.kept.lock().find(index).filter(|kept| !is_released(kept))
     }
 
@@ -103,7 +103,7 @@ impl RecordedEntries {
         wanted: JournalIndex,
         applied: Option<LogIndex>,
         journal: &Journal,
-    ) -> Result<Arc<Recorded>, PartitionError> {
+    ) -> Result<Arc<RecordedEntry>, PartitionError> {
         if wanted.0 == 0 || journal.index < wanted {
             return Err(PartitionError::NoEntry(wanted));
         }
@@ -137,7 +137,7 @@ impl RecordedEntries {
         Recalled { read, left: left.collect() }
     }
 
-    fn read(&self, wanted: JournalIndex, at: LogIndex) -> Result<Recorded, PartitionError> {
+    fn read(&self, wanted: JournalIndex, at: LogIndex) -> Result<RecordedEntry, PartitionError> {
         let purged = || self.log.last_purged().map(|purged| purged.index).filter(|purged| at <= *purged);
         if purged().is_none()
             && let Some(entry) = journal_lookup::read_one(&self.log, at)?
@@ -148,7 +148,7 @@ impl RecordedEntries {
                 let reason = format!("journal entry {wanted} is at {at} of the log, which has entry {found} there");
                 return Err(HaltReason::Store(reason).into());
             }
-            return Ok(Recorded::new(entry, at));
+            return Ok(RecordedEntry::new(entry, at));
         }
         // It may have been released just now.
         let purged = purged().ok_or(PartitionError::NoEntry(wanted))?;
@@ -219,7 +219,7 @@ pub(super) struct Back {
 
 /// Entries in memory. The least recently requested one is dropped first.
 struct EntryCache {
-    entries: HashMap<JournalIndex, (Arc<Recorded>, u64)>,
+    entries: HashMap<JournalIndex, (Arc<RecordedEntry>, u64)>,
     /// Ordered by their last request.
     by_use: BTreeMap<u64, JournalIndex>,
     uses: u64,
@@ -232,7 +232,7 @@ impl EntryCache {
         Self { entries: HashMap::new(), by_use: BTreeMap::new(), uses: 0, bytes: 0, bytes_max }
     }
 
-    fn find(&mut self, index: JournalIndex) -> Option<Arc<Recorded>> {
+    fn find(&mut self, index: JournalIndex) -> Option<Arc<RecordedEntry>> {
         let (recorded, used) = self.entries.get_mut(&index)?;
         self.uses += 1;
         self.by_use.remove(used);
@@ -241,7 +241,7 @@ impl EntryCache {
         Some(recorded.clone())
     }
 
-    fn put(&mut self, recorded: Arc<Recorded>) {
+    fn put(&mut self, recorded: Arc<RecordedEntry>) {
         let index = recorded.entry.header().index;
         self.remove(index);
         self.bytes += cost(&recorded);
@@ -264,7 +264,7 @@ impl EntryCache {
     }
 }
 
-fn cost(recorded: &Recorded) -> usize {
+fn cost(recorded: &RecordedEntry) -> usize {
     recorded.entry.payload().len() + KEPT_BYTES
 }
 
@@ -282,7 +282,7 @@ mod tests {
         entries
     }
 
-    fn find(entries: &RecordedEntries, history: &History, index: u64) -> Result<Arc<Recorded>, PartitionError> {
+    fn find(entries: &RecordedEntries, history: &History, index: u64) -> Result<Arc<RecordedEntry>, PartitionError> {
         entries.find(JournalIndex(index), Some(history.progress.borrow().log_index), &history.journal)
     }
 

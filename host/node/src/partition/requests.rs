@@ -14,7 +14,7 @@ use crate::machine::entry::Activation;
 use crate::machine::journal::Journal;
 use crate::partition::error::PartitionError;
 use crate::saga::{Order, OrderRefused};
-use crate::snapshot::canonical::Listed;
+use crate::snapshot::canonical::ListedFile;
 use crate::store::{Meta, StoreError};
 
 /// An activation that somebody waits for.
@@ -33,18 +33,18 @@ pub struct CheckpointRequest {
 /// A request for a canonical snapshot.
 pub struct SnapshotRequest {
     /// Taken by the first `tell`. The receiver may have stopped waiting.
-    reply: Option<oneshot::Sender<Result<Listed, PartitionError>>>,
+    reply: Option<oneshot::Sender<Result<ListedFile, PartitionError>>>,
     /// One of the [`limits::SNAPSHOTS_ASKED_MAX`] places. It is held until the file is made, however many attempts that
     /// takes.
     _place: OwnedSemaphorePermit,
 }
 
 impl SnapshotRequest {
-    pub fn new(reply: oneshot::Sender<Result<Listed, PartitionError>>, place: OwnedSemaphorePermit) -> Self {
+    pub fn new(reply: oneshot::Sender<Result<ListedFile, PartitionError>>, place: OwnedSemaphorePermit) -> Self {
         Self { reply: Some(reply), _place: place }
     }
 
-    pub fn tell(&mut self, made: Result<Listed, PartitionError>) {
+    pub fn tell(&mut self, made: Result<ListedFile, PartitionError>) {
         if let Some(reply) = self.reply.take() {
             drop(reply.send(made));
         }

@@ -11,7 +11,7 @@
 
 use std::collections::VecDeque;
 
-use crate::consensus::{ConsensusError, Leadership, Proposed};
+use crate::consensus::{ConsensusError, Leadership, Proposal};
 use crate::ids::Term;
 use crate::machine::entry::Entry;
 use crate::machine::journal::Journal;
@@ -42,7 +42,7 @@ impl Partition {
         entries: impl Iterator<Item = Result<Entry, E>>,
     ) -> Result<Journal, E> {
         let term = self.term_led().await?;
-        let mut under_way: VecDeque<(Proposed, usize)> = VecDeque::new();
+        let mut under_way: VecDeque<(Proposal, usize)> = VecDeque::new();
         let (mut bytes, mut head) = (0, self.progress().journal.head);
         for entry in entries {
             let entry = entry?;
@@ -73,7 +73,7 @@ impl Partition {
     }
 
     /// A halted executor takes nothing any more, and its reason is better than that of the group it stops.
-    async fn taken(&self, proposed: Proposed) -> Result<(), PartitionError> {
+    async fn taken(&self, proposed: Proposal) -> Result<(), PartitionError> {
         let taken = proposed.await;
         if !self.parts.board.is_running() {
             return Err(self.not_running());

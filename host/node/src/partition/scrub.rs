@@ -4,17 +4,17 @@
 //! In: one of these, and a pace. Out: whole, or a description of the damage. RocksDB checks each block of the state
 //! when it reads it. It blocks. It repairs nothing, and does not know who would.
 
-use crate::log::{Pace, SealedSegment};
+use crate::log::{ScrubPace, SealedSegment};
 use crate::partition::error::PartitionError;
 use crate::partition::handle::Partition;
-use crate::snapshot::canonical::Listed;
+use crate::snapshot::canonical::ListedFile;
 
 /// Something that is checked as a whole.
 #[derive(Clone, Debug)]
 pub enum Checkable {
     Segment(SealedSegment),
     Ids,
-    Canonical(Box<Listed>),
+    Canonical(Box<ListedFile>),
 }
 
 impl Checkable {
@@ -41,29 +41,33 @@ impl Partition {
     ///
     /// # Errors
     /// It is damaged, or cannot be read. A damaged segment is repaired by the task that follows the log.
-    pub fn check(&self, what: &Checkable, mut pace: impl FnMut(u64) -> Pace) -> Result<Pace, PartitionError> {
+    pub fn check(&self, what: &Checkable, mut pace: impl FnMut(u64) -> ScrubPace) -> Result<ScrubPace, PartitionError> {
         match what {
             Checkable::Segment(segment) => Ok(self.parts.log.scrub(*segment, pace)?),
             Checkable::Ids => {
-                if pace(self.parts.ids.stats().disk_bytes) == Pace::Stop {
-                    return Ok(Pace::Stop);
+                if pace(self.parts.ids.stats().disk_bytes) == ScrubPace::Stop {
+                    return Ok(ScrubPace::Stop);
                 }
                 self.parts.ids.verify()?;
-                Ok(Pace::GoOn)
+                Ok(ScrubPace::GoOn)
             }
             Checkable::Canonical(listed) => self.check_canonical(listed, pace),
         }
     }
 
-    fn check_canonical(&self, listed: &Listed, mut pace: impl FnMut(u64) -> Pace) -> Result<Pace, PartitionError> {
+    fn check_canonical(
+        &self,
+        listed: &ListedFile,
+        mut pace: impl FnMut(u64) -> ScrubPace,
+    ) -> Result<ScrubPace, PartitionError> {
         let is_there = || self.canonical_snapshots().iter().any(|there| there.name == listed.name);
-        if pace(listed.bytes) == Pace::Stop {
-            return Ok(Pace::Stop);
+        if pace(listed.bytes) == ScrubPace::Stop {
+            return Ok(ScrubPace::Stop);
         }
         match self.open_canonical(listed).and_then(|mut file| file.visit(|_, _| ())) {
-            Ok(()) => Ok(Pace::GoOn),
+            Ok(()) => Ok(ScrubPace::GoOn),
             // The snapshot was deleted meanwhile.
-            Err(_) if !is_there() => Ok(Pace::GoOn),
+            Err(_) if !is_there() => Ok(ScrubPace::GoOn),
             Err(error) => Err(error.into()),
         }
     }

@@ -25,17 +25,17 @@ use crate::log::EntryId;
 use crate::machine::entry::{Activation, Part};
 use crate::machine::logic::Logic;
 use crate::machine::modules::Modules;
-use crate::machine::native::Native;
+use crate::machine::native::NativeLogic;
 use crate::machine::replica::is_key_of;
 use crate::partition::tail::{Bound, Place, Start, Tail};
 use crate::partition::{
     Answered, Leading, Needed, Participants, Partition, PartitionError, PartitionOptions, Remembered,
 };
-use crate::peer::{GroupName, GroupPeers, NoNetwork, Seen};
+use crate::peer::{GroupName, GroupPeers, NoNetwork, SeenEntries};
 use crate::records::command::SystemCommand;
-use crate::router::answer::{Answer, Caller, CommandRequest, Unavailable, UnavailableReason};
+use crate::router::answer::{Answer, Caller, CommandRequest, Unavailability, UnavailableReason};
 use crate::router::{Machine, MachineOptions};
-use crate::sequencer::submission::Unticketed;
+use crate::sequencer::submission::UnticketedSubmission;
 use crate::store::{StoreOptions, StoreShared};
 use crate::system::logic::{SYSTEM, System};
 
@@ -70,7 +70,7 @@ impl Modules for Only {
 /// A node that has seen nothing of any other node.
 struct Nobody;
 
-impl Seen for Nobody {
+impl SeenEntries for Nobody {
     fn on_durable(&self, _: NodeId, _: &GroupName, _: EntryId) {}
 
     fn held(&self, _: NodeId, _: &GroupName) -> Option<EntryId> {
@@ -81,7 +81,7 @@ impl Seen for Nobody {
 struct NoOthers;
 
 impl Participants for NoOthers {
-    fn call(&self, _: PartitionId, calls: Vec<Unticketed>) -> BoxFuture<'static, Vec<Option<Answered>>> {
+    fn call(&self, _: PartitionId, calls: Vec<UnticketedSubmission>) -> BoxFuture<'static, Vec<Option<Answered>>> {
         async move { vec![None; calls.len()] }.boxed()
     }
 }
@@ -99,7 +99,7 @@ fn options(folder: &Path) -> PartitionOptions {
         folder: folder.to_owned(),
         disk: Arc::new(RealDisk),
         clock: Arc::new(SystemClock),
-        modules: Arc::new(Only(Arc::new(Native::<System>::new()))),
+        modules: Arc::new(Only(Arc::new(NativeLogic::<System>::new()))),
         store: StoreOptions::new(StoreShared::new(1 << 20)),
         peers: GroupPeers {
             network: Arc::new(NoNetwork),
@@ -151,7 +151,7 @@ async fn content(partition: &Partition, ids: &[CommandId]) -> Content {
 
 /// Creates machines with these numbers, each by its own command; activates the module first if the partition is empty.
 async fn create(partition: &Arc<Partition>, numbers: std::ops::Range<u8>) -> Vec<CommandId> {
-    let logic: Arc<dyn Logic> = Arc::new(Native::<System>::new());
+    let logic: Arc<dyn Logic> = Arc::new(NativeLogic::<System>::new());
     if numbers.start == 0 {
         let activation = Activation { module: logic.id(), schema: logic.describe().schema, number: 0 };
         partition.activate(activation, soon()).await.expect("it activates");
@@ -177,7 +177,7 @@ fn creation(number: u8) -> SystemCommand {
 
 /// Asks for the machine with this number.
 async fn ask(partition: &Arc<Partition>, number: u8) -> Answer {
-    let logic: Arc<dyn Logic> = Arc::new(Native::<System>::new());
+    let logic: Arc<dyn Logic> = Arc::new(NativeLogic::<System>::new());
     let machine = Machine::new(MachineOptions {
         name: SYSTEM.to_owned(),
         partition_count: 1,

@@ -13,7 +13,7 @@ use crate::machine::entry::Batch;
 use crate::partition::actions::{Actions, EntryAnswers};
 use crate::partition::known_ids::Recalls;
 use crate::sequencer::admission::InFlight;
-use crate::sequencer::submission::{Recorded, Refusal, Reply, Submission, Ticket};
+use crate::sequencer::submission::{RecordedEntry, Refusal, Reply, Submission, Ticket};
 
 #[derive(Default)]
 pub(super) struct Waiters {
@@ -39,7 +39,7 @@ impl Waiters {
     /// on other partitions. `submissions` are those of the entry if this node has proposed it.
     pub fn answer_batch(
         &mut self,
-        recorded: &Arc<Recorded>,
+        recorded: &Arc<RecordedEntry>,
         batch: &Batch<'_>,
         submissions: Vec<Submission>,
         out: &mut Actions,
@@ -65,7 +65,7 @@ impl Waiters {
         out.answer(answers);
     }
 
-    fn answer_one(&mut self, recorded: &Recorded, command: u32, ticket: Ticket, answers: &mut EntryAnswers) {
+    fn answer_one(&mut self, recorded: &RecordedEntry, command: u32, ticket: Ticket, answers: &mut EntryAnswers) {
         match recorded.entry.batch() {
             Some(batch) if recorded.entry.is_started(command) => {
                 self.wait_for_end(batch.command_id(command as usize), ticket);
@@ -75,7 +75,7 @@ impl Waiters {
     }
 
     /// Answers those who wait for commands on several partitions that are now over.
-    pub fn answer_ended(&mut self, recorded: &Arc<Recorded>, batch: &Batch<'_>, out: &mut Actions) {
+    pub fn answer_ended(&mut self, recorded: &Arc<RecordedEntry>, batch: &Batch<'_>, out: &mut Actions) {
         let mut answers = EntryAnswers::of(recorded);
         for n in 0..batch.command_count() as u32 {
             let id = batch.command_id(n as usize);

@@ -233,11 +233,11 @@ pub struct GroupPeers {
     pub network: Arc<dyn Network>,
     pub group: GroupName,
     /// It is told what each peer holds durably, so that a peer that returns with less can be warned.
-    pub seen: Arc<dyn Seen>,
+    pub seen: Arc<dyn SeenEntries>,
 }
 
 /// Remembers the highest entry that each node was seen to hold.
-pub trait Seen: Send + Sync + 'static {
+pub trait SeenEntries: Send + Sync + 'static {
     /// Must not wait.
     fn on_durable(&self, node: NodeId, group: &GroupName, last: EntryId);
 

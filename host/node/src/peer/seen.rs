@@ -22,7 +22,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::{GroupName, Seen, SeenError, SeenLost};
+use super::{GroupName, SeenEntries, SeenError, SeenLost};
 use crate::disk::{Disk, RealDisk, read_whole, write_whole};
 use crate::ids::{LogIndex, NodeId, PartitionId, Term};
 use crate::log::EntryId;
@@ -68,8 +68,8 @@ impl SeenBook {
         match read_whole(&*disk, path) {
             Ok(bytes) => match decode(&bytes) {
                 Ok((notes, is_lost)) => (state.notes, state.is_lost) = (notes, is_lost),
-                Err(Unread::Later(found)) => return Err(SeenError::Format { path: path.to_owned(), found }),
-                Err(Unread::Damaged(reason)) => {
+                Err(SeenFileError::Later(found)) => return Err(SeenError::Format { path: path.to_owned(), found }),
+                Err(SeenFileError::Damaged(reason)) => {
                     tracing::error!(
                         path = %path.display(),
                         reason,
@@ -136,7 +136,7 @@ impl SeenState {
     }
 }
 
-impl Seen for SeenBook {
+impl SeenEntries for SeenBook {
     /// A leader first hears of entries far below those that the node holds. If the note was lost, that says nothing.
     fn on_durable(&self, node: NodeId, group: &GroupName, last: EntryId) {
         let mut state = self.state.lock();
@@ -151,19 +151,19 @@ impl Seen for SeenBook {
 }
 
 /// Why a file cannot be read as a book.
-enum Unread {
+enum SeenFileError {
     /// Its format is of a later program.
     Later(u32),
     Damaged(String),
 }
 
-impl From<&str> for Unread {
+impl From<&str> for SeenFileError {
     fn from(reason: &str) -> Self {
         Self::Damaged(reason.to_owned())
     }
 }
 
-impl From<String> for Unread {
+impl From<String> for SeenFileError {
     fn from(reason: String) -> Self {
         Self::Damaged(reason)
     }
@@ -190,7 +190,7 @@ fn encode(notes: &Notes, is_lost: bool) -> Vec<u8> {
 }
 
 /// The notes, and whether the book has lost others.
-fn decode(bytes: &[u8]) -> Result<(Notes, bool), Unread> {
+fn decode(bytes: &[u8]) -> Result<(Notes, bool), SeenFileError> {
     let (content, hash) = bytes.split_last_chunk::<HASH_BYTES>().ok_or("it is too short to be one")?;
     let mut content = content.strip_prefix(&MAGIC).ok_or("it does not begin like one")?;
     if blake3::hash(&bytes[..bytes.len() - HASH_BYTES]) != *hash {
@@ -198,7 +198,7 @@ fn decode(bytes: &[u8]) -> Result<(Notes, bool), Unread> {
     }
     let version = u32::from_le_bytes(take(&mut content)?);
     if ![VERSION, VERSION_LOST].contains(&version) {
-        return Err(Unread::Later(version));
+        return Err(SeenFileError::Later(version));
     }
     let count = u32::from_le_bytes(take(&mut content)?);
     let mut notes = Notes::new();

@@ -32,7 +32,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use self::link::{Link, Parcel};
+use self::link::{Parcel, SimLink};
 use super::{Call, GroupName, Network, Pieces, Service, ServiceError};
 use crate::consensus::{AppendReply, PeerError, PeerReply, PeerRequest};
 use crate::ids::NodeId;
@@ -49,7 +49,7 @@ struct SimNetworkState {
     seed: u64,
     /// `None` is a node that is down; one that never entered has no entry.
     nodes: BTreeMap<NodeId, Option<Life>>,
-    links: BTreeMap<(NodeId, NodeId), Link>,
+    links: BTreeMap<(NodeId, NodeId), SimLink>,
     /// Groups whose members do not hear each other.
     silent: BTreeSet<GroupName>,
     /// How many messages a node still sends or receives, and what happens at the last one.
@@ -64,7 +64,7 @@ struct Life {
 }
 
 /// A node that answers.
-struct Member {
+struct SimMember {
     service: Arc<dyn Service>,
     left: CancellationToken,
 }
@@ -166,7 +166,7 @@ impl SimNetwork {
     /// Removes all faults. What vanished stays lost.
     pub fn heal(&self) {
         let mut state = self.state.lock();
-        state.links.values_mut().for_each(Link::heal);
+        state.links.values_mut().for_each(SimLink::heal);
         state.silent.clear();
         state.falls.clear();
         drop(state);
@@ -197,16 +197,16 @@ impl SimNetwork {
         passes
     }
 
-    fn with_link<T>(&self, from: NodeId, to: NodeId, act: impl FnOnce(&mut Link) -> T) -> T {
+    fn with_link<T>(&self, from: NodeId, to: NodeId, act: impl FnOnce(&mut SimLink) -> T) -> T {
         let state = &mut *self.state.lock();
-        act(state.links.entry((from, to)).or_insert_with(|| Link::new(state.seed, from, to)))
+        act(state.links.entry((from, to)).or_insert_with(|| SimLink::new(state.seed, from, to)))
     }
 
     fn is_cut(&self, from: NodeId, to: NodeId) -> bool {
         self.with_link(from, to, |link| link.is_cut)
     }
 
-    fn member(&self, node: NodeId) -> Result<Member, PeerError> {
+    fn member(&self, node: NodeId) -> Result<SimMember, PeerError> {
         let state = self.state.lock();
         let life = state.nodes.get(&node).ok_or(PeerError::NoRoute(node))?;
         life.as_ref().and_then(Life::member).ok_or_else(|| down(node))
@@ -214,8 +214,8 @@ impl SimNetwork {
 }
 
 impl Life {
-    fn member(&self) -> Option<Member> {
-        Some(Member { service: self.service.clone()?, left: self.left.clone() })
+    fn member(&self) -> Option<SimMember> {
+        Some(SimMember { service: self.service.clone()?, left: self.left.clone() })
     }
 }
 
@@ -228,7 +228,7 @@ struct SimPeer {
 }
 
 /// An answer on its way to the node that asked, which may have given up.
-type Answer<T> = oneshot::Sender<Result<T, PeerError>>;
+type SimAnswer<T> = oneshot::Sender<Result<T, PeerError>>;
 
 impl SimPeer {
     /// Sends a request, which `handle` hands to the service there, and waits for the reply.
@@ -245,7 +245,7 @@ impl SimPeer {
         let until = Instant::now() + deadline;
         let (answer, answered) = oneshot::channel();
         let (network, node) = (self.network.clone(), self.node);
-        if network.with_link(node, to, Link::doubles_a_call) && network.passes(node, to) {
+        if network.with_link(node, to, SimLink::doubles_a_call) && network.passes(node, to) {
             let (again, handle) = (self.clone(), handle.clone());
             let (unheard, nobody) = oneshot::channel();
             let deliver = move || again.deliver(to, until, handle, unheard);
@@ -254,7 +254,7 @@ impl SimPeer {
             tokio::spawn(tokio::time::timeout_at(until, nobody));
         }
         let deliver = move || self.deliver(to, until, handle, answer);
-        if network.passes(node, to) && !network.with_link(node, to, Link::loses_a_call) {
+        if network.passes(node, to) && !network.with_link(node, to, SimLink::loses_a_call) {
             network.with_link(node, to, |link| link.send_call(network.clone(), Box::new(deliver)));
         }
         let answer = async {
@@ -274,7 +274,7 @@ impl SimPeer {
         to: NodeId,
         until: Instant,
         handle: impl FnOnce(&dyn Service, Duration) -> BoxFuture<'static, Result<T, ServiceError>>,
-        mut answer: Answer<T>,
+        mut answer: SimAnswer<T>,
     ) {
         if answer.is_closed() || until <= Instant::now() || self.left.is_cancelled() {
             return;
@@ -290,13 +290,13 @@ impl SimPeer {
                 () = member.left.cancelled() => Err(down(to)),
                 reply = handled => reply.map_err(|error| failed(to, &error)),
             };
-            if !self.network.with_link(self.node, to, Link::loses_a_reply) {
+            if !self.network.with_link(self.node, to, SimLink::loses_a_reply) {
                 self.send_reply(to, reply, answer);
             }
         });
     }
 
-    fn send_reply<T: Send + 'static>(self, to: NodeId, reply: Result<T, PeerError>, answer: Answer<T>) {
+    fn send_reply<T: Send + 'static>(self, to: NodeId, reply: Result<T, PeerError>, answer: SimAnswer<T>) {
         let (network, node) = (self.network.clone(), self.node);
         // The node that asked may have given up by the time it arrives.
         let deliver = move || drop(answer.send(reply));

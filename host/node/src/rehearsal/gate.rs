@@ -21,7 +21,7 @@ pub struct Proof {
 }
 
 /// A step from one module to another, and where the machine is now.
-pub struct Gate<'a> {
+pub struct ActivationGate<'a> {
     pub cluster: &'a str,
     pub machine: &'a str,
     pub current: ModuleId,
@@ -81,7 +81,7 @@ pub enum GateError {
     NotApproved { class: String, count: u64 },
 }
 
-impl Gate<'_> {
+impl ActivationGate<'_> {
     /// Returns what is recorded about the proof: the certificate's hash, who signed it, and what was approved.
     ///
     /// # Errors
@@ -151,8 +151,8 @@ mod tests {
     use std::sync::LazyLock;
 
     use super::*;
-    use crate::audit::certificate::{Certificate, FORMAT, Facts};
-    use crate::audit::replay::Mode;
+    use crate::audit::certificate::{Certificate, CertifiedFacts, FORMAT};
+    use crate::audit::replay::ReplayMode;
     use crate::key::NodeKey;
 
     const CURRENT: ModuleId = ModuleId([1; 32]);
@@ -176,11 +176,11 @@ mod tests {
 
     fn signed(key: &NodeKey, classes: &[(Class, u64)], approved: &[(Class, u64)]) -> Proof {
         let covered = CoveredPartition { partition: PartitionId(0), index: 42, head: HEAD.to_string(), time: 7 };
-        let facts = Facts {
+        let facts = CertifiedFacts {
             format: FORMAT,
             cluster: "c".to_owned(),
             machine: "wallet".to_owned(),
-            mode: Mode::Isolated,
+            mode: ReplayMode::Isolated,
             current: CURRENT,
             candidate: CANDIDATE,
             partitions: vec![covered],
@@ -192,8 +192,8 @@ mod tests {
         Proof { certificate: certificate.to_json(), approved: approved.iter().copied().collect() }
     }
 
-    fn gate<'a>(last: u64, head_at: &'a dyn Fn(PartitionId, JournalIndex) -> Option<Head>) -> Gate<'a> {
-        Gate {
+    fn gate<'a>(last: u64, head_at: &'a dyn Fn(PartitionId, JournalIndex) -> Option<Head>) -> ActivationGate<'a> {
+        ActivationGate {
             cluster: "c",
             machine: "wallet",
             current: CURRENT,
@@ -211,13 +211,14 @@ mod tests {
         let recorded = gate(50, &here).check(&same).expect("it proves enough");
         assert!(recorded.starts_with("certificate ") && recorded.len() < 200, "{recorded}");
 
-        let error = |gate: Gate<'_>, proof: &Proof| gate.check(proof).expect_err("it proves too little").to_string();
-        assert!(error(Gate { candidate: CURRENT, ..gate(50, &here) }, &same).contains("module 0202"));
-        assert!(error(Gate { cluster: "d", ..gate(50, &here) }, &same).contains("cluster c"));
+        let error =
+            |gate: ActivationGate<'_>, proof: &Proof| gate.check(proof).expect_err("it proves too little").to_string();
+        assert!(error(ActivationGate { candidate: CURRENT, ..gate(50, &here) }, &same).contains("module 0202"));
+        assert!(error(ActivationGate { cluster: "d", ..gate(50, &here) }, &same).contains("cluster c"));
         assert!(error(gate(42 + PROOF_ENTRIES_SINCE_MAX + 1, &here), &same).contains("replay again"));
         assert!(error(gate(50, &|_, _| Some(Head([8; 32]))), &same).contains("another history"));
         let journals = vec![(PartitionId(1), JournalIndex(1))];
-        assert!(error(Gate { journals, ..gate(50, &here) }, &same).contains("does not cover partition 1"));
+        assert!(error(ActivationGate { journals, ..gate(50, &here) }, &same).contains("does not cover partition 1"));
 
         let differs = [(Class::Same, 997), (Class::PlanDiffers, 3)];
         assert!(error(gate(50, &here), &proof(&differs, &[])).contains("--approve plan_differs=3"));
@@ -229,9 +230,9 @@ mod tests {
         assert!(stranger.contains("no node of this cluster") && stranger.contains("of node 1"), "{stranger}");
         assert!(stranger.contains("--key-file"), "{stranger}");
         let gone = vec![Signer { node: NodeId(1), key: node_key().public(), is_member: false }];
-        let removed = error(Gate { signers: gone, ..gate(50, &here) }, &same);
+        let removed = error(ActivationGate { signers: gone, ..gate(50, &here) }, &same);
         assert!(removed.contains("of node 1, which was removed") && removed.contains("--key-file"), "{removed}");
-        let nobody = error(Gate { signers: Vec::new(), ..gate(50, &here) }, &same);
+        let nobody = error(ActivationGate { signers: Vec::new(), ..gate(50, &here) }, &same);
         assert!(nobody.contains("none yet"), "{nobody}");
 
         let mut forged = same;

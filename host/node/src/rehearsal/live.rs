@@ -14,10 +14,10 @@ use crate::audit::replay::class::Class;
 use crate::audit::replay::error::ReplayFault;
 use crate::audit::replay::history::History;
 use crate::audit::replay::isolated::Walk;
-use crate::audit::replay::plans::Places;
+use crate::audit::replay::plans::EntityPlaces;
 use crate::audit::replay::report::Difference;
 use crate::audit::replay::request::Request;
-use crate::audit::replay::state::State;
+use crate::audit::replay::state::PartitionRows;
 use crate::audit::replay::tally::Tally;
 use crate::ids::PartitionId;
 use crate::machine::entry::{Entry, EntryKind};
@@ -29,7 +29,7 @@ use crate::saga::status::ENTITY;
 use crate::store::KeyRow;
 
 /// A partition that is followed from a moment on.
-pub struct Live<'a> {
+pub struct LivePartition<'a> {
     walk: Walk<'a>,
     point: ReadPoint,
     candidate: Arc<dyn Logic>,
@@ -39,13 +39,13 @@ pub struct Live<'a> {
 
 /// What was found so far.
 #[derive(Default)]
-pub struct Finds {
+pub struct LiveFindings {
     pub decisions: u64,
     pub classes: BTreeMap<Class, u64>,
     pub first: BTreeMap<Class, Difference>,
 }
 
-impl Finds {
+impl LiveFindings {
     fn of(tally: Tally) -> Self {
         Self {
             decisions: tally.counts.decisions,
@@ -66,7 +66,7 @@ impl Finds {
     }
 }
 
-impl<'a> Live<'a> {
+impl<'a> LivePartition<'a> {
     /// Begins at a moment; `recorder` is the module that decides then.
     pub fn begin(
         history: &'a dyn History,
@@ -75,10 +75,10 @@ impl<'a> Live<'a> {
         point: ReadPoint,
         recorder: Arc<dyn Logic>,
     ) -> Result<Self, ReplayFault> {
-        let places = Places { here, count: history.partition_count() };
+        let places = EntityPlaces { here, count: history.partition_count() };
         let mut walk = Walk::new(history, request, places, point.journal);
         let is_migrating = recorder.describe().schema != request.candidate.describe().schema;
-        walk.own = is_migrating.then(State::default);
+        walk.own = is_migrating.then(PartitionRows::default);
         walk.recorder = Some(recorder);
         let (loaded, candidate) = (BTreeSet::new(), request.candidate.clone());
         let mut live = Self { walk, point, candidate, loaded, bytes: 0 };
@@ -117,8 +117,8 @@ impl<'a> Live<'a> {
     }
 
     /// What was found since the last call.
-    pub fn take(&mut self) -> Finds {
-        Finds::of(std::mem::take(&mut self.walk.tally))
+    pub fn take(&mut self) -> LiveFindings {
+        LiveFindings::of(std::mem::take(&mut self.walk.tally))
     }
 
     fn scan(&self, entity: &[u8]) -> Result<Vec<KeyRow>, ReplayFault> {

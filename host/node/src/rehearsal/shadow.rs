@@ -17,15 +17,15 @@ use tokio_util::sync::CancellationToken;
 
 use crate::audit::error::AuditError;
 use crate::audit::replay::report::Difference;
-use crate::audit::replay::{Class, Filter, History, Journaled, Mode, ReplayFault, Request};
+use crate::audit::replay::{Class, History, PartitionJournal, ReplayFault, ReplayFilter, ReplayMode, Request};
 use crate::ids::{LogIndex, ModuleId, PartitionId};
 use crate::limits::{SHADOW_BYTES_MAX, SHADOW_VIEW_AGE_MAX};
 use crate::log::{LogEntry, Payload};
 use crate::machine::entry::Entry;
 use crate::machine::logic::Logic;
 use crate::partition::Partition;
-use crate::registry::{Cut, Guarded, Stop};
-use crate::rehearsal::live::{Finds, Live};
+use crate::registry::{GuardedLogic, Stop, StopCause};
+use crate::rehearsal::live::{LiveFindings, LivePartition};
 use crate::system::{Cluster, ShadowPages, ShadowWanted};
 
 /// Bytes of entries read at once.
@@ -41,7 +41,7 @@ const AGAIN: Duration = Duration::from_secs(2);
 #[derive(Clone, Debug, Serialize)]
 pub struct ShadowReport {
     pub module: ModuleId,
-    pub partitions: Vec<Shadowed>,
+    pub partitions: Vec<ShadowedPartition>,
     pub decisions: u64,
     /// Differences by class; decisions that are the same are not listed.
     pub differences: BTreeMap<Class, u64>,
@@ -51,7 +51,7 @@ pub struct ShadowReport {
 
 /// How far a partition is shadowed.
 #[derive(Clone, Debug, Default, Serialize)]
-pub struct Shadowed {
+pub struct ShadowedPartition {
     pub partition: u32,
     /// The position up to which it has decided.
     pub position: String,
@@ -88,7 +88,7 @@ pub async fn run(cluster: Cluster, pages: Arc<ShadowPages>, stop: CancellationTo
             let (cluster, pages) = (cluster.clone(), pages.clone());
             let spawned = std::thread::Builder::new().name(format!("shadow-{machine}")).spawn(move || {
                 tracing::info!(machine, module = %candidate.id().short(), "a shadow run begins");
-                let history = Here { cluster, pages, machine, count };
+                let history = HostedMachine { cluster, pages, machine, count };
                 follow(&history, shadow, candidate, &ending);
                 tracing::info!(machine = history.machine, "a shadow run ends");
             });
@@ -107,14 +107,14 @@ pub async fn run(cluster: Cluster, pages: Arc<ShadowPages>, stop: CancellationTo
 }
 
 /// A machine that runs here.
-struct Here {
+struct HostedMachine {
     cluster: Cluster,
     pages: Arc<ShadowPages>,
     machine: String,
     count: u32,
 }
 
-impl History for Here {
+impl History for HostedMachine {
     fn cluster(&self) -> String {
         self.cluster.view().cluster.unwrap_or_default()
     }
@@ -127,7 +127,7 @@ impl History for Here {
         self.count
     }
 
-    fn open(&self, partition: PartitionId) -> Result<Box<dyn Journaled>, AuditError> {
+    fn open(&self, partition: PartitionId) -> Result<Box<dyn PartitionJournal>, AuditError> {
         Err(AuditError::Live(format!("partition {partition} is followed, and not read from its beginning")))
     }
 
@@ -136,10 +136,10 @@ impl History for Here {
     }
 }
 
-fn follow(history: &Here, wanted: ShadowWanted, candidate: Arc<dyn Logic>, stop: &Arc<Stop>) {
+fn follow(history: &HostedMachine, wanted: ShadowWanted, candidate: Arc<dyn Logic>, stop: &Arc<Stop>) {
     let module = candidate.id();
-    let candidate = Guarded::around(candidate, stop);
-    let (mode, filter) = (Mode::Isolated, Filter::default());
+    let candidate = GuardedLogic::around(candidate, stop);
+    let (mode, filter) = (ReplayMode::Isolated, ReplayFilter::default());
     let request = Request { candidate, mode, from: None, to: None, partition: None, filter, jobs: 1 };
     let new = |id| Shadow::new(history, &request, PartitionId(id));
     let mut shadows: Vec<Shadow<'_>> = (0..history.count).map(new).collect();
@@ -147,9 +147,9 @@ fn follow(history: &Here, wanted: ShadowWanted, candidate: Arc<dyn Logic>, stop:
     while !stop.is_asked() {
         let mut is_busy = false;
         for shadow in &mut shadows {
-            match stop.cut() {
+            match stop.cause() {
                 // Nothing more is decided until somebody stops the shadow.
-                Some(Cut::Spent(why)) => shadow.page.problem = Some(why.clone()),
+                Some(StopCause::Spent(why)) => shadow.page.problem = Some(why.clone()),
                 _ => is_busy |= shadow.go_on(),
             }
         }
@@ -197,11 +197,11 @@ fn measure(machine: &str, found: &ShadowReport) {
 
 /// The shadow of one partition.
 struct Shadow<'a> {
-    history: &'a Here,
+    history: &'a HostedMachine,
     request: &'a Request,
-    page: Shadowed,
-    finds: Finds,
-    following: Option<Following<'a>>,
+    page: ShadowedPartition,
+    finds: LiveFindings,
+    following: Option<ShadowFollower<'a>>,
     /// The partition as it was last opened, and the end of its log when it was first seen. What lies before was decided
     /// before.
     opened: (Weak<Partition>, Option<LogIndex>),
@@ -209,9 +209,9 @@ struct Shadow<'a> {
 }
 
 /// Exists while the partition is open and the same module decides.
-struct Following<'a> {
+struct ShadowFollower<'a> {
     replica: Arc<Partition>,
-    live: Live<'a>,
+    live: LivePartition<'a>,
     next: LogIndex,
     since: Instant,
 }
@@ -226,10 +226,10 @@ enum FollowStep {
 }
 
 impl<'a> Shadow<'a> {
-    fn new(history: &'a Here, request: &'a Request, id: PartitionId) -> Self {
-        let page = Shadowed { partition: id.0, ..Shadowed::default() };
+    fn new(history: &'a HostedMachine, request: &'a Request, id: PartitionId) -> Self {
+        let page = ShadowedPartition { partition: id.0, ..ShadowedPartition::default() };
         let opened = (Weak::new(), None);
-        Self { history, request, page, finds: Finds::default(), following: None, opened, again: Instant::now() }
+        Self { history, request, page, finds: LiveFindings::default(), following: None, opened, again: Instant::now() }
     }
 
     /// Takes the next entries; returns whether there were any.
@@ -264,7 +264,7 @@ impl<'a> Shadow<'a> {
         let id = PartitionId(self.page.partition);
         let replica = self.history.cluster.find_replica(&self.history.machine, id);
         let replica = replica.filter(|replica| replica.is_running()).ok_or("it does not run here")?;
-        let is_same = |following: &Following<'_>| Arc::ptr_eq(&following.replica, &replica);
+        let is_same = |following: &ShadowFollower<'_>| Arc::ptr_eq(&following.replica, &replica);
         if !self.following.as_ref().is_some_and(is_same) {
             self.wait_until_level(&replica)?;
             self.following = self.begin(replica)?;
@@ -294,7 +294,7 @@ impl<'a> Shadow<'a> {
         if wanted <= Some(applied) { Ok(()) } else { Err("it is still applying what it recorded before".to_owned()) }
     }
 
-    fn begin(&mut self, replica: Arc<Partition>) -> Result<Option<Following<'a>>, String> {
+    fn begin(&mut self, replica: Arc<Partition>) -> Result<Option<ShadowFollower<'a>>, String> {
         let point = replica.read_stale().map_err(|error| error.to_string())?;
         let Some(meta) = point.view.meta() else { return Ok(None) };
         let module = point.journal.module;
@@ -304,10 +304,10 @@ impl<'a> Shadow<'a> {
         }
         let next = meta.applied.index.next();
         let recorder = self.history.load(module)?;
-        let live = Live::begin(self.history, self.request, PartitionId(self.page.partition), point, recorder);
+        let live = LivePartition::begin(self.history, self.request, PartitionId(self.page.partition), point, recorder);
         self.page.begun += 1;
         let live = live.map_err(|error| error.to_string())?;
-        Ok(Some(Following { replica, live, next, since: Instant::now() }))
+        Ok(Some(ShadowFollower { replica, live, next, since: Instant::now() }))
     }
 
     /// Continues with newer rows, after the old ones have reached the same entry: no entry is left out.
@@ -326,7 +326,7 @@ impl<'a> Shadow<'a> {
     }
 }
 
-impl Following<'_> {
+impl ShadowFollower<'_> {
     /// Takes some of the applied entries before `end`.
     fn take_up_to(&mut self, end: LogIndex) -> Result<FollowStep, ReplayFault> {
         if end <= self.next {

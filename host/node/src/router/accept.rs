@@ -3,11 +3,11 @@
 //! ```text
 //! request ─▶ plan ─ refused ─▶ answer
 //!              └▶ id known with other content ─▶ answer
-//!              └▶ Accepted: where to ask, and until when it is open ─▶ carry_out: route, …, as for any other
+//!              └▶ AcceptedCommand: where to ask, and until when it is open ─▶ carry_out: route, …, as for any other
 //! ```
 //! Whether the id is free is looked up where that is quick. What shows only later, such as another command under way
-//! with the same id, the client learns when it asks with the facts in [`Accepted`]. It does not know how clients are
-//! told.
+//! with the same id, the client learns when it asks with the facts in [`AcceptedCommand`]. It does not know how
+//! clients are told.
 
 use std::sync::Arc;
 
@@ -18,12 +18,12 @@ use crate::limits;
 use crate::partition::PartitionError;
 use crate::router::answer::{Answer, CommandRequest, UnavailableReason};
 use crate::router::machine::{Machine, unavailable};
-use crate::router::plan::{Open, Routed};
+use crate::router::plan::{OpenRequest, RoutedRequest};
 use crate::router::reply::home_of;
 use crate::saga::claim::different_fields;
 
 /// A command that will be carried out, unless something prevents it.
-pub struct Accepted {
+pub struct AcceptedCommand {
     pub home: String,
     /// It is not executed later than this.
     pub expires: Micros,
@@ -32,7 +32,7 @@ pub struct Accepted {
     machine: Arc<Machine>,
     deadline: Instant,
     /// `None` if the command is recorded already.
-    routed: Option<Routed>,
+    routed: Option<RoutedRequest>,
 }
 
 impl Machine {
@@ -40,9 +40,9 @@ impl Machine {
     ///
     /// # Errors
     /// The answer, if it is known already; then nothing is carried out.
-    pub async fn accept(self: &Arc<Self>, request: CommandRequest) -> Result<Accepted, Answer> {
+    pub async fn accept(self: &Arc<Self>, request: CommandRequest) -> Result<AcceptedCommand, Answer> {
         let deadline = request.deadline;
-        let open = Open { is_expiry_told: true, ..Open::new(0, request) };
+        let open = OpenRequest { is_expiry_told: true, ..OpenRequest::new(0, request) };
         let (routed, answered) = self.plan(vec![open]).await;
         if let Some((_, answer)) = answered.into_iter().next() {
             return Err(answer);
@@ -55,7 +55,7 @@ impl Machine {
         }
         let is_recorded = self.is_recorded(&routed, deadline).await?;
         let submission = &routed.submission;
-        Ok(Accepted {
+        Ok(AcceptedCommand {
             home: home_of(submission),
             expires: submission.expires,
             fingerprint: submission.fingerprint,
@@ -69,7 +69,7 @@ impl Machine {
     ///
     /// # Errors
     /// Another command has its id.
-    async fn is_recorded(&self, routed: &Routed, deadline: Instant) -> Result<bool, Answer> {
+    async fn is_recorded(&self, routed: &RoutedRequest, deadline: Instant) -> Result<bool, Answer> {
         let submission = &routed.submission;
         let Some(partition) = self.find_partition(routed.partition) else { return Ok(false) };
         let soon = deadline.min(Instant::now() + limits::REPLICA_LAG_USUAL);
@@ -98,7 +98,7 @@ impl Machine {
     }
 }
 
-impl Accepted {
+impl AcceptedCommand {
     /// Brings the command to its partition and waits until its deadline, as a client would. Returns `None` for a
     /// command that was recorded before.
     pub async fn carry_out(self) -> Option<Answer> {

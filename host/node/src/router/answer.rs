@@ -66,15 +66,15 @@ pub struct CommandRequest {
 #[derive(Clone, Debug)]
 pub enum Answer {
     /// Its events are committed.
-    Done(Recorded),
+    Done(RecordedOutcome),
     /// Its rejection is committed; it sticks to the id.
-    Rejected(Recorded, Rejection),
+    Rejected(RecordedOutcome, Rejection),
     /// The module refused to plan it. Not recorded.
     Refused(Refusal),
     /// The id is known with other content; these fields of the body differ.
     Conflict { fields: Vec<String>, position: Position },
     /// Certainly not accepted.
-    Unavailable(Unavailable),
+    Unavailable(Unavailability),
     /// The deadline passed while it was under way. It may still be executed, but not after its expiry.
     Unknown { home: String, expires: Micros, fingerprint: Fingerprint },
 }
@@ -88,7 +88,7 @@ impl Answer {
 
 /// A recorded outcome.
 #[derive(Clone, Debug)]
-pub struct Recorded {
+pub struct RecordedOutcome {
     pub position: Position,
     pub time: Micros,
     /// This outcome was recorded by an earlier request with the same id.
@@ -101,7 +101,7 @@ pub struct Recorded {
 
 /// Why nothing was accepted, and when to retry.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Unavailable {
+pub struct Unavailability {
     pub reason: UnavailableReason,
     pub retry_after: Duration,
 }
@@ -209,7 +209,7 @@ pub enum QueryError {
     Future(Micros),
     /// The position lies before the journal that this node has kept; the text says where that begins: 410.
     Released(String),
-    Unavailable(Unavailable),
+    Unavailable(Unavailability),
     /// The deadline passed.
     Deadline,
     /// The module trapped or answered nonsense.
@@ -312,21 +312,21 @@ pub struct CommandStatus {
     /// The guest's panic text, if this node has one.
     pub panic: Option<String>,
     /// Set for a command that is not over.
-    pub in_flight: Option<InFlight>,
+    pub in_flight: Option<InFlightStatus>,
 }
 
 /// What a command in flight waits for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct InFlight {
+pub struct InFlightStatus {
     /// Empty for the moment between two steps.
-    pub waits_for: Vec<Waiting>,
+    pub waits_for: Vec<AwaitedCall>,
     /// The orders that the protocol allows now.
     pub orders: Vec<&'static str>,
 }
 
 /// One call to a participant that must be answered first.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Waiting {
+pub struct AwaitedCall {
     pub partition: PartitionId,
     /// `step`, `undo` or `confirm`.
     pub what: &'static str,

@@ -20,11 +20,13 @@ use crate::partition::Partition;
 use crate::peer::{Call, GroupName, Topic};
 use crate::router::answer::{Answer, Obstacle, UnavailableReason};
 use crate::router::machine::{Machine, unavailable};
-use crate::router::plan::{Open, Routed, divide};
+use crate::router::plan::{OpenRequest, RoutedRequest, divide};
 use crate::router::reply::{obstacle_of, unknown};
-use crate::router::wire::{Told, WireError, decode_submissions, decode_told, encode_submissions, encode_told};
+use crate::router::wire::{
+    SubmissionAnswer, WireError, decode_submissions, decode_told, encode_submissions, encode_told,
+};
 use crate::saga::PlanFault;
-use crate::sequencer::submission::{Refusal, Replies, Reply, Unticketed};
+use crate::sequencer::submission::{Refusal, Replies, Reply, UnticketedSubmission};
 
 /// How long before the caller's deadline a leader on another node gives up, so that its answer still arrives in time.
 const WAY_BACK: Duration = Duration::from_millis(20);
@@ -35,35 +37,35 @@ impl Machine {
     pub(super) async fn deliver(
         &self,
         partition: PartitionId,
-        mut pending: Vec<Routed>,
+        mut pending: Vec<RoutedRequest>,
         deadline: Instant,
-    ) -> (Vec<(usize, Answer)>, Vec<Open>) {
+    ) -> (Vec<(usize, Answer)>, Vec<OpenRequest>) {
         let mut answers = Vec::with_capacity(pending.len());
         let mut outdated = Vec::new();
         let mut hint = None;
         loop {
             let tried = hint;
             let told = if let Some(reason) = self.find_closed(partition) {
-                vec![Told::Answer(Answer::Unavailable(unavailable(reason))); pending.len()]
+                vec![SubmissionAnswer::Answer(Answer::Unavailable(unavailable(reason))); pending.len()]
             } else if self.time_all(partition, &mut pending, hint, deadline).await {
                 self.attempt(partition, &pending, hint, deadline).await
             } else {
-                vec![Told::NotNow { leader: None, why: self.why_untaken(partition, hint) }; pending.len()]
+                vec![SubmissionAnswer::NotNow { leader: None, why: self.why_untaken(partition, hint) }; pending.len()]
             };
             let mut rest = Vec::new();
             hint = None;
             for (mut pending, told) in pending.into_iter().zip(told) {
                 match told {
-                    Told::Answer(answer) if self.may_be_sent_later(&pending.open, &answer) => {
+                    SubmissionAnswer::Answer(answer) if self.may_be_sent_later(&pending.open, &answer) => {
                         pending.open.send_later();
                         rest.push(pending);
                     }
-                    Told::Answer(answer) => answers.push(pending.open.answered(answer)),
-                    Told::NotNow { leader, why } => {
+                    SubmissionAnswer::Answer(answer) => answers.push(pending.open.answered(answer)),
+                    SubmissionAnswer::NotNow { leader, why } => {
                         (hint, pending.open.untaken) = (leader, why);
                         rest.push(pending);
                     }
-                    Told::Unknown => {
+                    SubmissionAnswer::Unknown => {
                         pending.open.in_doubt = Some(unknown(&pending.submission));
                         rest.push(pending);
                     }
@@ -85,7 +87,7 @@ impl Machine {
             let reason = self.not_activated(partition).map(|_| UnavailableReason::NotActivated);
             if reason.is_some() || deadline <= Instant::now() {
                 let reason = reason.or_else(|| self.is_draining().then_some(UnavailableReason::Draining));
-                answers.extend(pending.into_iter().map(|Routed { open, .. }| {
+                answers.extend(pending.into_iter().map(|RoutedRequest { open, .. }| {
                     let reason = reason.unwrap_or(open.untaken);
                     open.answered(Answer::Unavailable(unavailable(reason)))
                 }));
@@ -110,10 +112,10 @@ impl Machine {
     async fn attempt(
         &self,
         partition: PartitionId,
-        pending: &[Routed],
+        pending: &[RoutedRequest],
         hint: Option<NodeId>,
         deadline: Instant,
-    ) -> Vec<Told> {
+    ) -> Vec<SubmissionAnswer> {
         let submissions = || pending.iter().map(|pending| &pending.submission);
         // A replica that has halted does not know who leads; any other node knows better.
         let local = self.find_partition(partition).filter(|local| local.is_running());
@@ -122,7 +124,10 @@ impl Machine {
         }
         let leader = self.believed_leader(local.as_ref(), hint).filter(|leader| self.is_answering(*leader));
         let Some(leader) = leader else {
-            return vec![Told::NotNow { leader: None, why: self.why_untaken(partition, hint) }; pending.len()];
+            return vec![
+                SubmissionAnswer::NotNow { leader: None, why: self.why_untaken(partition, hint) };
+                pending.len()
+            ];
         };
         let told = self.submit_there(leader, partition, submissions(), deadline);
         let Some(local) = local else { return told.await };
@@ -130,7 +135,7 @@ impl Machine {
             told = told => told,
             // Asking again is safe: the next leader knows the ids that this one accepted, and executes none of them
             // twice.
-            () = local.wait_while_led_by(leader) => vec![Told::Unknown; pending.len()],
+            () = local.wait_while_led_by(leader) => vec![SubmissionAnswer::Unknown; pending.len()],
         }
     }
 
@@ -154,12 +159,12 @@ impl Machine {
     async fn submit_here(
         &self,
         partition: &Arc<Partition>,
-        submissions: impl ExactSizeIterator<Item = &Unticketed>,
+        submissions: impl ExactSizeIterator<Item = &UnticketedSubmission>,
         deadline: Instant,
-    ) -> Vec<Told> {
+    ) -> Vec<SubmissionAnswer> {
         let count = submissions.len();
         let replies = Replies::new(count);
-        let divided: Result<Vec<Unticketed>, PlanFault> =
+        let divided: Result<Vec<UnticketedSubmission>, PlanFault> =
             submissions.map(|submission| divide(submission, |entity| self.partition_id_of(entity))).collect();
         let submissions = match divided {
             Ok(submissions) => submissions,
@@ -167,29 +172,32 @@ impl Machine {
                 // It was planned by a node with another partition count; nothing was accepted.
                 tracing::error!(%fault, "a plan cannot be coordinated here");
                 let why = UnavailableReason::NotNow(Obstacle::OtherBranches);
-                return vec![Told::NotNow { leader: None, why }; count];
+                return vec![SubmissionAnswer::NotNow { leader: None, why }; count];
             }
         };
         let ticketed = submissions.iter().enumerate();
         partition.submit(ticketed.map(|(at, submission)| submission.with_ticket(replies.ticket(at))).collect());
         // A submission without a reply at the deadline is answered as unknown.
         drop(tokio::time::timeout_at(deadline, replies.wait()).await);
-        let mut told: Vec<Option<Told>> = Vec::with_capacity(submissions.len());
+        let mut told: Vec<Option<SubmissionAnswer>> = Vec::with_capacity(submissions.len());
         let mut recorded = Vec::with_capacity(submissions.len());
         for (submission, reply) in submissions.into_iter().zip(replies.take()) {
             told.push(match reply {
                 Some(Reply::Refused(Refusal::NotNow(why))) => {
                     let why = UnavailableReason::NotNow(obstacle_of(why));
-                    Some(Told::NotNow { leader: partition.leader(), why })
+                    Some(SubmissionAnswer::NotNow { leader: partition.leader(), why })
                 }
                 Some(Reply::Refused(Refusal::Draining)) => {
-                    Some(Told::NotNow { leader: Some(self.node), why: UnavailableReason::Draining })
+                    Some(SubmissionAnswer::NotNow { leader: Some(self.node), why: UnavailableReason::Draining })
                 }
                 // Another node takes the leadership over.
                 Some(Reply::Refused(Refusal::Halted | Refusal::ShuttingDown)) if !self.is_alone() => {
-                    Some(Told::NotNow { leader: None, why: UnavailableReason::NotNow(Obstacle::LeadershipMoving) })
+                    Some(SubmissionAnswer::NotNow {
+                        leader: None,
+                        why: UnavailableReason::NotNow(Obstacle::LeadershipMoving),
+                    })
                 }
-                Some(Reply::Unknown) | None => Some(Told::Unknown),
+                Some(Reply::Unknown) | None => Some(SubmissionAnswer::Unknown),
                 Some(reply) => {
                     recorded.push((submission, reply));
                     None
@@ -197,7 +205,9 @@ impl Machine {
             });
         }
         let mut answers = self.render_all(partition.id(), recorded).await.into_iter();
-        let next = |told: Option<Told>| told.unwrap_or_else(|| Told::Answer(answers.next().expect("one each")));
+        let next = |told: Option<SubmissionAnswer>| {
+            told.unwrap_or_else(|| SubmissionAnswer::Answer(answers.next().expect("one each")))
+        };
         told.into_iter().map(next).collect()
     }
 
@@ -205,9 +215,9 @@ impl Machine {
         &self,
         leader: NodeId,
         partition: PartitionId,
-        submissions: impl ExactSizeIterator<Item = &Unticketed>,
+        submissions: impl ExactSizeIterator<Item = &UnticketedSubmission>,
         deadline: Instant,
-    ) -> Vec<Told> {
+    ) -> Vec<SubmissionAnswer> {
         let count = submissions.len();
         let group = Some(GroupName::new(self.name(), partition));
         let call = Call { topic: Topic::Submit, group, body: encode_submissions(submissions) };
@@ -222,16 +232,16 @@ impl Machine {
                 }
                 Err(error) => {
                     tracing::error!(%leader, %error, "a leader's answer cannot be read");
-                    vec![Told::Unknown; count]
+                    vec![SubmissionAnswer::Unknown; count]
                 }
             },
             Err(PeerError::NoRoute(_) | PeerError::Refused { .. }) => {
                 let why = UnavailableReason::NotNow(Obstacle::LeaderSilent);
-                vec![Told::NotNow { leader: None, why }; count]
+                vec![SubmissionAnswer::NotNow { leader: None, why }; count]
             }
             Err(error) => {
                 tracing::debug!(%leader, %error, "a leader did not answer");
-                vec![Told::Unknown; count]
+                vec![SubmissionAnswer::Unknown; count]
             }
         }
     }
@@ -252,7 +262,9 @@ impl Machine {
         let local = self.find_partition(partition);
         let told = match &local {
             Some(local) if local.is_leader() => self.submit_here(local, submissions.iter(), deadline).await,
-            local => vec![Told::not_led(local.as_ref().and_then(|local| local.leader())); submissions.len()],
+            local => {
+                vec![SubmissionAnswer::not_led(local.as_ref().and_then(|local| local.leader())); submissions.len()]
+            }
         };
         // Look again whether this node leads: that may have changed meanwhile.
         Ok(encode_told(told, local.and_then(|local| self.journal_time_led(&local))))
@@ -261,7 +273,7 @@ impl Machine {
     /// Whether a request may be sent again with a later expiry: it certainly was not executed, because the journal's
     /// time has leapt, and there is still time to execute it. A client that was told the expiry relies on it, so its
     /// request keeps it. Leaders below the level of `TIMELINES` are not certain.
-    fn may_be_sent_later(&self, open: &Open, answer: &Answer) -> bool {
+    fn may_be_sent_later(&self, open: &OpenRequest, answer: &Answer) -> bool {
         let is_expired = matches!(answer, Answer::Unavailable(why) if why.reason == UnavailableReason::Expired);
         let has_time = Instant::now() + WAY_BACK < open.request.deadline;
         is_expired && has_time && !open.is_expiry_told && self.features.has(features::TIMELINES)
@@ -279,7 +291,7 @@ impl Machine {
     }
 }
 
-impl Open {
+impl OpenRequest {
     /// Lets the request get a later expiry. Nobody executes what was sent with the earlier one.
     fn send_later(&mut self) {
         self.in_doubt = None;

@@ -20,13 +20,13 @@ use crate::machine::plan::Plan;
 use crate::partition::{Partition, PartitionError, end_of};
 use crate::peer::{Call, GroupName, Topic};
 use crate::router::answer::{
-    Ambiguity, Caller, CommandLookup, CommandQuestion, CommandStatus, InFlight, Obstacle, Unavailable,
-    UnavailableReason, Waiting,
+    Ambiguity, AwaitedCall, Caller, CommandLookup, CommandQuestion, CommandStatus, InFlightStatus, Obstacle,
+    Unavailability, UnavailableReason,
 };
 use crate::router::machine::{Machine, position_text, unavailable};
 use crate::router::reply::{facts_of, phase_of, render_items};
-use crate::saga::{Derivation, Identity, Mark, Saga};
-use crate::sequencer::submission::Recorded;
+use crate::saga::{Derivation, Identity, PhaseMark, Saga};
+use crate::sequencer::submission::RecordedEntry;
 use crate::store::IdRecord;
 
 /// Rejections by the host for which a module's panic text may have been kept.
@@ -48,7 +48,7 @@ impl Machine {
         question: CommandQuestion,
         caller: Arc<Caller>,
         deadline: Instant,
-    ) -> Result<CommandLookup, Unavailable> {
+    ) -> Result<CommandLookup, Unavailability> {
         let CommandQuestion { id, ref home, expires, fingerprint } = question;
         let home = home.as_deref();
         let partitions: Vec<Arc<Partition>> = match home {
@@ -132,19 +132,19 @@ impl Machine {
         }
         let reading = partition.clone();
         let read = tokio::task::spawn_blocking(move || read_known(&reading, id, &known)).await;
-        let home = |begun: &Recorded| {
+        let home = |begun: &RecordedEntry| {
             let batch = begun.entry.batch()?;
             home_of(self.logic_of(begun.entry.header().decider).as_ref(), &batch.command(known.n as usize))
         };
         let (begun, recorded, number, facts) =
             match read.unwrap_or_else(|failed| std::panic::resume_unwind(failed.into_panic()))? {
-                Known::Other(position) => return Ok(CommandLookup::Taken { position }),
-                Known::InFlight(begun, saga) => {
+                KnownId::Other(position) => return Ok(CommandLookup::Taken { position }),
+                KnownId::InFlight(begun, saga) => {
                     let position = begun.position(partition.id(), known.n);
                     let status = in_flight(self, partition, &saga, position, (home(&begun), vouched(&begun, known.n)));
                     return Ok(CommandLookup::InFlight(Box::new(status)));
                 }
-                Known::Recorded(begun, recorded, number, facts) => (begun, recorded, number, *facts),
+                KnownId::Recorded(begun, recorded, number, facts) => (begun, recorded, number, *facts),
             };
         let (home, vouched) = (home(&begun), vouched(&begun, known.n));
         let batch = recorded.entry.batch().ok_or(PartitionError::NoEntry(known.journal))?;
@@ -175,7 +175,7 @@ impl Machine {
     ///
     /// # Errors
     /// A partition is not open here, or cannot be read.
-    pub fn list_in_flight(&self) -> Result<Vec<CommandStatus>, Unavailable> {
+    pub fn list_in_flight(&self) -> Result<Vec<CommandStatus>, Unavailability> {
         let mut found = Vec::new();
         for id in self.partition_ids() {
             let partition = self.replica(id)?;
@@ -196,28 +196,28 @@ impl Machine {
 }
 
 /// What the journal has of an id.
-enum Known {
+enum KnownId {
     /// The id belongs to another command, recorded there.
     Other(Position),
     /// The command has started there, and is under way.
-    InFlight(Arc<Recorded>, Box<Saga>),
+    InFlight(Arc<RecordedEntry>, Box<Saga>),
     /// The entry in which it began; the entry with its outcome; its number there; the facts for the module.
-    Recorded(Arc<Recorded>, Arc<Recorded>, u32, Box<CommandFacts>),
+    Recorded(Arc<RecordedEntry>, Arc<RecordedEntry>, u32, Box<CommandFacts>),
 }
 
 /// Reads what is recorded under an id; for threads that may block.
-fn read_known(partition: &Partition, id: CommandId, known: &IdRecord) -> Result<Known, PartitionError> {
+fn read_known(partition: &Partition, id: CommandId, known: &IdRecord) -> Result<KnownId, PartitionError> {
     let missing = || PartitionError::NoEntry(known.journal);
     let begun = partition.find_entry(known.journal)?;
     if begun.entry.batch().ok_or_else(missing)?.command_id(known.n as usize) != id {
         // It is a call of another partition's command, which has claimed the id here.
-        return Ok(Known::Other(begun.position(partition.id(), known.n)));
+        return Ok(KnownId::Other(begun.position(partition.id(), known.n)));
     }
     let (mut recorded, mut number) = (begun.clone(), known.n);
     if let Some(end) = end_of(&begun, known.n, partition.id()) {
         // Look for the row first: once it is gone, the end is recorded.
         if let Some(saga) = partition.find_in_flight(id)? {
-            return Ok(Known::InFlight(begun, Box::new(saga)));
+            return Ok(KnownId::InFlight(begun, Box::new(saga)));
         }
         let end = partition.find_id(end)?.ok_or_else(missing)?;
         (recorded, number) = (partition.find_entry(end.journal)?, end.n);
@@ -226,7 +226,7 @@ fn read_known(partition: &Partition, id: CommandId, known: &IdRecord) -> Result<
     if let Some(marks) = recorded.entry.records().marks.get(number as usize) {
         facts.phases = phases(partition, id, marks);
     }
-    Ok(Known::Recorded(begun, recorded, number, Box::new(facts)))
+    Ok(KnownId::Recorded(begun, recorded, number, Box::new(facts)))
 }
 
 /// Why a caller that names no home is shown none of the commands found. A released entry may be another command, unless
@@ -299,7 +299,7 @@ fn in_flight(
 ) -> CommandStatus {
     let orders = [("abort", saga.may_abort()), ("settle", saga.may_settle())];
     let orders = orders.into_iter().filter_map(|(order, is_allowed)| is_allowed.then_some(order)).collect();
-    let waits = saga.waits_for().into_iter().map(|waits| Waiting {
+    let waits = saga.waits_for().into_iter().map(|waits| AwaitedCall {
         partition: waits.partition,
         what: waits.kind.name(),
         reason: match machine.find_partition(waits.partition).and_then(|replica| replica.leader()) {
@@ -325,13 +325,13 @@ fn in_flight(
         rejection: None,
         phases: phases(partition, saga.command.id(), &saga.marks),
         panic: None,
-        in_flight: Some(InFlight { waits_for: waits.collect(), orders }),
+        in_flight: Some(InFlightStatus { waits_for: waits.collect(), orders }),
     }
 }
 
 /// The phases, with the positions of those that were recorded in this partition's own journal.
-fn phases(partition: &Partition, id: CommandId, marks: &[Mark]) -> Vec<Phase> {
-    let phase = |mark: &Mark| {
+fn phases(partition: &Partition, id: CommandId, marks: &[PhaseMark]) -> Vec<Phase> {
+    let phase = |mark: &PhaseMark| {
         let mut phase = phase_of(mark);
         if let Some(index) = mark.at.index.map(JournalIndex)
             && let Ok(recorded) = partition.find_entry(index)
@@ -346,7 +346,7 @@ fn phases(partition: &Partition, id: CommandId, marks: &[Mark]) -> Vec<Phase> {
     marks.iter().map(phase).collect()
 }
 
-pub(super) fn read_failed(error: PartitionError) -> Unavailable {
+pub(super) fn read_failed(error: PartitionError) -> Unavailability {
     let reason = match error {
         PartitionError::NoLeader => UnavailableReason::NoLeader,
         PartitionError::LeaderSilent(_) => UnavailableReason::NotNow(Obstacle::LeaderSilent),
@@ -364,6 +364,6 @@ pub(super) fn read_failed(error: PartitionError) -> Unavailable {
 }
 
 /// Who vouched for the caller, from the entry in which the command began.
-fn vouched(recorded: &Recorded, command: u32) -> Option<NodeId> {
+fn vouched(recorded: &RecordedEntry, command: u32) -> Option<NodeId> {
     recorded.entry.batch()?.command(command as usize).vouched
 }

@@ -23,9 +23,9 @@ use crate::machine::modules::Modules;
 use crate::machine::slots::partition_of;
 use crate::partition::{self, Partition, RunState};
 use crate::peer::Network;
-use crate::router::answer::{Answer, CommandRequest, Unavailable, UnavailableReason};
+use crate::router::answer::{Answer, CommandRequest, Unavailability, UnavailableReason};
 use crate::router::offload::Offload;
-use crate::router::plan::{Open, Planned, Routed, plan_all};
+use crate::router::plan::{OpenRequest, PlannedRequests, RoutedRequest, plan_all};
 use crate::router::timing::JournalTimes;
 
 /// What a machine is made of.
@@ -259,7 +259,7 @@ impl Machine {
     }
 
     /// The replica to read from.
-    pub(super) fn replica(&self, partition: PartitionId) -> Result<Arc<Partition>, Unavailable> {
+    pub(super) fn replica(&self, partition: PartitionId) -> Result<Arc<Partition>, Unavailability> {
         self.find_partition(partition).ok_or_else(|| unavailable(UnavailableReason::Halted))
     }
 
@@ -294,7 +294,7 @@ impl Machine {
     /// Plans, routes, waits and renders; answers come in the order of the requests.
     pub async fn submit(&self, requests: Vec<CommandRequest>) -> Vec<Answer> {
         let Some(deadline) = requests.iter().map(|request| request.deadline).max() else { return Vec::new() };
-        let open = |(slot, request)| Open::new(slot, request);
+        let open = |(slot, request)| OpenRequest::new(slot, request);
         let (routed, mut answers) = self.plan(requests.into_iter().enumerate().map(open).collect()).await;
         answers.extend(self.deliver_all(routed, deadline).await);
         answers.sort_by_key(|(slot, _)| *slot);
@@ -302,18 +302,18 @@ impl Machine {
     }
 
     /// Stage *plan*. A request that has an expiry keeps it, however often it is planned.
-    pub(super) async fn plan(&self, open: Vec<Open>) -> Planned {
+    pub(super) async fn plan(&self, open: Vec<OpenRequest>) -> PlannedRequests {
         let partition_of = |entity: &[u8]| self.partition_id_of(entity);
         plan_all(self.node, self.logic(), &self.offload, open, partition_of).await
     }
 
     /// Delivers each request to its partition. If another module becomes active meanwhile, that module plans the rest
     /// again.
-    pub(super) async fn deliver_all(&self, mut routed: Vec<Routed>, deadline: Instant) -> Vec<(usize, Answer)> {
+    pub(super) async fn deliver_all(&self, mut routed: Vec<RoutedRequest>, deadline: Instant) -> Vec<(usize, Answer)> {
         let mut answers = Vec::with_capacity(routed.len());
         // One round, unless another module becomes active meanwhile.
         while !routed.is_empty() {
-            let mut per_partition: BTreeMap<PartitionId, Vec<Routed>> = BTreeMap::new();
+            let mut per_partition: BTreeMap<PartitionId, Vec<RoutedRequest>> = BTreeMap::new();
             for routed in routed {
                 per_partition.entry(routed.partition).or_default().push(routed);
             }
@@ -385,7 +385,7 @@ impl Machine {
     }
 }
 
-pub(super) fn unavailable(reason: UnavailableReason) -> Unavailable {
+pub(super) fn unavailable(reason: UnavailableReason) -> Unavailability {
     let retry_after = match reason {
         UnavailableReason::Overloaded
         | UnavailableReason::Expired
@@ -400,7 +400,7 @@ pub(super) fn unavailable(reason: UnavailableReason) -> Unavailable {
         }
         UnavailableReason::OutcomeReleased => Duration::ZERO,
     };
-    Unavailable { reason, retry_after }
+    Unavailability { reason, retry_after }
 }
 
 /// A position as it is written into answers.

@@ -22,7 +22,7 @@ pub mod rewind;
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 
-pub use accept::Accepted;
+pub use accept::AcceptedCommand;
 pub use machine::{Hindrances, Machine, MachineOptions, MachineStatus, PartitionStatus};
 pub use order::{NotAllowed, OrderError, OrderRecorded};
 use parking_lot::RwLock;

@@ -15,11 +15,11 @@ use tokio::time::Instant;
 use crate::ids::{CommandId, JournalIndex, NodeId, PartitionId};
 use crate::partition::{NotOrdered, Partition, PartitionError};
 use crate::peer::{Call, GroupName, Topic};
-use crate::router::answer::Unavailable;
+use crate::router::answer::Unavailability;
 use crate::router::lookup::read_failed;
 use crate::router::machine::Machine;
 use crate::router::wire::WireError;
-use crate::saga::{Awaited, Order, OrderKind, OrderRefused, Saga};
+use crate::saga::{AwaitedAnswer, Order, OrderKind, OrderRefused, Saga};
 
 /// How long a participant may take to show that it has a leader with a majority.
 const PARTICIPANT_PATIENCE: Duration = Duration::from_secs(2);
@@ -44,7 +44,7 @@ pub enum OrderError {
     #[error("{0}")]
     Refused(NotAllowed),
     #[error("the partition cannot be read")]
-    Unavailable(Unavailable),
+    Unavailable(Unavailability),
     /// It is not known whether the order is recorded; giving the same order again finds out.
     #[error("no node confirmed in time that the order is recorded: give it again")]
     Unknown,
@@ -74,7 +74,7 @@ pub struct OrderRecorded {
 
 /// What a leader answers another node.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
-enum Answer {
+enum OrderAnswer {
     #[n(0)]
     Recorded {
         #[n(0)]
@@ -111,12 +111,12 @@ impl Machine {
         }
         loop {
             match self.try_order(partition, &order, deadline).await {
-                Answer::Recorded { index } => return Ok(OrderRecorded { partition, index: JournalIndex(index) }),
-                Answer::Refused { why } => return Err(OrderError::Refused(why)),
-                Answer::NotInFlight => return Err(OrderError::NotInFlight),
-                Answer::Unknown => return Err(OrderError::Unknown),
-                Answer::NotLed if deadline <= Instant::now() => return Err(OrderError::Unknown),
-                Answer::NotLed => self.wait_for_leader(partition, deadline).await,
+                OrderAnswer::Recorded { index } => return Ok(OrderRecorded { partition, index: JournalIndex(index) }),
+                OrderAnswer::Refused { why } => return Err(OrderError::Refused(why)),
+                OrderAnswer::NotInFlight => return Err(OrderError::NotInFlight),
+                OrderAnswer::Unknown => return Err(OrderError::Unknown),
+                OrderAnswer::NotLed if deadline <= Instant::now() => return Err(OrderError::Unknown),
+                OrderAnswer::NotLed => self.wait_for_leader(partition, deadline).await,
             }
         }
     }
@@ -154,7 +154,7 @@ impl Machine {
         partition: PartitionId,
         id: CommandId,
         deadline: Instant,
-    ) -> Result<Option<Saga>, Unavailable> {
+    ) -> Result<Option<Saga>, Unavailability> {
         let replica = self.replica(partition)?;
         let patience = deadline.min(Instant::now() + PARTICIPANT_PATIENCE);
         replica.read_linearizable(patience).await.map_err(read_failed)?;
@@ -163,7 +163,9 @@ impl Machine {
 
     /// Checks that every participant that must say what became of a step answers.
     async fn check_participants(&self, saga: &Saga, home: PartitionId, deadline: Instant) -> Result<(), OrderError> {
-        for waits in saga.waits_for().iter().filter(|waits| waits.kind == Awaited::Step && waits.partition != home) {
+        for waits in
+            saga.waits_for().iter().filter(|waits| waits.kind == AwaitedAnswer::Step && waits.partition != home)
+        {
             let patience = deadline.min(Instant::now() + PARTICIPANT_PATIENCE);
             let replica = self.replica(waits.partition).map_err(OrderError::Unavailable)?;
             if let Err(error) = replica.read_linearizable(patience).await {
@@ -176,13 +178,13 @@ impl Machine {
         Ok(())
     }
 
-    async fn try_order(&self, partition: PartitionId, order: &Order, deadline: Instant) -> Answer {
-        let Some(local) = self.find_partition(partition) else { return Answer::NotLed };
+    async fn try_order(&self, partition: PartitionId, order: &Order, deadline: Instant) -> OrderAnswer {
+        let Some(local) = self.find_partition(partition) else { return OrderAnswer::NotLed };
         if local.is_leader() {
             return order_here(&local, order.clone().vouched_by(Some(self.node)), deadline).await;
         }
         let Some(leader) = local.leader().filter(|leader| *leader != self.node && self.is_answering(*leader)) else {
-            return Answer::NotLed;
+            return OrderAnswer::NotLed;
         };
         let group = Some(GroupName::new(self.name(), partition));
         let body = minicbor::to_vec(order).expect("a vector takes all bytes").into();
@@ -192,7 +194,7 @@ impl Machine {
         let read = read.and_then(|bytes| minicbor::decode(&bytes).map_err(|error| error.to_string()));
         read.unwrap_or_else(|error| {
             tracing::debug!(%leader, error, "a leader did not answer an order");
-            Answer::Unknown
+            OrderAnswer::Unknown
         })
     }
 
@@ -213,20 +215,20 @@ impl Machine {
         let deadline = Instant::now() + patience.saturating_sub(WAY_BACK);
         let answer = match self.find_partition(partition) {
             Some(local) if local.is_leader() => order_here(&local, order, deadline).await,
-            _ => Answer::NotLed,
+            _ => OrderAnswer::NotLed,
         };
         Ok(minicbor::to_vec(answer).expect("a vector takes all bytes").into())
     }
 }
 
-async fn order_here(partition: &Arc<Partition>, order: Order, deadline: Instant) -> Answer {
+async fn order_here(partition: &Arc<Partition>, order: Order, deadline: Instant) -> OrderAnswer {
     match partition.order(order, deadline).await {
-        Ok(Ok(index)) => Answer::Recorded { index: index.0 },
-        Ok(Err(NotOrdered::NotLeading)) => Answer::NotLed,
-        Ok(Err(NotOrdered::NotInFlight)) => Answer::NotInFlight,
-        Ok(Err(refused)) => Answer::Refused { why: not_allowed(&refused) },
-        Err(PartitionError::NotLeading | PartitionError::Deadline) => Answer::Unknown,
-        Err(_) => Answer::NotLed,
+        Ok(Ok(index)) => OrderAnswer::Recorded { index: index.0 },
+        Ok(Err(NotOrdered::NotLeading)) => OrderAnswer::NotLed,
+        Ok(Err(NotOrdered::NotInFlight)) => OrderAnswer::NotInFlight,
+        Ok(Err(refused)) => OrderAnswer::Refused { why: not_allowed(&refused) },
+        Err(PartitionError::NotLeading | PartitionError::Deadline) => OrderAnswer::Unknown,
+        Err(_) => OrderAnswer::NotLed,
     }
 }
 

@@ -21,7 +21,7 @@ use crate::partition::{Answered, Participants, Partition};
 use crate::peer::{Call, GroupName, Topic};
 use crate::router::machine::Machine;
 use crate::router::wire::{WireError, decode_answers, decode_submissions, encode_answers, encode_submissions};
-use crate::sequencer::submission::{Replies, Reply, Unticketed};
+use crate::sequencer::submission::{Replies, Reply, UnticketedSubmission};
 
 /// How long one round of calls is tried; then the coordinator checks whether they are still due.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -38,7 +38,11 @@ impl MachineParticipants {
 }
 
 impl Participants for MachineParticipants {
-    fn call(&self, partition: PartitionId, calls: Vec<Unticketed>) -> BoxFuture<'static, Vec<Option<Answered>>> {
+    fn call(
+        &self,
+        partition: PartitionId,
+        calls: Vec<UnticketedSubmission>,
+    ) -> BoxFuture<'static, Vec<Option<Answered>>> {
         let machine = self.0.upgrade();
         async move {
             match machine {
@@ -57,13 +61,13 @@ impl Machine {
     async fn carry_out(
         &self,
         partition: PartitionId,
-        calls: Vec<Unticketed>,
+        calls: Vec<UnticketedSubmission>,
         deadline: Instant,
     ) -> Vec<Option<Answered>> {
         let mut answers = vec![None; calls.len()];
         let mut open: Vec<usize> = (0..calls.len()).collect();
         loop {
-            let some: Vec<&Unticketed> = open.iter().map(|at| &calls[*at]).collect();
+            let some: Vec<&UnticketedSubmission> = open.iter().map(|at| &calls[*at]).collect();
             let found = self.try_calls(partition, &some, deadline).await;
             for (at, found) in open.iter().zip(found) {
                 answers[*at] = found;
@@ -79,7 +83,7 @@ impl Machine {
     async fn try_calls(
         &self,
         partition: PartitionId,
-        calls: &[&Unticketed],
+        calls: &[&UnticketedSubmission],
         deadline: Instant,
     ) -> Vec<Option<Answered>> {
         let local = self.find_partition(partition).filter(|local| local.is_running());
@@ -108,7 +112,7 @@ impl Machine {
         &self,
         leader: NodeId,
         partition: PartitionId,
-        calls: &[&Unticketed],
+        calls: &[&UnticketedSubmission],
         patience: Duration,
     ) -> Vec<Option<Answered>> {
         let group = Some(GroupName::new(self.name(), partition));
@@ -148,13 +152,17 @@ impl Machine {
     }
 }
 
-async fn carry_out_here(partition: &Arc<Partition>, calls: &[&Unticketed], deadline: Instant) -> Vec<Option<Answered>> {
+async fn carry_out_here(
+    partition: &Arc<Partition>,
+    calls: &[&UnticketedSubmission],
+    deadline: Instant,
+) -> Vec<Option<Answered>> {
     let replies = Replies::new(calls.len());
     let ticketed = calls.iter().enumerate();
     partition.submit(ticketed.map(|(at, call)| call.with_ticket(replies.ticket(at))).collect());
     // A call without a reply by then is made again.
     drop(tokio::time::timeout_at(deadline, replies.wait()).await);
-    let answered = |(call, reply): (&&Unticketed, Option<Reply>)| match reply? {
+    let answered = |(call, reply): (&&UnticketedSubmission, Option<Reply>)| match reply? {
         Reply::Recorded { recorded, command, .. } => {
             let called = call.called.as_ref()?;
             Some(Answered::of(call, called, partition.id(), &recorded, command))

@@ -17,10 +17,10 @@ use crate::router::answer::{Answer, CommandRequest, UnavailableReason};
 use crate::router::machine::unavailable;
 use crate::router::offload::Offload;
 use crate::saga::{Form, PlanFault, SagaPlan};
-use crate::sequencer::submission::{Submission, Unticketed};
+use crate::sequencer::submission::{Submission, UnticketedSubmission};
 
 /// A request that is to be answered.
-pub struct Open {
+pub struct OpenRequest {
     /// Its place among the answers.
     pub slot: usize,
     pub request: CommandRequest,
@@ -36,7 +36,7 @@ pub struct Open {
     pub is_expiry_told: bool,
 }
 
-impl Open {
+impl OpenRequest {
     pub fn new(slot: usize, request: CommandRequest) -> Self {
         let untaken = UnavailableReason::NoLeader;
         Self { slot, request, in_doubt: None, untaken, expires: None, is_expiry_told: false }
@@ -62,14 +62,14 @@ fn certain(in_doubt: Option<Answer>, last: Answer) -> Answer {
 }
 
 /// A request on its way to a partition.
-pub struct Routed {
-    pub open: Open,
+pub struct RoutedRequest {
+    pub open: OpenRequest,
     pub partition: PartitionId,
-    pub submission: Unticketed,
+    pub submission: UnticketedSubmission,
 }
 
 /// Requests to deliver, and the answers that are ready; together they fill all slots.
-pub type Planned = (Vec<Routed>, Vec<(usize, Answer)>);
+pub type PlannedRequests = (Vec<RoutedRequest>, Vec<(usize, Answer)>);
 
 /// A guest call of more commands than this runs on a blocking thread, not on the asynchronous runtime's own.
 const PLANS_INLINE_MAX: usize = 32;
@@ -79,9 +79,9 @@ pub async fn plan_all(
     node: NodeId,
     logic: Arc<dyn Logic>,
     offload: &Offload,
-    requests: Vec<Open>,
+    requests: Vec<OpenRequest>,
     partition_of: impl Fn(&[u8]) -> PartitionId,
-) -> Planned {
+) -> PlannedRequests {
     if requests.is_empty() {
         return (Vec::new(), Vec::new());
     }
@@ -108,7 +108,7 @@ pub async fn plan_all(
     let mut answered = Vec::new();
     for (open, plan) in requests.into_iter().zip(plans) {
         match plan.and_then(|plan| route(node, logic.as_ref(), &open, plan, &partition_of)) {
-            Ok((partition, submission)) => routed.push(Routed { open, partition, submission }),
+            Ok((partition, submission)) => routed.push(RoutedRequest { open, partition, submission }),
             Err(answer) => answered.push(open.answered(answer)),
         }
     }
@@ -118,10 +118,10 @@ pub async fn plan_all(
 fn route(
     node: NodeId,
     logic: &dyn Logic,
-    open: &Open,
+    open: &OpenRequest,
     plan: Plan,
     partition_of: impl Fn(&[u8]) -> PartitionId,
-) -> Result<(PartitionId, Unticketed), Answer> {
+) -> Result<(PartitionId, UnticketedSubmission), Answer> {
     let request = &open.request;
     let view = plan.view();
     if !is_plan_in_limits(&view) {
@@ -175,7 +175,10 @@ fn route(
 ///
 /// # Errors
 /// The plan cannot be coordinated; the node that made it should have found that.
-pub fn divide(submission: &Unticketed, partition_of: impl Fn(&[u8]) -> PartitionId) -> Result<Unticketed, PlanFault> {
+pub fn divide(
+    submission: &UnticketedSubmission,
+    partition_of: impl Fn(&[u8]) -> PartitionId,
+) -> Result<UnticketedSubmission, PlanFault> {
     let view = submission.plan.view();
     let divided = SagaPlan::divide(
         &view.block,
@@ -196,9 +199,9 @@ pub fn size_of(plan: &PlanView<'_>) -> usize {
 }
 
 /// Makes one guest call for all requests; if it fails and there are several, one call for each.
-fn call(logic: &dyn Logic, requests: &[Open]) -> Vec<Result<Plan, Answer>> {
+fn call(logic: &dyn Logic, requests: &[OpenRequest]) -> Vec<Result<Plan, Answer>> {
     let declared = &logic.describe().commands;
-    let index = |open: &Open| declared.iter().position(|command| *command.name == *open.request.command);
+    let index = |open: &OpenRequest| declared.iter().position(|command| *command.name == *open.request.command);
     let indexes: Vec<Option<usize>> = requests.iter().map(index).collect();
     if indexes.contains(&None) && requests.len() > 1 {
         return one_by_one(logic, requests);
@@ -229,8 +232,8 @@ fn unplanned(fault: &Fault) -> Answer {
 
 /// Plans each request on its own, while its client still waits: a call that does not end runs until the watchdog ends
 /// it.
-fn one_by_one(logic: &dyn Logic, requests: &[Open]) -> Vec<Result<Plan, Answer>> {
-    let one = |one: &[Open]| {
+fn one_by_one(logic: &dyn Logic, requests: &[OpenRequest]) -> Vec<Result<Plan, Answer>> {
+    let one = |one: &[OpenRequest]| {
         // It certainly expires without being executed, unless an attempt may have been accepted.
         if one[0].in_doubt.is_none() && one[0].request.deadline <= Instant::now() {
             return vec![Err(Answer::Unavailable(unavailable(UnavailableReason::Expired)))];
@@ -240,9 +243,13 @@ fn one_by_one(logic: &dyn Logic, requests: &[Open]) -> Vec<Result<Plan, Answer>>
     requests.chunks(1).flat_map(one).collect()
 }
 
-fn plan_once(logic: &dyn Logic, requests: &[Open], indexes: &[usize]) -> Result<Vec<Result<Plan, Answer>>, Fault> {
+fn plan_once(
+    logic: &dyn Logic,
+    requests: &[OpenRequest],
+    indexes: &[usize],
+) -> Result<Vec<Result<Plan, Answer>>, Fault> {
     let mut items = PlanInWriter::default();
-    for (Open { request, .. }, index) in requests.iter().zip(indexes) {
+    for (OpenRequest { request, .. }, index) in requests.iter().zip(indexes) {
         items.item(PlanItem {
             command: *index as u32,
             roles: request.caller.roles,
@@ -279,16 +286,16 @@ fn refused(code: &str, status: u16, detail: String) -> Answer {
 mod tests {
     use super::*;
     use crate::ids::CommandId;
-    use crate::machine::native::Native;
+    use crate::machine::native::NativeLogic;
     use crate::router::answer::Caller;
     use crate::system::logic::System;
 
-    fn open(in_doubt: Option<Answer>) -> Open {
+    fn open(in_doubt: Option<Answer>) -> OpenRequest {
         let caller = Arc::new(Caller::unbound("test", 0));
         let (id, deadline) = (CommandId([1; 16]), Instant::now());
         let (command, request_id) = ("no such command".into(), "test".into());
         let request = CommandRequest { command, body: Vec::new(), id, caller, request_id, deadline };
-        Open { in_doubt, ..Open::new(7, request) }
+        OpenRequest { in_doubt, ..OpenRequest::new(7, request) }
     }
 
     fn doubt() -> Option<Answer> {
@@ -331,7 +338,7 @@ mod tests {
     #[tokio::test]
     async fn what_cannot_be_planned_again_may_have_been_accepted() {
         for (in_doubt, is_unknown) in [(None, false), (doubt(), true)] {
-            let logic = Arc::new(Native::<System>::new());
+            let logic = Arc::new(NativeLogic::<System>::new());
             let (routed, answers) =
                 plan_all(NodeId(1), logic, &Offload::default(), vec![open(in_doubt)], |_| PartitionId(0)).await;
             assert!(routed.is_empty() && answers.len() == 1);
@@ -345,7 +352,7 @@ mod tests {
         let offload = Arc::new(Offload::default());
         let held = offload.hold_all();
         for (in_doubt, is_unknown) in [(None, false), (doubt(), true)] {
-            let logic = Arc::new(Native::<System>::new());
+            let logic = Arc::new(NativeLogic::<System>::new());
             let (_, answers) = plan_all(NodeId(1), logic, &offload, vec![open(in_doubt)], |_| PartitionId(0)).await;
             assert_eq!(matches!(answers[0].1, Answer::Unknown { .. }), is_unknown, "{:?}", answers[0].1);
         }

@@ -31,7 +31,7 @@ use crate::router::answer::{
 use crate::router::machine::{Machine, position_text, unavailable};
 use crate::router::reply::{render_items, with_position};
 use crate::saga::status::ENTITY;
-use crate::sequencer::submission::Recorded;
+use crate::sequencer::submission::RecordedEntry;
 use crate::store::{KeyRow, View};
 
 pub use failed::partition_error;
@@ -110,15 +110,22 @@ impl Machine {
         // Rows of one entity lie in one partition. Only `@local` rows are in every partition, and few queries ask for
         // them.
         let alone = self.partition_count() == 1;
-        let first =
-            self.ask(logic, declared, partition, request, if alone { Others::None } else { Others::NotAsked }).await;
+        let first = self
+            .ask(
+                logic,
+                declared,
+                partition,
+                request,
+                if alone { OtherPartitions::None } else { OtherPartitions::NotAsked },
+            )
+            .await;
         match first {
-            Err(Stop::AllPartitions) => self.ask(logic, declared, partition, request, Others::All).await,
+            Err(QueryStop::AllPartitions) => self.ask(logic, declared, partition, request, OtherPartitions::All).await,
             other => other,
         }
         .map_err(|stop| match stop {
-            Stop::Error(error) => error,
-            Stop::AllPartitions => unreachable!("all partitions were asked"),
+            QueryStop::Error(error) => error,
+            QueryStop::AllPartitions => unreachable!("all partitions were asked"),
         })
     }
 
@@ -128,9 +135,9 @@ impl Machine {
         declared: &QueryDecl,
         partition: &Arc<Partition>,
         request: &QueryRequest,
-        others: Others,
-    ) -> Result<QueryAnswer, Stop> {
-        let further = self.partition_ids().filter(|other| others == Others::All && *other != partition.id());
+        others: OtherPartitions,
+    ) -> Result<QueryAnswer, QueryStop> {
+        let further = self.partition_ids().filter(|other| others == OtherPartitions::All && *other != partition.id());
         let further: Vec<Arc<Partition>> =
             further.map(|other| self.replica(other)).collect::<Result<_, _>>().map_err(QueryError::Unavailable)?;
         if let Some(moment) = request.at {
@@ -282,7 +289,7 @@ fn walk_history(
 }
 
 /// An entry's events on one entity, in order.
-fn events_of(partition: &Partition, recorded: &Recorded, entity: &[u8]) -> Vec<(Position, RenderItem)> {
+fn events_of(partition: &Partition, recorded: &RecordedEntry, entity: &[u8]) -> Vec<(Position, RenderItem)> {
     // An entry of this kind ends commands whose events happened in other entries.
     let batch = recorded.entry.batch().filter(|_| recorded.entry.header().kind != EntryKind::Saga);
     let Some(batch) = batch else { return Vec::new() };
@@ -338,7 +345,7 @@ fn check_position(partition: &Partition, position: Position) -> Result<(), Query
 
 /// Whether the `@local` rows of other partitions belong to a query's rows.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Others {
+enum OtherPartitions {
     /// There are no other partitions.
     None,
     /// There are others, and they have not been read.
@@ -347,13 +354,13 @@ enum Others {
 }
 
 /// Why a query has no answer.
-enum Stop {
+enum QueryStop {
     Error(QueryError),
     /// It scans `@local` rows, and those of the other partitions have not been read.
     AllPartitions,
 }
 
-impl From<QueryError> for Stop {
+impl From<QueryError> for QueryStop {
     fn from(error: QueryError) -> Self {
         Self::Error(error)
     }
@@ -362,15 +369,15 @@ impl From<QueryError> for Stop {
 /// The rows of the entity's partition, then those of the others.
 struct Sources<S> {
     rows: Vec<S>,
-    others: Others,
+    others: OtherPartitions,
 }
 
-impl<S: Source> Sources<S> {
+impl<S: RowSource> Sources<S> {
     /// Rows, and whether there are more. A scan of `@local` goes through all partitions, in order.
-    fn scan(&self, range: &ScanRange) -> Result<(Vec<KeyRow>, bool), Stop> {
+    fn scan(&self, range: &ScanRange) -> Result<(Vec<KeyRow>, bool), QueryStop> {
         let is_local = split_key(&range.prefix).is_some_and(|(entity, _)| entity == LOCAL);
-        if is_local && self.others == Others::NotAsked {
-            return Err(Stop::AllPartitions);
+        if is_local && self.others == OtherPartitions::NotAsked {
+            return Err(QueryStop::AllPartitions);
         }
         let (mut found, mut more) = (Vec::new(), false);
         for rows in self.rows.iter().take(if is_local { self.rows.len() } else { 1 }) {
@@ -384,12 +391,12 @@ impl<S: Source> Sources<S> {
 }
 
 /// Where a query's rows come from.
-trait Source {
+trait RowSource {
     fn row(&self, key: &[u8]) -> Result<Option<Vec<u8>>, QueryError>;
     fn scan(&self, range: &ScanRange) -> Result<Vec<KeyRow>, QueryError>;
 }
 
-impl Source for View {
+impl RowSource for View {
     fn row(&self, key: &[u8]) -> Result<Option<Vec<u8>>, QueryError> {
         View::row(self, key).map_err(|error| partition_error(error.into()))
     }
@@ -400,7 +407,7 @@ impl Source for View {
     }
 }
 
-impl Source for Rows {
+impl RowSource for Rows {
     fn row(&self, key: &[u8]) -> Result<Option<Vec<u8>>, QueryError> {
         Ok(self.get(key).cloned())
     }
@@ -419,8 +426,8 @@ fn run_query(
     name: &str,
     request: &QueryRequest,
     (position, time): (Position, Micros),
-    sources: &Sources<impl Source>,
-) -> Result<QueryAnswer, Stop> {
+    sources: &Sources<impl RowSource>,
+) -> Result<QueryAnswer, QueryStop> {
     let mut query = QueryIn {
         name: name.to_owned(),
         params: request.params.clone(),
@@ -454,7 +461,7 @@ fn fault_of(fault: Fault) -> QueryError {
     }
 }
 
-fn fetch(query: &mut QueryIn, need: Need, sources: &Sources<impl Source>) -> Result<(), Stop> {
+fn fetch(query: &mut QueryIn, need: Need, sources: &Sources<impl RowSource>) -> Result<(), QueryStop> {
     // The module must not see the host's own rows.
     let is_of_host = |key: &[u8]| split_key(key).is_some_and(|(entity, _)| entity == ENTITY);
     let size_of = |row: &Row| row.key.len() + row.row.as_ref().map_or(0, Vec::len);

@@ -12,11 +12,11 @@ use statehouse_abi::value::Value;
 use crate::ids::{Micros, ModuleId, PartitionId};
 use crate::machine::logic::{Fault, Logic};
 use crate::machine::rejection::read_rejection;
-use crate::router::answer::{Answer, Obstacle, Recorded, UnavailableReason};
+use crate::router::answer::{Answer, Obstacle, RecordedOutcome, UnavailableReason};
 use crate::router::machine::{Machine, position_text, unavailable};
-use crate::saga::Mark;
+use crate::saga::PhaseMark;
 use crate::saga::claim::{different_fields, fields_of};
-use crate::sequencer::submission::{NotNow, Recorded as RecordedEntry, Refusal, Reply, Unticketed};
+use crate::sequencer::submission::{NotNow, RecordedEntry, Refusal, Reply, UnticketedSubmission};
 
 /// Status of a rejection that the host records itself.
 const HOST_REJECTION_STATUS: u16 = 422;
@@ -26,8 +26,12 @@ const ITEMS_INLINE_MAX: usize = 32;
 impl Machine {
     /// Turns the replies of a partition on this node into answers, in the same order. The module that decided an
     /// outcome renders it.
-    pub(super) async fn render_all(&self, partition: PartitionId, replied: Vec<(Unticketed, Reply)>) -> Vec<Answer> {
-        let decider = |(_, reply): &(Unticketed, Reply)| match reply {
+    pub(super) async fn render_all(
+        &self,
+        partition: PartitionId,
+        replied: Vec<(UnticketedSubmission, Reply)>,
+    ) -> Vec<Answer> {
+        let decider = |(_, reply): &(UnticketedSubmission, Reply)| match reply {
             Reply::Recorded { recorded, .. } => Some(recorded.entry.header().decider),
             _ => None,
         };
@@ -48,7 +52,11 @@ impl Machine {
     }
 }
 
-async fn render_with(logic: Arc<dyn Logic>, partition: PartitionId, replied: Vec<(Unticketed, Reply)>) -> Vec<Answer> {
+async fn render_with(
+    logic: Arc<dyn Logic>,
+    partition: PartitionId,
+    replied: Vec<(UnticketedSubmission, Reply)>,
+) -> Vec<Answer> {
     if replied.len() <= ITEMS_INLINE_MAX {
         return render(logic.as_ref(), partition, replied);
     }
@@ -58,7 +66,7 @@ async fn render_with(logic: Arc<dyn Logic>, partition: PartitionId, replied: Vec
     rendering.await.unwrap_or(in_doubt)
 }
 
-fn render(logic: &dyn Logic, partition: PartitionId, replied: Vec<(Unticketed, Reply)>) -> Vec<Answer> {
+fn render(logic: &dyn Logic, partition: PartitionId, replied: Vec<(UnticketedSubmission, Reply)>) -> Vec<Answer> {
     let mut items = Vec::with_capacity(replied.len());
     for (_, reply) in &replied {
         if let Reply::Recorded { recorded, command, .. } = reply {
@@ -71,7 +79,7 @@ fn render(logic: &dyn Logic, partition: PartitionId, replied: Vec<(Unticketed, R
         }
     }
     let mut bodies = render_items(logic, &items).into_iter();
-    let answer = |(submission, reply): (Unticketed, Reply)| match reply {
+    let answer = |(submission, reply): (UnticketedSubmission, Reply)| match reply {
         Reply::Recorded { recorded, command, is_replayed } => {
             let body = bodies.next().expect("one body per recorded reply");
             recorded_answer(logic.describe(), partition, &recorded, command, is_replayed, body)
@@ -87,13 +95,13 @@ fn render(logic: &dyn Logic, partition: PartitionId, replied: Vec<(Unticketed, R
     replied.into_iter().map(answer).collect()
 }
 
-pub fn unknown(submission: &Unticketed) -> Answer {
-    let Unticketed { expires, fingerprint, .. } = *submission;
+pub fn unknown(submission: &UnticketedSubmission) -> Answer {
+    let UnticketedSubmission { expires, fingerprint, .. } = *submission;
     Answer::Unknown { home: home_of(submission), expires, fingerprint }
 }
 
 /// The entity whose partition knows the command.
-pub fn home_of(submission: &Unticketed) -> String {
+pub fn home_of(submission: &UnticketedSubmission) -> String {
     String::from_utf8_lossy(submission.plan.view().home).into_owned()
 }
 
@@ -166,7 +174,7 @@ pub fn facts_of(recorded: &RecordedEntry, partition: PartitionId, command: u32) 
 }
 
 /// A phase of a command on several partitions. For a phase that was recorded at home, the caller looks up the position.
-pub fn phase_of(mark: &Mark) -> Phase {
+pub fn phase_of(mark: &PhaseMark) -> Phase {
     let branch = mark.branch.map(|branch| format!("step {}", branch + 1));
     let detail: Vec<String> = branch.into_iter().chain(mark.detail.clone()).collect();
     Phase {
@@ -204,7 +212,8 @@ fn recorded_answer(
         Some(rejection) => rejection_status(describe, &rejection.code),
         None => success_status(describe, batch.command(command as usize).name),
     };
-    let answer = Recorded { position, time, is_replayed, status, body: with_position(body, position_text(position)) };
+    let answer =
+        RecordedOutcome { position, time, is_replayed, status, body: with_position(body, position_text(position)) };
     match rejection {
         Some(rejection) => Answer::Rejected(answer, rejection),
         None => Answer::Done(answer),

@@ -17,7 +17,7 @@ use crate::machine::modules::Modules;
 use crate::machine::replay::{Replay, ReplayError, Rows};
 use crate::partition::tail::{Bound, Place};
 use crate::partition::{Partition, PartitionError};
-use crate::snapshot::canonical::{CanonicalError, Facts, Listed};
+use crate::snapshot::canonical::{CanonicalError, Facts, ListedFile};
 
 /// How much is read and replayed at a time.
 const READ: Bound = Bound { bytes: 8 << 20, entries: u64::MAX };
@@ -37,7 +37,7 @@ pub enum RewindError {
 
 /// Why a replay cannot start from a snapshot.
 #[derive(Debug, thiserror::Error)]
-enum Unfit {
+enum UnfitSnapshot {
     #[error(transparent)]
     File(#[from] CanonicalError),
     #[error("module {0} cannot be loaded: {1}")]
@@ -62,7 +62,7 @@ pub fn rewind(
     for listed in snapshots.iter().rev() {
         let begun = match begin(partition, modules, listed, deadline) {
             Ok(begun) => begun,
-            Err(Unfit::File(CanonicalError::GivenUp)) => return Err(RewindError::Cancelled),
+            Err(UnfitSnapshot::File(CanonicalError::GivenUp)) => return Err(RewindError::Cancelled),
             Err(error) => {
                 tracing::warn!(
                     file = listed.name, %error,
@@ -116,16 +116,21 @@ pub fn rewind_from_genesis(
 }
 
 /// Loads the rows of a snapshot as the start of a replay.
-fn begin(partition: &Partition, modules: &dyn Modules, listed: &Listed, deadline: Instant) -> Result<Replay, Unfit> {
+fn begin(
+    partition: &Partition,
+    modules: &dyn Modules,
+    listed: &ListedFile,
+    deadline: Instant,
+) -> Result<Replay, UnfitSnapshot> {
     let mut file = partition.open_canonical(listed)?;
     let Facts { cluster, machine, partition: of, journal, .. } = file.listed().facts.clone();
     if Journal::genesis(&cluster.0, &machine, of) != partition.genesis() || journal != listed.facts.journal {
-        return Err(Unfit::Foreign);
+        return Err(UnfitSnapshot::Foreign);
     }
     let mut rows = Rows::new();
     file.visit_while(|| Instant::now() < deadline, |key, row| drop(rows.insert(key.to_vec(), row.to_vec())))?;
     let id = journal.module;
-    let load = || modules.load(id).map_err(|reason| Unfit::Module(id, reason));
+    let load = || modules.load(id).map_err(|reason| UnfitSnapshot::Module(id, reason));
     let logic = if id == crate::ids::ModuleId::ZERO { None } else { Some(load()?) };
     Ok(Replay { journal, rows, logic, n: Position::WHOLE })
 }

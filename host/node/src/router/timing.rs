@@ -18,7 +18,7 @@ use crate::ids::{Micros, NodeId, PartitionId};
 use crate::limits::JOURNAL_TIME_FRESH;
 use crate::partition::Partition;
 use crate::router::machine::Machine;
-use crate::router::plan::Routed;
+use crate::router::plan::RoutedRequest;
 
 /// The time that the leader of each partition announced last.
 pub struct JournalTimes(Vec<Mutex<Option<TimeHeard>>>);
@@ -81,7 +81,7 @@ impl Machine {
     pub(super) async fn time_all(
         &self,
         partition: PartitionId,
-        pending: &mut [Routed],
+        pending: &mut [RoutedRequest],
         hint: Option<NodeId>,
         deadline: Instant,
     ) -> bool {
@@ -95,7 +95,9 @@ impl Machine {
         }
         let Some(now) = now else { return false };
         let is_told = self.features.has(features::TIMELINES);
-        for Routed { open, submission, .. } in pending.iter_mut().filter(|pending| pending.open.expires.is_none()) {
+        for RoutedRequest { open, submission, .. } in
+            pending.iter_mut().filter(|pending| pending.open.expires.is_none())
+        {
             let expires = later(now, open.request.deadline.saturating_duration_since(Instant::now()));
             open.expires = Some(expires);
             submission.expires = expires;
@@ -106,7 +108,7 @@ impl Machine {
 
     /// Does the same for one submission that must have an expiry before it is sent. Returns `false` if the journal's
     /// time was not learned in time.
-    pub(super) async fn time_one(&self, routed: &mut Routed, deadline: Instant) -> bool {
+    pub(super) async fn time_one(&self, routed: &mut RoutedRequest, deadline: Instant) -> bool {
         let partition = routed.partition;
         while !self.time_all(partition, std::slice::from_mut(routed), None, deadline).await {
             if deadline <= Instant::now() || self.find_closed(partition).is_some() {

@@ -19,10 +19,10 @@ use crate::ids::{CommandId, Fingerprint, Micros, ModuleId, NodeId, PartitionId};
 use crate::limits::DEADLINE_MAX;
 use crate::machine::plan::{Plan, is_plan_in_limits};
 use crate::partition::Answered;
-use crate::router::answer::{Answer, Obstacle, Recorded, Unavailable, UnavailableReason};
+use crate::router::answer::{Answer, Obstacle, RecordedOutcome, Unavailability, UnavailableReason};
 use crate::router::plan::size_of;
 use crate::saga::{CallKey, Derivation};
-use crate::sequencer::submission::{Called, Unticketed};
+use crate::sequencer::submission::{BranchCall, UnticketedSubmission};
 
 /// Version of the messages; another one is refused.
 const FORMAT: u8 = 1;
@@ -37,11 +37,11 @@ struct Submissions {
     #[n(1)]
     plans: ByteVec,
     #[n(2)]
-    submissions: Vec<Submitted>,
+    submissions: Vec<WireSubmission>,
 }
 
 #[derive(Encode, Decode)]
-struct Submitted {
+struct WireSubmission {
     #[cbor(n(0), with = "minicbor::bytes")]
     id: [u8; 16],
     #[n(1)]
@@ -84,7 +84,7 @@ struct CalledBy {
 }
 
 #[derive(Encode, Decode)]
-struct Answers {
+struct WireAnswers {
     #[n(0)]
     format: u8,
     /// `None` where the outcome is not known.
@@ -97,14 +97,14 @@ struct Outcomes {
     #[n(0)]
     format: u8,
     #[n(1)]
-    outcomes: Vec<Outcome>,
+    outcomes: Vec<WireOutcome>,
     /// The time in the journal, if the node that answers leads it and nodes announce times.
     #[n(2)]
     time: Option<i64>,
 }
 
 #[derive(Encode, Decode)]
-enum Outcome {
+enum WireOutcome {
     /// The node that was asked does not lead, so it certainly accepted nothing.
     #[n(0)]
     NotLed {
@@ -147,7 +147,7 @@ enum Outcome {
 
 /// What a node says of one submission.
 #[derive(Clone, Debug)]
-pub enum Told {
+pub enum SubmissionAnswer {
     /// Certainly not accepted this time: ask again, this node if one is named. Only the node is sent to another node,
     /// and not why.
     NotNow {
@@ -159,7 +159,7 @@ pub enum Told {
     Answer(Answer),
 }
 
-impl Told {
+impl SubmissionAnswer {
     /// A node that does not lead names the one that does, as far as it knows.
     pub const fn not_led(leader: Option<NodeId>) -> Self {
         let why = match leader {
@@ -194,13 +194,13 @@ const REASONS: [UnavailableReason; 11] = [
     UnavailableReason::Removed,
 ];
 
-pub fn encode_submissions<'a>(submissions: impl Iterator<Item = &'a Unticketed>) -> Bytes {
+pub fn encode_submissions<'a>(submissions: impl Iterator<Item = &'a UnticketedSubmission>) -> Bytes {
     let mut plans = PlanOutWriter::default();
     let (mut last_resorts, mut next_step) = (Vec::new(), 0);
     let now = Instant::now();
     let submissions = submissions.map(|submission| {
         write_plan(&mut plans, &mut last_resorts, &mut next_step, &submission.plan);
-        Submitted {
+        WireSubmission {
             id: submission.id.0,
             name: submission.name.as_ref().to_owned(),
             planner: submission.planner.0,
@@ -223,7 +223,7 @@ pub fn encode_submissions<'a>(submissions: impl Iterator<Item = &'a Unticketed>)
             }),
         }
     });
-    let submissions: Vec<Submitted> = submissions.collect();
+    let submissions: Vec<WireSubmission> = submissions.collect();
     let mut calls = submissions.iter().filter_map(|submitted| submitted.called.as_ref());
     let format = if calls.any(|called| called.derivation.is_some()) { FORMAT_OF_CALLS } else { FORMAT };
     let plans = last_resort::with(&plans.finish(Vec::new()), last_resorts.into_iter());
@@ -249,7 +249,7 @@ fn write_plan(plans: &mut PlanOutWriter, last_resorts: &mut Vec<(u32, Vec<u8>)>,
 ///
 /// # Errors
 /// The bytes are no such message, or a plan is beyond the limits; the sender should have refused that plan.
-pub fn decode_submissions(from: NodeId, bytes: &[u8]) -> Result<Vec<Unticketed>, WireError> {
+pub fn decode_submissions(from: NodeId, bytes: &[u8]) -> Result<Vec<UnticketedSubmission>, WireError> {
     let message: Submissions = decode(bytes)?;
     if ![FORMAT, FORMAT_OF_CALLS].contains(&message.format) {
         return Err(WireError::Format { found: message.format });
@@ -260,13 +260,13 @@ pub fn decode_submissions(from: NodeId, bytes: &[u8]) -> Result<Vec<Unticketed>,
     if plans.len() != message.submissions.len() {
         return Err(malformed("it has not one plan for each submission"));
     }
-    let submission = |(submitted, plan): (Submitted, Result<Plan, Vec<u8>>)| {
+    let submission = |(submitted, plan): (WireSubmission, Result<Plan, Vec<u8>>)| {
         let plan = plan.map_err(|_| malformed("a refusal is no plan"))?;
         let view = plan.view();
         if !is_plan_in_limits(&view) {
             return Err(malformed("a plan is beyond the limits"));
         }
-        Ok(Unticketed {
+        Ok(UnticketedSubmission {
             id: CommandId(submitted.id),
             fingerprint: Fingerprint::of_command(&submitted.name, view.body),
             name: submitted.name.into(),
@@ -281,7 +281,7 @@ pub fn decode_submissions(from: NodeId, bytes: &[u8]) -> Result<Vec<Unticketed>,
             plan,
             saga: None,
             called: submitted.called.map(|called| {
-                Arc::new(Called {
+                Arc::new(BranchCall {
                     parent: CommandId(called.parent),
                     home: PartitionId(called.home),
                     key: called.key,
@@ -298,7 +298,7 @@ pub fn decode_submissions(from: NodeId, bytes: &[u8]) -> Result<Vec<Unticketed>,
 }
 
 /// `time` is the time in the journal.
-pub fn encode_told(told: Vec<Told>, time: Option<Micros>) -> Bytes {
+pub fn encode_told(told: Vec<SubmissionAnswer>, time: Option<Micros>) -> Bytes {
     let (outcomes, time) = (told.into_iter().map(outcome_of).collect(), time.map(|time| time.0));
     encode(&Outcomes { format: FORMAT, outcomes, time })
 }
@@ -307,7 +307,7 @@ pub fn encode_told(told: Vec<Told>, time: Option<Micros>) -> Bytes {
 ///
 /// # Errors
 /// The bytes are no such message, or do not have one outcome for each of `count` submissions.
-pub fn decode_told(bytes: &[u8], count: usize) -> Result<(Vec<Told>, Option<Micros>), WireError> {
+pub fn decode_told(bytes: &[u8], count: usize) -> Result<(Vec<SubmissionAnswer>, Option<Micros>), WireError> {
     let message: Outcomes = decode(bytes)?;
     if message.format != FORMAT {
         return Err(WireError::Format { found: message.format });
@@ -315,19 +315,19 @@ pub fn decode_told(bytes: &[u8], count: usize) -> Result<(Vec<Told>, Option<Micr
     if message.outcomes.len() != count {
         return Err(WireError::Malformed(format!("it has {} outcomes for {count}", message.outcomes.len())));
     }
-    let told: Result<Vec<Told>, WireError> = message.outcomes.into_iter().map(told_of).collect();
+    let told: Result<Vec<SubmissionAnswer>, WireError> = message.outcomes.into_iter().map(told_of).collect();
     Ok((told?, message.time.map(Micros)))
 }
 
 /// What a partition has recorded of calls.
 pub fn encode_answers(answers: Vec<Option<Answered>>) -> Bytes {
-    encode(&Answers { format: FORMAT, answers })
+    encode(&WireAnswers { format: FORMAT, answers })
 }
 
 /// # Errors
 /// The bytes are no such message, or do not have one answer for each of `count` calls.
 pub fn decode_answers(bytes: &[u8], count: usize) -> Result<Vec<Option<Answered>>, WireError> {
-    let message: Answers = decode(bytes)?;
+    let message: WireAnswers = decode(bytes)?;
     if message.format != FORMAT {
         return Err(WireError::Format { found: message.format });
     }
@@ -337,8 +337,8 @@ pub fn decode_answers(bytes: &[u8], count: usize) -> Result<Vec<Option<Answered>
     Ok(message.answers)
 }
 
-fn outcome_of(told: Told) -> Outcome {
-    let recorded = |recorded: Recorded, rejection| Outcome::Recorded {
+fn outcome_of(told: SubmissionAnswer) -> WireOutcome {
+    let recorded = |recorded: RecordedOutcome, rejection| WireOutcome::Recorded {
         position: recorded.position.to_string(),
         time: recorded.time.0,
         is_replayed: recorded.is_replayed,
@@ -347,18 +347,22 @@ fn outcome_of(told: Told) -> Outcome {
         rejection,
     };
     match told {
-        Told::NotNow { leader, .. } => Outcome::NotLed { leader: leader.map(|leader| leader.0) },
-        Told::Answer(Answer::Done(done)) => recorded(done, None),
-        Told::Answer(Answer::Rejected(done, rejection)) => recorded(done, Some(rejection)),
-        Told::Answer(Answer::Conflict { fields, position }) => {
-            Outcome::Conflict { fields, position: position.to_string() }
+        SubmissionAnswer::NotNow { leader, .. } => WireOutcome::NotLed { leader: leader.map(|leader| leader.0) },
+        SubmissionAnswer::Answer(Answer::Done(done)) => recorded(done, None),
+        SubmissionAnswer::Answer(Answer::Rejected(done, rejection)) => recorded(done, Some(rejection)),
+        SubmissionAnswer::Answer(Answer::Conflict { fields, position }) => {
+            WireOutcome::Conflict { fields, position: position.to_string() }
         }
-        Told::Answer(Answer::Unavailable(Unavailable { reason, retry_after })) => Outcome::Unavailable {
-            reason: number_of(reason),
-            retry_after_ms: u64::try_from(retry_after.as_millis()).expect("a retry comes within an age"),
-        },
+        SubmissionAnswer::Answer(Answer::Unavailable(Unavailability { reason, retry_after })) => {
+            WireOutcome::Unavailable {
+                reason: number_of(reason),
+                retry_after_ms: u64::try_from(retry_after.as_millis()).expect("a retry comes within an age"),
+            }
+        }
         // Requests are planned before they are sent, so none is refused here.
-        Told::Unknown | Told::Answer(Answer::Unknown { .. } | Answer::Refused(_)) => Outcome::Unknown,
+        SubmissionAnswer::Unknown | SubmissionAnswer::Answer(Answer::Unknown { .. } | Answer::Refused(_)) => {
+            WireOutcome::Unknown
+        }
     }
 }
 
@@ -371,24 +375,24 @@ fn number_of(reason: UnavailableReason) -> u8 {
     REASONS.iter().position(|known| *known == reason).expect("the table is complete") as u8
 }
 
-fn told_of(outcome: Outcome) -> Result<Told, WireError> {
+fn told_of(outcome: WireOutcome) -> Result<SubmissionAnswer, WireError> {
     let malformed = |what: &str| WireError::Malformed(what.to_owned());
     let position = |text: String| text.parse().map_err(|_| malformed("a position is none"));
-    Ok(Told::Answer(match outcome {
-        Outcome::NotLed { leader } => return Ok(Told::not_led(leader.map(NodeId))),
-        Outcome::Unknown => return Ok(Told::Unknown),
-        Outcome::Recorded { position: at, time, is_replayed, status, body, rejection } => {
+    Ok(SubmissionAnswer::Answer(match outcome {
+        WireOutcome::NotLed { leader } => return Ok(SubmissionAnswer::not_led(leader.map(NodeId))),
+        WireOutcome::Unknown => return Ok(SubmissionAnswer::Unknown),
+        WireOutcome::Recorded { position: at, time, is_replayed, status, body, rejection } => {
             let body = Value::from_cbor(&body).map_err(|_| malformed("a body is no value"))?;
-            let recorded = Recorded { position: position(at)?, time: Micros(time), is_replayed, status, body };
+            let recorded = RecordedOutcome { position: position(at)?, time: Micros(time), is_replayed, status, body };
             match rejection {
                 Some(rejection) => Answer::Rejected(recorded, rejection),
                 None => Answer::Done(recorded),
             }
         }
-        Outcome::Conflict { fields, position: at } => Answer::Conflict { fields, position: position(at)? },
-        Outcome::Unavailable { reason, retry_after_ms } => {
+        WireOutcome::Conflict { fields, position: at } => Answer::Conflict { fields, position: position(at)? },
+        WireOutcome::Unavailable { reason, retry_after_ms } => {
             let reason = *REASONS.get(reason as usize).ok_or_else(|| malformed("a reason is unknown"))?;
-            Answer::Unavailable(Unavailable { reason, retry_after: Duration::from_millis(retry_after_ms) })
+            Answer::Unavailable(Unavailability { reason, retry_after: Duration::from_millis(retry_after_ms) })
         }
     }))
 }

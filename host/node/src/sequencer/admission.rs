@@ -15,13 +15,13 @@ use crate::sequencer::submission::{Refusal, Submission, Ticket};
 /// The ids that wait or are being replicated.
 #[derive(Default)]
 pub struct InFlight {
-    ids: HashMap<CommandId, Waiting>,
+    ids: HashMap<CommandId, WaitingCommand>,
     /// Clients' ids that calls among them claim.
     // INVARIANT: one for each of `ids` with a claim.
     claimed: HashSet<CommandId>,
 }
 
-struct Waiting {
+struct WaitingCommand {
     fingerprint: Fingerprint,
     /// The client's id that it claims, being a call.
     claim: Option<CommandId>,
@@ -30,7 +30,7 @@ struct Waiting {
 }
 
 /// What admission says to a submission whose id is not recorded.
-pub enum Admitted {
+pub enum Admission {
     /// It is the first with this id.
     First(Submission),
     /// The same command is in flight; its answer goes to both.
@@ -41,24 +41,24 @@ pub enum Admitted {
 
 impl InFlight {
     /// `claim` is the client's id that the submission claims, being a call.
-    pub fn admit(&mut self, submission: Submission, claim: Option<CommandId>) -> Admitted {
+    pub fn admit(&mut self, submission: Submission, claim: Option<CommandId>) -> Admission {
         let is_held = self.claimed.contains(&submission.id) || claim.is_some_and(|id| self.is_held(id));
         match self.ids.get_mut(&submission.id) {
-            None if is_held => Admitted::Clashes(submission),
+            None if is_held => Admission::Clashes(submission),
             None => {
-                let waiting = Waiting { fingerprint: submission.fingerprint, claim, followers: Vec::new() };
+                let waiting = WaitingCommand { fingerprint: submission.fingerprint, claim, followers: Vec::new() };
                 self.ids.insert(submission.id, waiting);
                 self.claimed.extend(claim);
-                Admitted::First(submission)
+                Admission::First(submission)
             }
             Some(waiting) if waiting.fingerprint == submission.fingerprint => {
                 if waiting.followers.len() == waiting.followers.capacity() {
                     waiting.followers.retain(|ticket| !ticket.is_abandoned());
                 }
                 waiting.followers.push(submission.ticket);
-                Admitted::Follows
+                Admission::Follows
             }
-            Some(_) => Admitted::Clashes(submission),
+            Some(_) => Admission::Clashes(submission),
         }
     }
 

@@ -13,7 +13,7 @@ use crate::sequencer::submission::Submission;
 
 /// A submission that is recorded as refused without asking the module. A granted claim is recorded the same way,
 /// because nothing is carried out for it.
-pub struct Forbidden {
+pub struct ForbiddenSubmission {
     pub submission: Submission,
     /// CBOR of the rejection.
     pub rejection: Vec<u8>,
@@ -27,7 +27,7 @@ pub struct SubmissionQueue {
     requeued: HashSet<CommandId>,
     /// Calls to record as refused: cancelled before they arrived, or their command's id belongs to another command
     /// here.
-    forbidden: Vec<Forbidden>,
+    forbidden: Vec<ForbiddenSubmission>,
     /// Submissions with the id of a command in flight but other content. They are admitted again once that one is
     /// recorded.
     clashes: Vec<Submission>,
@@ -74,7 +74,7 @@ impl SubmissionQueue {
     }
 
     pub fn forbid(&mut self, submission: Submission, rejection: Vec<u8>) {
-        self.forbidden.push(Forbidden { submission, rejection });
+        self.forbidden.push(ForbiddenSubmission { submission, rejection });
     }
 
     pub fn has_forbidden(&self) -> bool {
@@ -82,7 +82,7 @@ impl SubmissionQueue {
     }
 
     /// The next to record as refused, at most `count_max`.
-    pub fn take_forbidden(&mut self, count_max: usize) -> Vec<Forbidden> {
+    pub fn take_forbidden(&mut self, count_max: usize) -> Vec<ForbiddenSubmission> {
         self.forbidden.drain(..self.forbidden.len().min(count_max)).collect()
     }
 

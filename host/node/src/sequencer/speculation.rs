@@ -16,7 +16,7 @@ use crate::machine::journal::Journal;
 use crate::sequencer::submission::Submission;
 
 /// One proposed entry.
-pub struct Speculative {
+pub struct SpeculativeBatch {
     pub entry: Entry,
     /// The journal once the entry is effective.
     pub journal: Journal,
@@ -28,7 +28,7 @@ pub struct Speculative {
     index: HashTable<(u64, u32)>,
 }
 
-impl Speculative {
+impl SpeculativeBatch {
     pub fn into_parts(self) -> (Entry, Vec<u8>, Vec<Submission>) {
         (self.entry, self.writes, self.submissions)
     }
@@ -37,7 +37,7 @@ impl Speculative {
 /// All proposed entries, oldest first.
 #[derive(Default)]
 pub struct Speculation {
-    batches: VecDeque<Speculative>,
+    batches: VecDeque<SpeculativeBatch>,
     hasher: DefaultHashBuilder,
 }
 
@@ -51,7 +51,7 @@ impl Speculation {
     }
 
     /// Oldest first.
-    pub fn batches(&self) -> impl Iterator<Item = &Speculative> {
+    pub fn batches(&self) -> impl Iterator<Item = &SpeculativeBatch> {
         self.batches.iter()
     }
 
@@ -63,7 +63,7 @@ impl Speculation {
     /// What the proposed entries will write, to look many keys up in.
     pub fn writes(&self) -> SpeculativeWrites<'_> {
         SpeculativeWrites {
-            batches: self.batches.iter().rev().filter_map(Speculative::writes).collect(),
+            batches: self.batches.iter().rev().filter_map(SpeculativeBatch::writes).collect(),
             hasher: &self.hasher,
         }
     }
@@ -80,7 +80,7 @@ impl Speculation {
                 index.insert_unique(hash, (hash, at as u32), |(hash, _)| *hash);
             }
         }
-        self.batches.push_back(Speculative { entry, journal, submissions, writes, index });
+        self.batches.push_back(SpeculativeBatch { entry, journal, submissions, writes, index });
     }
 
     /// Whether the oldest proposed entry is this very one.
@@ -89,23 +89,23 @@ impl Speculation {
     }
 
     /// Takes the oldest proposed entry, if it is this very one.
-    pub fn promote(&mut self, entry: &Entry) -> Option<Speculative> {
+    pub fn promote(&mut self, entry: &Entry) -> Option<SpeculativeBatch> {
         if self.is_oldest(entry) { self.batches.pop_front() } else { None }
     }
 
     /// Drops the proposed entry that leads to this head and all entries computed on it, and returns them, oldest first.
-    pub fn drop_from(&mut self, head: Head) -> Vec<Speculative> {
+    pub fn drop_from(&mut self, head: Head) -> Vec<SpeculativeBatch> {
         let first = self.batches.iter().position(|batch| batch.journal.head == head);
         first.map_or_else(Vec::new, |first| self.batches.drain(first..).collect())
     }
 
     /// Drops all speculation and gives back what was proposed, oldest first.
-    pub fn drain(&mut self) -> Vec<Speculative> {
+    pub fn drain(&mut self) -> Vec<SpeculativeBatch> {
         self.batches.drain(..).collect()
     }
 }
 
-impl Speculative {
+impl SpeculativeBatch {
     fn writes(&self) -> Option<BatchWrites<'_>> {
         let ops = self.entry.batch()?.ops;
         let writes = WritesBlock::parse_trusted(&self.writes).expect("checked when the batch was decided");

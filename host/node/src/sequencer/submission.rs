@@ -41,13 +41,13 @@ pub struct Submission<T = Ticket> {
     /// What follows on other partitions; the plan is only the first branch then.
     pub saga: Option<Arc<SagaPlan>>,
     /// Who has called, if it is the call of a coordinator.
-    pub called: Option<Arc<Called>>,
+    pub called: Option<Arc<BranchCall>>,
     pub ticket: T,
 }
 
 /// A call of a branch, made by the coordinator of the command that it belongs to.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Called {
+pub struct BranchCall {
     pub parent: CommandId,
     /// The partition that coordinates.
     pub home: PartitionId,
@@ -61,16 +61,16 @@ pub struct Called {
     pub needs_claim: bool,
 }
 
-impl Called {
+impl BranchCall {
     /// The command that calls; `fingerprint` is that of the call.
     pub fn identity(&self, fingerprint: Fingerprint) -> Identity {
         Identity { command: self.parent, home: self.home, fingerprint, derivation: self.derivation }
     }
 }
 
-pub type Unticketed = Submission<()>;
+pub type UnticketedSubmission = Submission<()>;
 
-impl Unticketed {
+impl UnticketedSubmission {
     pub fn with_ticket(&self, ticket: Ticket) -> Submission {
         Submission {
             id: self.id,
@@ -102,7 +102,7 @@ impl<T> Submission<T> {
 
 /// An effective entry and where it stands: all that an answer is made of.
 #[derive(Debug)]
-pub struct Recorded {
+pub struct RecordedEntry {
     pub entry: Entry,
     pub log_index: LogIndex,
     head: Head,
@@ -110,7 +110,7 @@ pub struct Recorded {
     positions: OnceLock<Vec<u32>>,
 }
 
-impl Recorded {
+impl RecordedEntry {
     pub fn new(entry: Entry, log_index: LogIndex) -> Self {
         let head = entry.head_after();
         Self { entry, log_index, head, positions: OnceLock::new() }
@@ -155,7 +155,7 @@ impl Recorded {
 #[derive(Clone, Debug)]
 pub enum Reply {
     /// Its outcome is recorded as command `command` of the entry.
-    Recorded { recorded: Arc<Recorded>, command: u32, is_replayed: bool },
+    Recorded { recorded: Arc<RecordedEntry>, command: u32, is_replayed: bool },
     /// The id is known with another fingerprint.
     Conflict { body_recorded: Vec<u8>, name_recorded: String, position: Position },
     /// Certainly not executed, and will not be: an entry later than its time is committed.

@@ -9,9 +9,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use parking_lot::Mutex;
 
-use super::manifest::{FileFacts, Manifest};
+use super::manifest::{Manifest, SnapshotFileFacts};
 use super::{IDS, MANIFEST, STATE, SnapshotError, files};
-use crate::disk::{Disk, DiskFile, Identity, read_whole};
+use crate::disk::{Disk, DiskFile, FileIdentity, read_whole};
 use crate::ids::LogIndex;
 use crate::log::StreamId;
 
@@ -22,7 +22,7 @@ const INCOMING: &str = "incoming";
 const KEPT_MAX: usize = 2;
 
 /// A finished snapshot.
-pub struct Kept {
+pub struct KeptSnapshot {
     pub manifest: Manifest,
     /// The encoded manifest. While somebody else holds a clone, the snapshot is being sent.
     pub offer: Arc<Bytes>,
@@ -34,7 +34,7 @@ pub struct Snapshots {
     stream: StreamId,
     folder: PathBuf,
     /// The kept snapshots, oldest first.
-    kept: Mutex<Vec<Arc<Kept>>>,
+    kept: Mutex<Vec<Arc<KeptSnapshot>>>,
     /// The first file of the partition itself that was found damaged, because a snapshot shares it.
     damaged: Mutex<Option<String>>,
 }
@@ -58,7 +58,7 @@ impl Snapshots {
             if path.ends_with(INCOMING) {
                 continue;
             }
-            match Kept::read(&*disk, &path)
+            match KeptSnapshot::read(&*disk, &path)
                 .and_then(|kept| kept.manifest.check_stream(&stream.to_string()).map(|()| kept))
             {
                 Ok(found) => kept.push(Arc::new(found)),
@@ -76,15 +76,19 @@ impl Snapshots {
         &self.stream
     }
 
-    pub fn newest(&self) -> Option<Arc<Kept>> {
+    pub fn newest(&self) -> Option<Arc<KeptSnapshot>> {
         self.kept.lock().last().cloned()
     }
 
-    pub fn find(&self, index: LogIndex) -> Option<Arc<Kept>> {
+    pub fn find(&self, index: LogIndex) -> Option<Arc<KeptSnapshot>> {
         self.kept.lock().iter().find(|kept| kept.index() == index).cloned()
     }
 
-    pub(super) fn open_file(&self, kept: &Kept, file: &FileFacts) -> Result<Arc<dyn DiskFile>, SnapshotError> {
+    pub(super) fn open_file(
+        &self,
+        kept: &KeptSnapshot,
+        file: &SnapshotFileFacts,
+    ) -> Result<Arc<dyn DiskFile>, SnapshotError> {
         let path = kept.folder.join(&file.name);
         self.disk.open_to_read(&path).map_err(SnapshotError::io(&path, "read"))
     }
@@ -96,7 +100,7 @@ impl Snapshots {
 
     /// A file of a snapshot has changed since it was made. No snapshot that shares the file is offered any more. If the
     /// partition shares it, the partition is damaged.
-    pub(super) fn on_damaged(&self, name: &str, file: Identity) {
+    pub(super) fn on_damaged(&self, name: &str, file: FileIdentity) {
         let identity = |other: &Path| self.disk.open_to_read(other).and_then(|other| other.identity());
         let is_same = |other: &Path| identity(other).is_ok_and(|other| other == file);
         let dropped: Vec<_> = self.kept.lock().extract_if(.., |kept| is_same(&kept.folder.join(name))).collect();
@@ -138,7 +142,7 @@ impl Snapshots {
 
     /// Turns the contents of the folder into a snapshot with the position in `manifest`. On return it is durable and
     /// the newest, and at most two snapshots are kept.
-    pub fn finish(&self, manifest: Manifest) -> Result<Arc<Kept>, SnapshotError> {
+    pub fn finish(&self, manifest: Manifest) -> Result<Arc<KeptSnapshot>, SnapshotError> {
         let disk = &*self.disk;
         let building = self.folder.join(BUILDING);
         let before = self.newest();
@@ -155,8 +159,8 @@ impl Snapshots {
         let folder = self.folder.join(manifest.last().index.to_string());
         files::remove(disk, &folder)?;
         files::rename(disk, &building, &folder)?;
-        let made = Arc::new(Kept { manifest, offer: Arc::new(offer), folder });
-        let old: Vec<Arc<Kept>> = {
+        let made = Arc::new(KeptSnapshot { manifest, offer: Arc::new(offer), folder });
+        let old: Vec<Arc<KeptSnapshot>> = {
             let mut kept = self.kept.lock();
             kept.push(made.clone());
             let old = kept.len().saturating_sub(KEPT_MAX);
@@ -173,13 +177,13 @@ impl Snapshots {
     }
 }
 
-impl Kept {
+impl KeptSnapshot {
     fn read(disk: &dyn Disk, folder: &Path) -> Result<Self, SnapshotError> {
         let path = folder.join(MANIFEST);
         let offer = read_whole(disk, &path).map_err(SnapshotError::io(&path, "read"))?;
         let manifest = Manifest::decode(&offer)?;
-        let size = |file: &FileFacts| disk.open_to_read(&folder.join(&file.name)).and_then(|file| file.size());
-        let is_there = |file: &FileFacts| size(file).is_ok_and(|size| size == file.size);
+        let size = |file: &SnapshotFileFacts| disk.open_to_read(&folder.join(&file.name)).and_then(|file| file.size());
+        let is_there = |file: &SnapshotFileFacts| size(file).is_ok_and(|size| size == file.size);
         if let Some(file) = manifest.files.iter().find(|file| !is_there(file)) {
             return Err(SnapshotError::FileDamaged { name: file.name.clone() });
         }
@@ -193,7 +197,11 @@ impl Kept {
 
 /// Syncs all files and folders of a snapshot and hashes the files. Files that the snapshot shares with the one before
 /// it, by hard links, were hashed then.
-fn facts_of(disk: &dyn Disk, folder: &Path, before: Option<&Kept>) -> Result<Vec<FileFacts>, SnapshotError> {
+fn facts_of(
+    disk: &dyn Disk,
+    folder: &Path,
+    before: Option<&KeptSnapshot>,
+) -> Result<Vec<SnapshotFileFacts>, SnapshotError> {
     let mut facts = Vec::new();
     for part in [IDS, STATE] {
         let (folders, found) = files::walk(disk, &folder.join(part))?;
@@ -206,7 +214,7 @@ fn facts_of(disk: &dyn Disk, folder: &Path, before: Option<&Kept>) -> Result<Vec
                 Some(hash) => hash,
                 None => files::hash(disk, &path)?,
             };
-            facts.push(FileFacts { name, size, hash });
+            facts.push(SnapshotFileFacts { name, size, hash });
         }
         folders.iter().try_for_each(|folder| files::sync_folder(disk, folder))?;
     }
@@ -215,7 +223,7 @@ fn facts_of(disk: &dyn Disk, folder: &Path, before: Option<&Kept>) -> Result<Vec
     Ok(facts)
 }
 
-fn known_hash(disk: &dyn Disk, before: &Kept, name: &str, file: &dyn DiskFile) -> Option<[u8; 32]> {
+fn known_hash(disk: &dyn Disk, before: &KeptSnapshot, name: &str, file: &dyn DiskFile) -> Option<[u8; 32]> {
     let known = before.manifest.files.iter().find(|file| file.name == name)?;
     let same = disk.open_to_read(&before.folder.join(name)).ok()?;
     let is_same = same.identity().ok()? == file.identity().ok()? && file.size().ok()? == known.size;

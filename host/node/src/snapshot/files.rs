@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use super::SnapshotError;
-use crate::disk::{Disk, Kind};
+use crate::disk::{Disk, FileKind};
 
 const READ_BYTES: usize = 1 << 20;
 
@@ -70,8 +70,8 @@ pub fn walk(disk: &dyn Disk, folder: &Path) -> Result<(Vec<PathBuf>, Vec<PathBuf
         for name in disk.list(&folder).map_err(SnapshotError::io(&folder, "listed"))? {
             let path = folder.join(name);
             match disk.kind(&path).map_err(SnapshotError::io(&path, "listed"))? {
-                Some(Kind::Folder) => folders.push(path),
-                Some(Kind::File) => found.push(path),
+                Some(FileKind::Folder) => folders.push(path),
+                Some(FileKind::File) => found.push(path),
                 None => {}
             }
         }

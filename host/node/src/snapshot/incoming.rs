@@ -10,20 +10,20 @@ use std::sync::Arc;
 
 use super::build::incoming_folder;
 use super::install::install_folder;
-use super::manifest::{FileFacts, Manifest};
+use super::manifest::{Manifest, SnapshotFileFacts};
 use super::{MANIFEST, SnapshotError, files};
 use crate::disk::{Disk, DiskFile, read_whole};
 use crate::durable;
 use crate::ids::LogIndex;
 
-pub struct Incoming {
+pub struct IncomingSnapshot {
     disk: Arc<dyn Disk>,
     partition: PathBuf,
     folder: PathBuf,
     pub manifest: Manifest,
 }
 
-impl Incoming {
+impl IncomingSnapshot {
     /// Accepts an offer for the partition in this folder.
     pub fn open(disk: Arc<dyn Disk>, partition: &Path, stream: &str, offer: &[u8]) -> Result<Self, SnapshotError> {
         let manifest = Manifest::decode(offer)?;
@@ -49,13 +49,13 @@ impl Incoming {
         if is_ahead { Ok(()) } else { files::remove(disk, &folder) }
     }
 
-    fn path(&self, file: &FileFacts) -> PathBuf {
+    fn path(&self, file: &SnapshotFileFacts) -> PathBuf {
         self.folder.join(&file.name)
     }
 
     /// The offset from which a file is missing. `None` if it is complete, correct, and durable except for its name: the
     /// process that fetched it may have been killed before it was synced, so it is synced here.
-    pub fn missing_from(&self, file: &FileFacts) -> Result<Option<u64>, SnapshotError> {
+    pub fn missing_from(&self, file: &SnapshotFileFacts) -> Result<Option<u64>, SnapshotError> {
         let path = self.path(file);
         let found = match self.disk.open_to_read(&path).and_then(|found| found.size()) {
             Err(error) if error.kind() == ErrorKind::NotFound => None,
@@ -74,7 +74,7 @@ impl Incoming {
     }
 
     /// Continues a file at its end.
-    pub fn append(&self, file: &FileFacts) -> Result<Appending, SnapshotError> {
+    pub fn append(&self, file: &SnapshotFileFacts) -> Result<IncomingFile, SnapshotError> {
         let path = self.path(file);
         files::create(&*self.disk, path.parent().expect("it lies in the snapshot's folder"))?;
         let open = |path: &Path| match self.disk.open(path) {
@@ -83,11 +83,11 @@ impl Incoming {
         };
         let opened = durable::open(&path, open).map_err(SnapshotError::io(&path, "written"))?;
         let size = opened.size().map_err(SnapshotError::io(&path, "read"))?;
-        Ok(Appending { facts: file.clone(), path, file: opened, size })
+        Ok(IncomingFile { facts: file.clone(), path, file: opened, size })
     }
 
     /// After a failed sync the bytes are lost although they can still be read, so the file must be fetched again.
-    fn sync_or_drop(&self, file: &FileFacts) -> Result<(), SnapshotError> {
+    fn sync_or_drop(&self, file: &SnapshotFileFacts) -> Result<(), SnapshotError> {
         let synced = files::sync(&*self.disk, &self.path(file));
         if synced.is_err() {
             self.drop_file(file)?;
@@ -95,7 +95,7 @@ impl Incoming {
         synced
     }
 
-    fn drop_file(&self, file: &FileFacts) -> Result<(), SnapshotError> {
+    fn drop_file(&self, file: &SnapshotFileFacts) -> Result<(), SnapshotError> {
         let path = self.path(file);
         match self.disk.remove(&path) {
             Err(error) if error.kind() != ErrorKind::NotFound => Err(SnapshotError::io(&path, "removed")(error)),
@@ -104,7 +104,7 @@ impl Incoming {
     }
 
     /// Checks a file that was fetched. Afterwards it is synced and correct, or it is removed.
-    pub fn check(&self, file: &FileFacts) -> Result<(), SnapshotError> {
+    pub fn check(&self, file: &SnapshotFileFacts) -> Result<(), SnapshotError> {
         if self.missing_from(file)?.is_none() {
             return Ok(());
         }
@@ -127,14 +127,14 @@ impl Incoming {
 }
 
 /// A file that is being fetched.
-pub struct Appending {
-    facts: FileFacts,
+pub struct IncomingFile {
+    facts: SnapshotFileFacts,
     path: PathBuf,
     file: Arc<dyn DiskFile>,
     size: u64,
 }
 
-impl Appending {
+impl IncomingFile {
     pub fn write(&mut self, piece: &[u8]) -> Result<(), SnapshotError> {
         if self.facts.size < self.size + piece.len() as u64 {
             return Err(SnapshotError::FileDamaged { name: self.facts.name.clone() });

@@ -28,8 +28,8 @@ pub(super) fn install_folder(partition: &Path) -> PathBuf {
     partition.join(INSTALL)
 }
 
-/// Finishes the installation that [`super::Incoming::accept`] has begun, if there is one. Returns the entry up to which
-/// the state then reaches. The partition's log is open; its state and ids are not.
+/// Finishes the installation that [`super::IncomingSnapshot::accept`] has begun, if there is one. Returns the entry
+/// up to which the state then reaches. The partition's log is open; its state and ids are not.
 pub fn finish_install(
     disk: &dyn Disk,
     partition: &Path,
@@ -65,9 +65,9 @@ pub fn finish_install(
     Ok(Some(last))
 }
 
-type Step = fn(&dyn Disk, &Path, &Log, &Manifest) -> Result<(), SnapshotError>;
+type InstallStep = fn(&dyn Disk, &Path, &Log, &Manifest) -> Result<(), SnapshotError>;
 
-pub(super) const STEPS: [Step; 5] = [
+pub(super) const STEPS: [InstallStep; 5] = [
     |disk, partition, _, _| files::sync_folder(disk, partition),
     |_, _, log, manifest| Ok(log.skip_to(manifest.last(), manifest.log_hash)?),
     |disk, partition, _, _| replace(disk, partition, STATE),

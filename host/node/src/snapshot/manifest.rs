@@ -48,12 +48,12 @@ pub struct Manifest {
     consensus: Vec<u8>,
     /// The files, in order of name.
     #[n(9)]
-    pub files: Vec<FileFacts>,
+    pub files: Vec<SnapshotFileFacts>,
 }
 
 /// One file of a snapshot.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
-pub struct FileFacts {
+pub struct SnapshotFileFacts {
     /// The path below the snapshot's folder, with `/` between folders.
     #[n(0)]
     pub name: String,

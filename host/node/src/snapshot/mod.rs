@@ -23,9 +23,9 @@ mod transfer;
 #[cfg(test)]
 mod tests;
 
-pub use build::{Kept, Snapshots};
+pub use build::{KeptSnapshot, Snapshots};
 pub use error::SnapshotError;
-pub use incoming::Incoming;
+pub use incoming::IncomingSnapshot;
 pub use install::finish_install;
 pub use manifest::Manifest;
 pub use transfer::{TransferError, ask_newest, newest_wanted, pieces, receive, serve};

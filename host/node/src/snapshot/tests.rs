@@ -86,7 +86,7 @@ impl Replica {
         self.ids.allow_write_up_to(LogIndex(last));
     }
 
-    fn snapshot(&self, snapshots: &Snapshots) -> Arc<Kept> {
+    fn snapshot(&self, snapshots: &Snapshots) -> Arc<KeptSnapshot> {
         let building = snapshots.begin().expect("a folder");
         let meta = self.store.checkpoint(&building.join(STATE)).expect("made").expect("something is applied");
         self.ids.checkpoint(&building.join(IDS)).expect("made");
@@ -183,7 +183,7 @@ fn what_is_not_whole_is_no_snapshot() {
 
 #[test]
 fn a_manifest_is_read_as_it_was_written_or_not_at_all() {
-    let file = |name: &str| manifest::FileFacts { name: name.to_owned(), size: 7, hash: [8; 32] };
+    let file = |name: &str| manifest::SnapshotFileFacts { name: name.to_owned(), size: 7, hash: [8; 32] };
     let of = |names: &[&str]| {
         let mut manifest = Manifest::new(&stream(), &meta(4), [5; 32]);
         manifest.files = names.iter().map(|name| file(name)).collect();
@@ -294,13 +294,13 @@ fn what_was_fetched_is_kept_only_as_long_as_it_is_of_use() {
     let kept = source.snapshot(&open(source.path()));
     let folder = tempfile::tempdir().expect("a temporary folder");
     let incoming = folder.path().join("snapshots/incoming");
-    drop(Incoming::open(Arc::new(RealDisk), folder.path(), "wallet/3", &kept.offer).expect("it is an offer"));
+    drop(IncomingSnapshot::open(Arc::new(RealDisk), folder.path(), "wallet/3", &kept.offer).expect("it is an offer"));
     for (applied, is_kept) in [(None, true), (Some(LogIndex(8)), true), (Some(LogIndex(9)), false)] {
-        Incoming::drop_unless_ahead(&RealDisk, folder.path(), applied).expect("the disk is well");
+        IncomingSnapshot::drop_unless_ahead(&RealDisk, folder.path(), applied).expect("the disk is well");
         assert_eq!(incoming.exists(), is_kept, "{applied:?}");
     }
-    Incoming::drop_unless_ahead(&RealDisk, folder.path(), None).expect("nothing is there");
-    let error = Incoming::open(Arc::new(RealDisk), folder.path(), "wallet/4", &kept.offer)
+    IncomingSnapshot::drop_unless_ahead(&RealDisk, folder.path(), None).expect("nothing is there");
+    let error = IncomingSnapshot::open(Arc::new(RealDisk), folder.path(), "wallet/4", &kept.offer)
         .err()
         .expect("another partition")
         .to_string();

@@ -14,11 +14,11 @@ use futures_util::stream::{self, BoxStream};
 use futures_util::{StreamExt, TryStreamExt};
 use minicbor::{Decode, Encode};
 
-use super::incoming::Incoming;
-use super::manifest::FileFacts;
+use super::incoming::IncomingSnapshot;
+use super::manifest::SnapshotFileFacts;
 use super::{SnapshotError, Snapshots};
 use crate::consensus::PeerError;
-use crate::disk::{DiskFile, Identity};
+use crate::disk::{DiskFile, FileIdentity};
 use crate::ids::{LogIndex, NodeId};
 use crate::limits;
 use crate::peer::{Call, GroupName, Network, ServiceError, Topic};
@@ -28,7 +28,7 @@ const PIECE_PATIENCE: Duration = Duration::from_secs(10);
 
 /// The body of [`Topic::Snapshot`]: a file of the snapshot at a log index, from an offset to its end.
 #[derive(Clone, Copy, Debug, Encode, Decode)]
-struct Wanted {
+struct FileRequest {
     #[n(0)]
     last: u64,
     /// The file's position in the manifest.
@@ -53,7 +53,7 @@ const NEWEST: u32 = u32::MAX;
 
 /// The entry that should be in the newest snapshot, if the [`Topic::Snapshot`] request asks for that snapshot.
 pub fn newest_wanted(body: &[u8]) -> Option<LogIndex> {
-    let wanted: Wanted = minicbor::decode(body).ok()?;
+    let wanted: FileRequest = minicbor::decode(body).ok()?;
     (wanted.file == NEWEST).then_some(LogIndex(wanted.last))
 }
 
@@ -64,7 +64,7 @@ pub fn serve(
     body: &[u8],
 ) -> Result<BoxStream<'static, Result<Bytes, ServiceError>>, ServiceError> {
     let malformed = |error: minicbor::decode::Error| ServiceError::Malformed(error.to_string());
-    let Wanted { last, file, offset } = minicbor::decode(body).map_err(malformed)?;
+    let FileRequest { last, file, offset } = minicbor::decode(body).map_err(malformed)?;
     let failed = |error: SnapshotError| ServiceError::Failed(error.to_string());
     if file == NEWEST {
         let newest = snapshots.newest().ok_or_else(|| ServiceError::Failed("there is no snapshot here".to_owned()))?;
@@ -89,8 +89,8 @@ pub fn serve(
 /// on.
 fn checked(
     sent: BoxStream<'static, Result<Bytes, ServiceError>>,
-    facts: FileFacts,
-    identity: Identity,
+    facts: SnapshotFileFacts,
+    identity: FileIdentity,
     snapshots: Arc<Snapshots>,
 ) -> BoxStream<'static, Result<Bytes, ServiceError>> {
     let begin = (sent, blake3::Hasher::new(), Arc::new((facts, identity, snapshots)));
@@ -149,7 +149,7 @@ pub async fn ask_newest(
     group: &GroupName,
     at_least: LogIndex,
 ) -> Result<Bytes, PeerError> {
-    let wanted = Wanted { last: at_least.0, file: NEWEST, offset: 0 };
+    let wanted = FileRequest { last: at_least.0, file: NEWEST, offset: 0 };
     let body = minicbor::to_vec(wanted).expect("writing to memory cannot fail").into();
     let call = Call { topic: Topic::Snapshot, group: Some(group.clone()), body };
     let mut pieces = network.fetch(node, call, PIECE_PATIENCE).await?;
@@ -162,7 +162,7 @@ pub async fn receive(
     network: &dyn Network,
     from: NodeId,
     group: &GroupName,
-    incoming: Incoming,
+    incoming: IncomingSnapshot,
 ) -> Result<(), TransferError> {
     let mut incoming = incoming;
     let last = incoming.manifest.last().index.0;
@@ -173,7 +173,7 @@ pub async fn receive(
         };
         incoming = kept;
         let Some(offset) = missing? else { continue };
-        let wanted = Wanted { last, file: number, offset };
+        let wanted = FileRequest { last, file: number, offset };
         let body = minicbor::to_vec(wanted).expect("writing to memory cannot fail").into();
         let call = Call { topic: Topic::Snapshot, group: Some(group.clone()), body };
         fetch_file(network, from, call, &incoming, &file).await?;
@@ -190,8 +190,8 @@ async fn fetch_file(
     network: &dyn Network,
     from: NodeId,
     call: Call,
-    incoming: &Incoming,
-    file: &FileFacts,
+    incoming: &IncomingSnapshot,
+    file: &SnapshotFileFacts,
 ) -> Result<(), TransferError> {
     let mut pieces = network.fetch(from, call, PIECE_PATIENCE).await?;
     let mut appending = incoming.append(file)?;

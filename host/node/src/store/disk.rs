@@ -60,7 +60,7 @@ impl StoreShared {
     }
 }
 
-pub struct Disk {
+pub struct StoreDisk {
     db: Db,
     dir: PathBuf,
     options: Options,
@@ -74,7 +74,7 @@ pub struct Disk {
     open: Arc<()>,
 }
 
-impl Disk {
+impl StoreDisk {
     pub fn open(dir: &Path, shared: &StoreShared, paranoid: bool) -> Result<Self, StoreError> {
         let options = options(shared);
         durable::create_dir_all(dir).map_err(StoreError::io(dir, "created"))?;
@@ -280,11 +280,11 @@ impl Disk {
 pub struct DiskSnapshot {
     // INVARIANT: declared before `disk`, so dropped before it.
     snapshot: SnapshotWithThreadMode<'static, Db>,
-    disk: Arc<Disk>,
+    disk: Arc<StoreDisk>,
 }
 
 impl DiskSnapshot {
-    pub fn new(disk: Arc<Disk>) -> Self {
+    pub fn new(disk: Arc<StoreDisk>) -> Self {
         let snapshot = disk.db.snapshot();
         // SAFETY: the snapshot borrows the database inside the Arc, whose address never changes and which the field
         // beside it keeps alive until after the snapshot is dropped. The borrow never leaves this type.
@@ -310,7 +310,7 @@ impl DiskSnapshot {
 /// A cursor over rows on disk.
 pub struct DiskRows<'a> {
     rows: DBRawIteratorWithThreadMode<'a, Db>,
-    disk: &'a Disk,
+    disk: &'a StoreDisk,
 }
 
 /// A key and its row.

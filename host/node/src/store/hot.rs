@@ -20,10 +20,10 @@ const CELLS_MIN: usize = 1 << 10;
 /// The most slots that the clock hand passes for one insertion.
 const HAND_STEPS_MAX: usize = 64;
 /// The cost of a slot besides its heap bytes: the slot and its cells at the index's mean load.
-const SLOT_COST: usize = size_of::<Slot>() + 2 * size_of::<Cell>();
+const SLOT_COST: usize = size_of::<RowSlot>() + 2 * size_of::<Cell>();
 
 #[repr(C, align(64))]
-struct Slot {
+struct RowSlot {
     /// The number of the last apply that changed the row; 0 if it was read from disk.
     seq: u64,
     /// `ABSENT` means that there is no such row.
@@ -37,9 +37,9 @@ struct Slot {
     inline: [u8; INLINE_SIZE],
 }
 
-const _: () = assert!(size_of::<Slot>() == 128);
+const _: () = assert!(size_of::<RowSlot>() == 128);
 
-impl Slot {
+impl RowSlot {
     const FREE: Self = Self {
         seq: 0,
         row_len: ABSENT,
@@ -109,13 +109,13 @@ impl Cell {
 }
 
 /// The place of a looked-up key.
-pub type Found = Option<u32>;
+pub type FoundSlot = Option<u32>;
 
 pub struct HotTable {
     hasher: DefaultHashBuilder,
     cells: Box<[Cell]>,
     /// Chunks never move, so growing copies nothing.
-    chunks: Vec<Box<[Slot]>>,
+    chunks: Vec<Box<[RowSlot]>>,
     slot_count: u32,
     free: Vec<u32>,
     used: usize,
@@ -154,7 +154,7 @@ impl HotTable {
     }
 
     /// Looks up at most [`ROUND`] keys. The result stays valid until the next `put`.
-    pub fn find_round(&self, keys: &[&[u8]], found: &mut [Found; ROUND]) {
+    pub fn find_round(&self, keys: &[&[u8]], found: &mut [FoundSlot; ROUND]) {
         assert!(keys.len() <= ROUND);
         let mut hashes = [0; ROUND];
         for (hash, key) in hashes.iter_mut().zip(keys) {
@@ -224,16 +224,16 @@ impl HotTable {
         hash as usize & (self.cells.len() - 1)
     }
 
-    fn slot(&self, slot: u32) -> &Slot {
+    fn slot(&self, slot: u32) -> &RowSlot {
         &self.chunks[slot as usize / SLOTS_PER_CHUNK][slot as usize % SLOTS_PER_CHUNK]
     }
 
-    fn slot_mut(&mut self, slot: u32) -> &mut Slot {
+    fn slot_mut(&mut self, slot: u32) -> &mut RowSlot {
         &mut self.chunks[slot as usize / SLOTS_PER_CHUNK][slot as usize % SLOTS_PER_CHUNK]
     }
 
     /// The first slot with this hash, which is almost always the right one.
-    fn find_by_hash(&self, hash: u32) -> Found {
+    fn find_by_hash(&self, hash: u32) -> FoundSlot {
         self.probe(hash).find(|(_, cell)| cell.hash() == hash).map(|(_, cell)| cell.slot())
     }
 
@@ -277,7 +277,7 @@ impl HotTable {
 
     fn new_slot(&mut self) -> u32 {
         if self.slot_count as usize == self.chunks.len() * SLOTS_PER_CHUNK {
-            self.chunks.push((0..SLOTS_PER_CHUNK).map(|_| Slot::FREE).collect());
+            self.chunks.push((0..SLOTS_PER_CHUNK).map(|_| RowSlot::FREE).collect());
         }
         self.slot_count += 1;
         self.slot_count - 1
@@ -319,7 +319,7 @@ impl HotTable {
         let at = self.probe(hash).find(|(_, cell)| cell.slot() == slot).map(|(at, _)| at);
         self.remove_cell(at.expect("a used slot has a cell"));
         self.heap_bytes -= self.slot(slot).heap_size();
-        *self.slot_mut(slot) = Slot::FREE;
+        *self.slot_mut(slot) = RowSlot::FREE;
         self.free.push(slot);
         self.used -= 1;
     }

@@ -14,15 +14,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::StoreError;
-use super::disk::{Disk, DiskSnapshot, StoreShared};
+use super::disk::{DiskSnapshot, StoreDisk, StoreShared};
 use super::meta::Meta;
-use super::state::{Pending, Store};
+use super::state::{PendingWrites, Store};
 use super::view::View;
 
 const BUILDING: &str = "building";
 
 /// A state that is to be copied into a folder.
-pub(super) struct Keep {
+pub(super) struct KeepRequest {
     /// The last apply in it.
     pub seq: u64,
     pub folder: PathBuf,
@@ -61,7 +61,7 @@ impl Store {
             KeepWhat::Applied => pending.seq_applied,
             KeepWhat::Next => pending.seq_applied + 1,
         };
-        pending.keep(Keep { seq, folder, kind: CopyKind::Kept, on_copied: Some(Box::new(move |_| on_kept())) });
+        pending.keep(KeepRequest { seq, folder, kind: CopyKind::Kept, on_copied: Some(Box::new(move |_| on_kept())) });
         self.shared().work.notify_one();
     }
 
@@ -77,7 +77,7 @@ impl Store {
             Ok(()) if pending.meta_applied.is_none() => Ok(None),
             Ok(()) => {
                 let seq = pending.seq_applied;
-                pending.keep(Keep { seq, folder, kind: CopyKind::Checkpoint, on_copied: Some(on_copied) });
+                pending.keep(KeepRequest { seq, folder, kind: CopyKind::Checkpoint, on_copied: Some(on_copied) });
                 shared.work.notify_one();
                 return;
             }
@@ -97,8 +97,8 @@ impl Store {
     }
 }
 
-impl Pending {
-    fn keep(&mut self, keep: Keep) {
+impl PendingWrites {
+    fn keep(&mut self, keep: KeepRequest) {
         let is_ordered = self.kept.back().is_none_or(|before| before.seq <= keep.seq);
         assert!(is_ordered, "states are kept in the order of their applies");
         self.seq_wanted = self.seq_wanted.max(keep.seq);
@@ -113,14 +113,14 @@ impl Pending {
 }
 
 /// Whether the state on disk is exactly the oldest state to be kept.
-pub(super) fn is_due(pending: &Pending) -> bool {
+pub(super) fn is_due(pending: &PendingWrites) -> bool {
     let Some(keep) = pending.kept.front() else { return false };
     assert!(pending.seq_written <= keep.seq, "nothing behind a state to be kept is written");
     keep.seq == pending.seq_written
 }
 
 /// Copies what is on disk now into the folder. The folder is durable on return.
-pub(super) fn put(disk: &Disk, folder: &Path) -> Result<(), StoreError> {
+pub(super) fn put(disk: &StoreDisk, folder: &Path) -> Result<(), StoreError> {
     let parent = folder.parent().expect("a folder in a partition's");
     if folder.exists() {
         // A process may have made it and been killed before the name was durable.
@@ -151,7 +151,7 @@ pub(super) fn put(disk: &Disk, folder: &Path) -> Result<(), StoreError> {
 /// # Errors
 /// The state cannot be read, or is damaged.
 pub fn open_kept(folder: &Path, shared: &StoreShared) -> Result<View, StoreError> {
-    let disk = Arc::new(Disk::open_to_read(folder, shared)?);
+    let disk = Arc::new(StoreDisk::open_to_read(folder, shared)?);
     let meta = disk.meta()?;
     Ok(View { disk: DiskSnapshot::new(disk), deltas: Vec::new(), meta })
 }

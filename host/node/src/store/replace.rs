@@ -14,7 +14,7 @@ use std::sync::Arc;
 use rocksdb::{IngestExternalFileOptions, SstFileWriter};
 
 use super::StoreError;
-use super::disk::{Disk, META_KEY, ROW_PREFIX, remove_if_there};
+use super::disk::{META_KEY, ROW_PREFIX, StoreDisk, remove_if_there};
 use super::meta::Meta;
 use super::state::Store;
 
@@ -27,7 +27,7 @@ const CHUNK_ROWS: u64 = 64;
 
 /// Rows on their way into a file, in order of key.
 pub struct RowsFile<'s> {
-    disk: &'s Arc<Disk>,
+    disk: &'s Arc<StoreDisk>,
     writer: SstFileWriter<'s>,
     path: PathBuf,
     key: Vec<u8>,
@@ -38,7 +38,7 @@ pub struct RowsFile<'s> {
 pub struct WrittenRows {
     path: PathBuf,
     count: u64,
-    _disk: Arc<Disk>,
+    _disk: Arc<StoreDisk>,
 }
 
 impl Drop for WrittenRows {
@@ -138,7 +138,7 @@ impl Store {
     }
 }
 
-impl Disk {
+impl StoreDisk {
     fn replace(&self, rows: &std::path::Path, meta: &Meta) -> Result<(), StoreError> {
         let failed = |source| self.write_failed(source);
         fail::fail_point!("store-disk-full", |_| Err(StoreError::NoSpace { path: rows.to_owned() }));

@@ -16,9 +16,9 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use super::StoreError;
 use super::delta::Delta;
-use super::disk::{Disk, DiskSnapshot, StoreShared};
-use super::hot::{Found, HotTable, ROUND};
-use super::keep::Keep;
+use super::disk::{DiskSnapshot, StoreDisk, StoreShared};
+use super::hot::{FoundSlot, HotTable, ROUND};
+use super::keep::KeepRequest;
 use super::meta::Meta;
 use super::tiers;
 use super::view::View;
@@ -65,7 +65,7 @@ pub(super) enum WriterState {
 }
 
 /// The state that the executor, the readers and the writer share. The lock is held for microseconds.
-pub(super) struct Pending {
+pub(super) struct PendingWrites {
     /// Deltas applied and not yet written, oldest first. Each is newer in `seq` and log index than the one before.
     pub deltas: Vec<Arc<Delta>>,
     pub seq_applied: u64,
@@ -80,14 +80,14 @@ pub(super) struct Pending {
     /// A caller waits until this apply is written.
     pub seq_wanted: u64,
     /// States to be copied, in the order of their applies. Each is copied when exactly that state is written.
-    pub kept: VecDeque<Keep>,
+    pub kept: VecDeque<KeepRequest>,
     pub state: WriterState,
     /// How often in a row the writer got an error about descriptors although there was one.
     pub remembered_count: u32,
     pub is_closing: bool,
 }
 
-impl Pending {
+impl PendingWrites {
     pub fn dirty_bytes(&self) -> usize {
         self.deltas.iter().map(|delta| delta.size()).sum()
     }
@@ -100,9 +100,9 @@ impl Pending {
 }
 
 pub(super) struct StoreCore {
-    pub disk: Arc<Disk>,
+    pub disk: Arc<StoreDisk>,
     pub dir: PathBuf,
-    pub pending: Mutex<Pending>,
+    pub pending: Mutex<PendingWrites>,
     /// The writer waits here for work.
     pub work: Condvar,
     /// All others wait here for the writer.
@@ -135,9 +135,9 @@ impl Store {
     /// # Errors
     /// The folder cannot be opened, or a later program wrote it.
     pub fn open(dir: &Path, options: StoreOptions) -> Result<Self, StoreError> {
-        let disk = Arc::new(Disk::open(dir, &options.shared, options.paranoid)?);
+        let disk = Arc::new(StoreDisk::open(dir, &options.shared, options.paranoid)?);
         let meta = disk.meta()?;
-        let pending = Pending {
+        let pending = PendingWrites {
             deltas: Vec::new(),
             seq_applied: 0,
             seq_written: 0,
@@ -235,7 +235,7 @@ impl Store {
         let mut keys = keys.into_iter();
         let mut hot = self.hot.lock();
         let mut round: Vec<&[u8]> = Vec::with_capacity(ROUND);
-        let mut found: [Found; ROUND] = [None; ROUND];
+        let mut found: [FoundSlot; ROUND] = [None; ROUND];
         loop {
             round.clear();
             round.extend(keys.by_ref().take(ROUND));
@@ -262,7 +262,7 @@ impl Store {
     ) -> Result<(), StoreError> {
         let mut slots = Vec::with_capacity(keys.len());
         for round in keys.chunks(ROUND) {
-            let mut found: [Found; ROUND] = [None; ROUND];
+            let mut found: [FoundSlot; ROUND] = [None; ROUND];
             hot.find_round(round, &mut found);
             slots.extend_from_slice(&found[..round.len()]);
         }
@@ -417,7 +417,7 @@ impl Drop for Store {
 
 impl StoreCore {
     /// Waits until the writer or the log has advanced.
-    pub fn wait_for_writer(&self, pending: &mut MutexGuard<'_, Pending>) -> Result<(), StoreError> {
+    pub fn wait_for_writer(&self, pending: &mut MutexGuard<'_, PendingWrites>) -> Result<(), StoreError> {
         self.check_waits(pending)?;
         self.work.notify_one();
         // If the writer stops without having had work, it does not wake this thread.
@@ -426,7 +426,7 @@ impl StoreCore {
     }
 
     /// Tells those who wait for checkpoints that there will be none, and why.
-    pub fn give_up_checkpoints(&self, pending: &mut MutexGuard<'_, Pending>) {
+    pub fn give_up_checkpoints(&self, pending: &mut MutexGuard<'_, PendingWrites>) {
         for on_copied in pending.give_up_checkpoints() {
             let why = self.check_waits(pending).map(|()| None);
             assert!(why.is_err(), "a checkpoint is given up for a reason");
@@ -435,7 +435,7 @@ impl StoreCore {
     }
 
     /// Whether waiting for the writer may help.
-    pub fn check_waits(&self, pending: &Pending) -> Result<(), StoreError> {
+    pub fn check_waits(&self, pending: &PendingWrites) -> Result<(), StoreError> {
         self.check(pending)?;
         match &pending.ended {
             Some(reason) => Err(StoreError::Ended { reason: reason.clone() }),
@@ -443,7 +443,7 @@ impl StoreCore {
         }
     }
 
-    pub fn check(&self, pending: &Pending) -> Result<(), StoreError> {
+    pub fn check(&self, pending: &PendingWrites) -> Result<(), StoreError> {
         match &pending.state {
             WriterState::Running => Ok(()),
             WriterState::NoSpace => Err(StoreError::NoSpace { path: self.dir.clone() }),

@@ -62,8 +62,8 @@ impl View {
     /// Visits every row in order of key, from the first whose key is not below `start`, until `each` breaks.
     pub fn visit(&self, start: &[u8], mut each: impl FnMut(&[u8], &[u8]) -> ControlFlow<()>) -> Result<(), StoreError> {
         let mut disk = self.disk.rows_from(start);
-        let mut cursors: Vec<Cursor<'_>> =
-            self.deltas.iter().rev().map(|delta| Cursor { delta, at: delta.lower_bound(start) }).collect();
+        let mut cursors: Vec<DeltaCursor<'_>> =
+            self.deltas.iter().rev().map(|delta| DeltaCursor { delta, at: delta.lower_bound(start) }).collect();
         let mut key = Vec::new();
         loop {
             key.clear();
@@ -101,18 +101,18 @@ impl View {
     }
 }
 
-struct Cursor<'a> {
+struct DeltaCursor<'a> {
     delta: &'a Delta,
     at: usize,
 }
 
-impl<'a> Cursor<'a> {
+impl<'a> DeltaCursor<'a> {
     fn current(&self) -> Option<(&'a [u8], Option<&'a [u8]>)> {
         self.delta.nth(self.at)
     }
 }
 
-fn smallest_key<'a>(disk: &'a DiskRows<'_>, cursors: &[Cursor<'a>]) -> Result<Option<&'a [u8]>, StoreError> {
+fn smallest_key<'a>(disk: &'a DiskRows<'_>, cursors: &[DeltaCursor<'a>]) -> Result<Option<&'a [u8]>, StoreError> {
     let on_disk = disk.current()?.map(|(key, _)| key);
     Ok(cursors.iter().filter_map(|cursor| cursor.current().map(|(key, _)| key)).chain(on_disk).min())
 }

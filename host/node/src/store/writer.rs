@@ -13,7 +13,7 @@ use parking_lot::MutexGuard;
 use super::StoreError;
 use super::delta::Delta;
 use super::keep::{self, CopyKind};
-use super::state::{Pending, StoreCore, WriterState};
+use super::state::{PendingWrites, StoreCore, WriterState};
 use super::tiers::neighbours_to_merge;
 
 /// Deltas up to this size are merged as soon as there are a few; see `tiers.rs`.
@@ -92,7 +92,7 @@ fn work(shared: &StoreCore) {
     }
 }
 
-fn next_step(shared: &StoreCore, pending: &Pending, is_quiet: bool) -> WriterStep {
+fn next_step(shared: &StoreCore, pending: &PendingWrites, is_quiet: bool) -> WriterStep {
     let writable = pending.writable();
     let (bytes, log_bytes) = pending.deltas[..writable]
         .iter()
@@ -126,7 +126,7 @@ fn write(shared: &StoreCore, deltas: &[Arc<Delta>]) -> (Arc<Delta>, Result<(), S
 
 fn on_written(
     shared: &StoreCore,
-    pending: &mut MutexGuard<'_, Pending>,
+    pending: &mut MutexGuard<'_, PendingWrites>,
     count: usize,
     delta: &Arc<Delta>,
     result: Result<(), StoreError>,
@@ -151,7 +151,7 @@ fn on_written(
 
 fn on_copied(
     shared: &StoreCore,
-    pending: &mut MutexGuard<'_, Pending>,
+    pending: &mut MutexGuard<'_, PendingWrites>,
     kind: CopyKind,
     result: Result<(), StoreError>,
 ) {
@@ -172,7 +172,7 @@ fn on_copied(
     shared.progress.notify_all();
 }
 
-fn on_failed(shared: &StoreCore, pending: &mut MutexGuard<'_, Pending>, error: &StoreError) {
+fn on_failed(shared: &StoreCore, pending: &mut MutexGuard<'_, PendingWrites>, error: &StoreError) {
     let reason = error.reason();
     // RocksDB remembers some errors until it is opened again, long after descriptors are available. Then only reopening
     // helps.
@@ -194,7 +194,7 @@ fn has_descriptor() -> bool {
     std::fs::File::open("/dev/null").is_ok()
 }
 
-fn stop(shared: &StoreCore, pending: &mut MutexGuard<'_, Pending>, reason: String) {
+fn stop(shared: &StoreCore, pending: &mut MutexGuard<'_, PendingWrites>, reason: String) {
     tracing::error!(dir = %shared.dir.display(), reason, "state store: the writer has stopped");
     pending.state = WriterState::Stopped { reason };
     shared.give_up_checkpoints(pending);

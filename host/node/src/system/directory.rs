@@ -15,7 +15,7 @@ use crate::system::key_row::KeyRow;
 use crate::system::logic::{MachineRow, SystemRow, read_row, system_prefix};
 use crate::system::loss_row::AcceptedLoss;
 use crate::system::module_row::ModulesRow;
-use crate::system::refused_row::Refused;
+use crate::system::refused_row::ModuleRefusal;
 use crate::system::view_row::ViewsRow;
 use crate::system::webhook_row::WebhookRow;
 
@@ -36,7 +36,7 @@ pub struct Directory {
     /// Keys with which nodes have signed, removed nodes included.
     pub keys: Vec<KeyRow>,
     /// Modules that were uploaded and refused, oldest first.
-    pub refused: Arc<Vec<Refused>>,
+    pub refused: Arc<Vec<ModuleRefusal>>,
     /// What an operator has said about clocks that leapt.
     pub clock: ClockRow,
     /// Losses that operators have accepted, oldest first.
@@ -75,7 +75,7 @@ impl Directory {
                 None => {}
             }
         }
-        refused.sort_by_key(|one: &Refused| one.time);
+        refused.sort_by_key(|one: &ModuleRefusal| one.time);
         directory.refused = refused.into();
         Ok(directory)
     }

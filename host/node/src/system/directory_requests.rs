@@ -1,9 +1,9 @@
 //! What the directory's owner may be asked, and the handle by which others ask it.
 //!
 //! In: questions, each with a deadline. Out: an answer once the owner has done what was asked, so that a caller sees
-//! what it has caused. Requests wait in a queue that is bounded. An owner that panics answers those in the queue once it
-//! is started again. After its end no request is answered, and each caller is told so at once. It does not know how the
-//! owner does what it is asked.
+//! what it has caused. Requests wait in a queue that is bounded. An owner that panics answers those in the queue once
+//! it is started again. After its end no request is answered, and each caller is told so at once. It does not know how
+//! the owner does what it is asked.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

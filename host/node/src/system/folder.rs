@@ -22,7 +22,7 @@ use tokio::sync::SetOnce;
 
 use crate::data_folder::IDENTITY;
 pub use crate::data_folder::Identity;
-use crate::disk::{Disk, Unfinished};
+use crate::disk::{Disk, UnfinishedFile};
 use crate::durable;
 use crate::guest::CacheOptions;
 use crate::ids::{NodeId, PartitionId};
@@ -140,7 +140,7 @@ impl DataFolder {
     fn write(&self, identity: &Identity) -> Result<(), NodeError> {
         let path = self.path.join(IDENTITY);
         let write = || -> std::io::Result<()> {
-            let mut file = Unfinished::create(self.disk.clone(), path.with_extension("new"))?;
+            let mut file = UnfinishedFile::create(self.disk.clone(), path.with_extension("new"))?;
             file.write_all(&serde_json::to_vec_pretty(identity)?)?;
             file.sync()?;
             fail::fail_point!("folder::create", |_| std::process::abort());

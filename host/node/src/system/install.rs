@@ -17,7 +17,7 @@ use crate::consensus::SnapshotReply;
 use crate::disk::RealDisk;
 use crate::ids::NodeId;
 use crate::peer::{GroupName, Offer, ServiceError};
-use crate::snapshot::{Incoming, Manifest, TransferError, receive};
+use crate::snapshot::{IncomingSnapshot, Manifest, TransferError, receive};
 use crate::system::context::NodeContext;
 use crate::system::reopening::reopen;
 use crate::system::replica_states::Turn;
@@ -53,8 +53,8 @@ pub fn on_offer(
     if last.index <= replica.log_index_applied() {
         return Ok(one(&SnapshotReply::Taken));
     }
-    let incoming =
-        Incoming::open(Arc::new(RealDisk), &folder, &group.to_string(), &snapshot).map_err(|error| failed(&error))?;
+    let incoming = IncomingSnapshot::open(Arc::new(RealDisk), &folder, &group.to_string(), &snapshot)
+        .map_err(|error| failed(&error))?;
     tracing::info!(
         %group, node = %from, %last, bytes = incoming.manifest.size(),
         "fetching a snapshot to replace the state"
@@ -81,7 +81,12 @@ fn speak(taking: impl Future<Output = Result<(), TransferError>> + Send + 'stati
     replies.boxed()
 }
 
-async fn take(context: Arc<NodeContext>, turn: Turn, from: NodeId, incoming: Incoming) -> Result<(), TransferError> {
+async fn take(
+    context: Arc<NodeContext>,
+    turn: Turn,
+    from: NodeId,
+    incoming: IncomingSnapshot,
+) -> Result<(), TransferError> {
     receive(context.network.as_ref(), from, &turn.group, incoming).await?;
     // The snapshot is durable. Even if the leader that offered it dies, it is installed when the partition is opened
     // again.

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use crate::ids::{ModuleId, NodeId, PartitionId};
 use crate::machine::logic::Logic;
-use crate::machine::native::Native;
+use crate::machine::native::NativeLogic;
 use crate::partition::{Partition, RunState};
 use crate::peer::GroupName;
 use crate::router::{Machine, MachineOptions};
@@ -34,7 +34,7 @@ const LOOK: Duration = Duration::from_secs(1);
 
 /// The logic of the machine `system`, which is linked into this program.
 pub fn system_logic(context: &NodeContext) -> Arc<dyn Logic> {
-    let system: Arc<dyn Logic> = Arc::new(Native::<System>::new());
+    let system: Arc<dyn Logic> = Arc::new(NativeLogic::<System>::new());
     context.registry.add_native(system.clone());
     system
 }

@@ -9,7 +9,7 @@
 
 use std::sync::Arc;
 
-use crate::archive::{Past, Stream};
+use crate::archive::{ArchivedJournal, Stream};
 use crate::ids::{ClusterId, NodeId};
 use crate::log::{DamagedLog, Log, LogScan};
 use crate::partition::{Held, Leading, Loss, Partition, PartitionError, PartitionOptions, Remembered};
@@ -202,7 +202,7 @@ fn partition_options(
     let past = context.opening.archive.clone().map(|archive| {
         let (machine, partition) = (group.machine.to_string(), group.partition);
         let folder = context.folder.path().join(ARCHIVE_CACHE).join(&machine).join(partition.to_string());
-        Arc::new(Past::new(archive, Stream { cluster: ClusterId(cluster), machine, partition }, folder))
+        Arc::new(ArchivedJournal::new(archive, Stream { cluster: ClusterId(cluster), machine, partition }, folder))
     });
     PartitionOptions {
         cluster,

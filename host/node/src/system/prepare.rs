@@ -20,10 +20,10 @@ use crate::durable::{self, PRIVATE};
 use crate::ids::ModuleId;
 use crate::limits::PREPARE_ATTEMPTS_MAX;
 use crate::machine::logic::{Fault, Logic};
-use crate::machine::migration::{InvariantCheck, Migrated, Migration, MigrationError};
+use crate::machine::migration::{InvariantCheck, Migration, MigrationChanges, MigrationError};
 use crate::partition::{Partition, ReadPoint};
 use crate::records::command::SystemCommand;
-use crate::registry::{Cut, Guarded, Stop};
+use crate::registry::{GuardedLogic, Stop, StopCause};
 use crate::system::context::NodeContext;
 use crate::system::directory::Directory;
 use crate::system::modules::find_module;
@@ -182,7 +182,7 @@ async fn prepare(context: &Arc<NodeContext>, machine: &str, id: ModuleId) -> Res
     let second = second.map_err(|_| "the trial was broken off".to_owned())?.map_err(|error| error.to_string())?;
     let open = context.router.find_machine(machine).ok_or("the machine is not open on this node")?;
     let stop = Arc::new(Stop::default());
-    let (logic, second) = (Guarded::around(logic, &stop), Guarded::around_second(second, &stop));
+    let (logic, second) = (GuardedLogic::around(logic, &stop), GuardedLogic::around_second(second, &stop));
     for partition in open.partition_ids() {
         let replica =
             open.find_partition(partition).ok_or(format!("partition {partition} is not open on this node"))?;
@@ -196,7 +196,7 @@ async fn prepare(context: &Arc<NodeContext>, machine: &str, id: ModuleId) -> Res
                 return Err("the node is shutting down".to_owned());
             }
         };
-        if let Some(Cut::Spent(why)) = stop.cut() {
+        if let Some(StopCause::Spent(why)) = stop.cause() {
             return Err(format!("partition {partition}: {why}"));
         }
         tried.map_err(|reason| format!("partition {partition}: {reason}"))?;
@@ -236,7 +236,7 @@ fn check_migration(logic: &dyn Logic, second: &dyn Logic, point: &ReadPoint) -> 
 }
 
 /// Migrates the first rows, as far as whole entities go.
-fn migrate_some(logic: &dyn Logic, point: &ReadPoint, count_max: usize) -> Result<Migrated, MigrationError> {
+fn migrate_some(logic: &dyn Logic, point: &ReadPoint, count_max: usize) -> Result<MigrationChanges, MigrationError> {
     let mut migration = Migration::new(logic, point.journal.schema)?;
     if !migration.is_needed() {
         return Ok(Vec::new());

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use crate::data_folder::{Claimed, GivenUp, RecordContent, SmallFile, record_file};
+use crate::data_folder::{GivenUp, RecordContent, RecordedClaim, SmallFile, record_file};
 use crate::disk::Disk;
 use crate::ids::{NodeId, PartitionId};
 use crate::limits::LOSS_TEXT_CHARS_MAX;
@@ -78,7 +78,7 @@ impl NodeRecord {
             if let Some(body) = claim {
                 let claims = content.claims.get_or_insert_default();
                 claims.retain(|claimed| group_of(claimed) != *group);
-                claims.push(Claimed { machine: machine.clone(), partition, body });
+                claims.push(RecordedClaim { machine: machine.clone(), partition, body });
             }
             content.divided.push((machine, partition, what));
         })?;
@@ -170,7 +170,7 @@ impl NodeRecord {
     }
 }
 
-fn group_of(claimed: &Claimed) -> GroupName {
+fn group_of(claimed: &RecordedClaim) -> GroupName {
     GroupName::new(&claimed.machine, PartitionId(claimed.partition))
 }
 

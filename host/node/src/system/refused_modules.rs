@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 
 use crate::ids::{Micros, ModuleId};
 use crate::limits::{MODULES_REFUSED_MAX, REFUSALS_PER_MINUTE_MAX};
-use crate::system::refused_row::Refused;
+use crate::system::refused_row::ModuleRefusal;
 
 /// A module that was refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,9 +23,9 @@ pub struct RefusedModule {
     pub reason: String,
 }
 
-impl From<&Refused> for RefusedModule {
-    fn from(refused: &Refused) -> Self {
-        let Refused { machine, module, size, time, by, reason } = refused.clone();
+impl From<&ModuleRefusal> for RefusedModule {
+    fn from(refused: &ModuleRefusal) -> Self {
+        let ModuleRefusal { machine, module, size, time, by, reason } = refused.clone();
         Self { machine, module: ModuleId(module), size: size as usize, time: Micros(time), by, reason }
     }
 }

@@ -32,16 +32,16 @@ use crate::machine::entry::Entry;
 use crate::machine::journal::Journal;
 use crate::machine::logic::Logic;
 use crate::machine::modules::Modules;
-use crate::machine::native::Native;
+use crate::machine::native::NativeLogic;
 use crate::partition::{Answered, Leading, Participants, Partition, PartitionError, PartitionOptions, Remembered};
-use crate::peer::{GroupName, GroupPeers, NoNetwork, Seen};
+use crate::peer::{GroupName, GroupPeers, NoNetwork, SeenEntries};
 use crate::records::command::SystemCommand;
 use crate::registry::{self, Registry, RegistryError};
 use crate::regular;
 use crate::router::answer::Caller;
 use crate::router::{Machine, MachineOptions};
 use crate::segments::{Manifest, PartitionFacts, SegmentsError, SegmentsReader, modules_folder};
-use crate::sequencer::submission::Unticketed;
+use crate::sequencer::submission::UnticketedSubmission;
 use crate::store::{StoreOptions, StoreShared};
 use crate::system::cluster_error::ClusterError;
 use crate::system::directory::Directory;
@@ -194,7 +194,7 @@ impl Modules for Staged {
 /// There are no other nodes.
 struct Nobody;
 
-impl Seen for Nobody {
+impl SeenEntries for Nobody {
     fn on_durable(&self, _: NodeId, _: &GroupName, _: EntryId) {}
 
     fn held(&self, _: NodeId, _: &GroupName) -> Option<EntryId> {
@@ -206,7 +206,7 @@ impl Seen for Nobody {
 struct NoOthers;
 
 impl Participants for NoOthers {
-    fn call(&self, _: PartitionId, calls: Vec<Unticketed>) -> BoxFuture<'static, Vec<Option<Answered>>> {
+    fn call(&self, _: PartitionId, calls: Vec<UnticketedSubmission>) -> BoxFuture<'static, Vec<Option<Answered>>> {
         async move { vec![None; calls.len()] }.boxed()
     }
 }
@@ -238,7 +238,7 @@ impl<'a> Work<'a> {
                 return Err(SegmentsError::Manifest { path, reason }.into());
             }
         }
-        let system: Arc<dyn Logic> = Arc::new(Native::<System>::new());
+        let system: Arc<dyn Logic> = Arc::new(NativeLogic::<System>::new());
         registry.add_native(system.clone());
         let (store, features) = (StoreShared::new(BLOCK_CACHE_BYTES), Features::at(features::BASE));
         Ok(Self { options, manifest, building, modules: Arc::new(Staged(registry)), system, store, features })

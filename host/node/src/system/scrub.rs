@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::durable;
 use crate::limits::SCRUB_ROUND_MIN;
-use crate::log::{LogError, Pace};
+use crate::log::{LogError, ScrubPace};
 use crate::partition::{Checkable, Partition, PartitionError};
 use crate::peer::GroupName;
 use crate::system::context::NodeContext;
@@ -90,8 +90,8 @@ impl Checks {
             return tracing::debug!(%group, what = key.1, "not checked: the partition was closed");
         }
         match checked {
-            Ok(Pace::Stop) => return,
-            Ok(Pace::GoOn) => _ = self.findings.remove(&key),
+            Ok(ScrubPace::Stop) => return,
+            Ok(ScrubPace::GoOn) => _ = self.findings.remove(&key),
             // The segment is repaired, or `mend.rs` says why it is not.
             Err(PartitionError::Log(LogError::Corrupt { .. })) => {
                 metrics::counter!("statehouse_scrub_damages_total").increment(1);
@@ -144,13 +144,13 @@ struct Throttle {
 }
 
 impl Throttle {
-    fn wait(&self, bytes: u64) -> Pace {
+    fn wait(&self, bytes: u64) -> ScrubPace {
         let mut left = Duration::from_secs_f64(bytes as f64 / self.bytes_per_second as f64);
         while !left.is_zero() && !self.stopping.is_cancelled() {
             let nap = left.min(NAP_MAX);
             std::thread::sleep(nap);
             left -= nap;
         }
-        if self.stopping.is_cancelled() { Pace::Stop } else { Pace::GoOn }
+        if self.stopping.is_cancelled() { ScrubPace::Stop } else { ScrubPace::GoOn }
     }
 }

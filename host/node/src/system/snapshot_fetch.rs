@@ -30,7 +30,7 @@ use crate::limits::{MIDNIGHT_BYTES_A_SECOND_MIN, MIDNIGHTS_NAMED_MAX};
 use crate::partition::{HeadProof, Partition, PartitionError};
 use crate::peer::{Call, GroupName, ServiceError, Topic};
 use crate::snapshot;
-use crate::snapshot::canonical::{Days, Listed, parse_name};
+use crate::snapshot::canonical::{Days, ListedFile, parse_name};
 use crate::system::context::NodeContext;
 use crate::system::messages::{decode, encode};
 
@@ -94,7 +94,7 @@ pub enum MidnightError {
     Partition(#[from] PartitionError),
 }
 
-fn midnights(partition: &Partition) -> impl Iterator<Item = Listed> {
+fn midnights(partition: &Partition) -> impl Iterator<Item = ListedFile> {
     partition.canonical_snapshots().into_iter().filter(|listed| listed.facts.days.is_some())
 }
 
@@ -298,7 +298,12 @@ fn missing(
 }
 
 /// Takes a file from the first node that sends what it should.
-async fn take_from_any(context: &NodeContext, group: &GroupName, name: &str, from: &[(NodeId, u64)]) -> Option<Listed> {
+async fn take_from_any(
+    context: &NodeContext,
+    group: &GroupName,
+    name: &str,
+    from: &[(NodeId, u64)],
+) -> Option<ListedFile> {
     for (node, bytes) in from {
         match take(context, group, name, *node, *bytes).await {
             Ok(listed) => return Some(listed),
@@ -323,7 +328,7 @@ pub(super) async fn take(
     name: &str,
     node: NodeId,
     bytes: u64,
-) -> Result<Listed, MidnightError> {
+) -> Result<ListedFile, MidnightError> {
     // Archiving may be fetching the same.
     let _turn = context.fetching.lock().await;
     let replica = || context.find_replica(group).ok_or(MidnightError::Closed);

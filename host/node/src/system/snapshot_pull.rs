@@ -13,7 +13,7 @@ use crate::durable;
 use crate::ids::{LogIndex, NodeId};
 use crate::peer::GroupName;
 use crate::router::Machine;
-use crate::snapshot::{IDS, Incoming, Manifest, STATE, ask_newest, receive};
+use crate::snapshot::{IDS, IncomingSnapshot, Manifest, STATE, ask_newest, receive};
 use crate::system::context::NodeContext;
 use crate::system::error::NodeError;
 use crate::system::replica_states::Turn;
@@ -57,7 +57,7 @@ async fn pull_from(
     let (folder, stream) = (folder.to_owned(), group.to_string());
     // This writes to disk, so it does not run on a thread of the runtime.
     let opening =
-        tokio::task::spawn_blocking(move || Incoming::open(Arc::new(RealDisk), &folder, &stream, &offer)).await;
+        tokio::task::spawn_blocking(move || IncomingSnapshot::open(Arc::new(RealDisk), &folder, &stream, &offer)).await;
     let incoming = opening.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
     let incoming = incoming.map_err(|error| error.to_string())?;
     tracing::info!(

@@ -17,7 +17,7 @@ use crate::archive::{Archive, ArchiveError};
 use crate::ids::JournalIndex;
 use crate::partition::{HeadProof, Partition, PartitionError};
 use crate::peer::GroupName;
-use crate::snapshot::canonical::{Listed, parse_name};
+use crate::snapshot::canonical::{ListedFile, parse_name};
 use crate::system::context::NodeContext;
 
 /// How often the folders are checked on a node without an archive.
@@ -47,7 +47,7 @@ pub async fn run(context: Arc<NodeContext>, keep: u32) {
 
 /// Deletes the snapshots beyond the newest `keep` midnights, and beyond the newest `keep` others, if they may go.
 pub fn delete_surplus(group: &GroupName, partition: &Partition, keep: u32, may_go: impl Fn(&str) -> bool) {
-    let (midnights, others): (Vec<Listed>, Vec<Listed>) =
+    let (midnights, others): (Vec<ListedFile>, Vec<ListedFile>) =
         partition.canonical_snapshots().into_iter().partition(|listed| listed.facts.days.is_some());
     for kind in [midnights, others] {
         let surplus = kind.len().saturating_sub(keep as usize);
@@ -85,7 +85,7 @@ pub async fn fetch_missing(
     partition: &Partition,
     keep: Option<u32>,
     spool: &Path,
-) -> Result<Option<Listed>, FetchError> {
+) -> Result<Option<ListedFile>, FetchError> {
     let Some(name) = find_missing(archived, partition, keep) else { return Ok(None) };
     archive.fetch(&group.machine, group.partition, &name, spool).await?;
     let file = spool.join(&name);

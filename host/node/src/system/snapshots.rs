@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use crate::ids::PartitionId;
 use crate::partition::{Partition, PartitionError};
 use crate::peer::GroupName;
-use crate::snapshot::canonical::Listed;
+use crate::snapshot::canonical::ListedFile;
 use crate::system::cluster::Cluster;
 use crate::system::cluster_error::ClusterError;
 use crate::system::logic::SYSTEM;
@@ -22,7 +22,7 @@ impl Cluster {
     ///
     /// # Errors
     /// There is no such machine.
-    pub fn snapshots(&self, machine: &str) -> Result<Vec<Listed>, ClusterError> {
+    pub fn snapshots(&self, machine: &str) -> Result<Vec<ListedFile>, ClusterError> {
         Ok(self.replicas_of(machine)?.iter().flat_map(|replica| replica.canonical_snapshots()).collect())
     }
 
@@ -48,7 +48,7 @@ impl Cluster {
     /// # Errors
     /// There is no such machine, a partition does not run here or has no history yet, too many were asked for already,
     /// or a file is not done by the deadline, in which case the work continues.
-    pub async fn take_snapshots(&self, machine: &str, deadline: Instant) -> Result<Vec<Listed>, ClusterError> {
+    pub async fn take_snapshots(&self, machine: &str, deadline: Instant) -> Result<Vec<ListedFile>, ClusterError> {
         let replicas = self.replicas_of(machine)?;
         let taking = replicas.iter().map(|replica| async move {
             match tokio::time::timeout_at(deadline, replica.take_canonical()).await {

@@ -23,7 +23,7 @@ use crate::system::directory_requests::DirectoryFreshness;
 use crate::system::machine_spec::MachineSpec;
 use crate::system::modules::find_module;
 use crate::system::submit::{Wanting, submit, submit_by};
-use crate::views::{Source, View, WantedView};
+use crate::views::{View, ViewSource, WantedView};
 
 /// How soon the next look follows if something is missing.
 const AGAIN: Duration = Duration::from_millis(500);
@@ -138,11 +138,11 @@ async fn tend(context: &Arc<NodeContext>, name: &str) -> bool {
     is_complete & context.views.keep_if(&source(&machine), &names, wanted, || rows_now() == rows)
 }
 
-fn source(machine: &Arc<Machine>) -> Source {
+fn source(machine: &Arc<Machine>) -> ViewSource {
     let (name, partition_count) = (machine.name().to_owned(), machine.partition_count());
     let machine = Arc::downgrade(machine);
     let find = move |id| machine.upgrade()?.find_partition(id).filter(|partition| partition.is_running());
-    Source { machine: name, partition_count, find: Arc::new(find) }
+    ViewSource { machine: name, partition_count, find: Arc::new(find) }
 }
 
 /// Creates the views that the configuration names, if this node leads `system`. Returns when to look again.

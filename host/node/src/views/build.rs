@@ -27,9 +27,9 @@ use crate::machine::logic::{Fault, Logic, ViewLogic};
 use crate::machine::modules::Modules;
 use crate::partition::tail::{Bound, Gap, Read, log_index_of};
 use crate::partition::{Partition, PartitionError};
-use crate::sequencer::submission::Recorded;
+use crate::sequencer::submission::RecordedEntry;
 use crate::store::{OrderedStore, StoreShared};
-use crate::views::cursor::Cursor;
+use crate::views::cursor::ViewCursor;
 use crate::views::decisions::decisions;
 use crate::views::error::ViewError;
 
@@ -39,24 +39,24 @@ const CURSOR: u8 = 0;
 const ROW: u8 = 1;
 
 /// The result of a read that may have waited for the archive.
-pub type Reading = Result<Read, PartitionError>;
+pub type ReadResult = Result<Read, PartitionError>;
 
 pub struct Build {
     pub logic: Arc<dyn Logic>,
     pub number: u64,
     pub store: OrderedStore,
-    cursors: Mutex<BTreeMap<PartitionId, Cursor>>,
+    cursors: Mutex<BTreeMap<PartitionId, ViewCursor>>,
     /// The replicas whose history is known to contain the cursor.
     attached: Mutex<BTreeMap<PartitionId, Weak<Partition>>>,
     /// Why it has stopped, or does not continue for now.
-    pub problem: Mutex<Option<Problem>>,
+    pub problem: Mutex<Option<BuildProblem>>,
     /// Until when the archive is not asked again.
     pub rests_until: Mutex<Option<Instant>>,
 }
 
 /// What keeps a build from continuing.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Problem {
+pub struct BuildProblem {
     pub text: String,
     /// It lasts until the build is made again.
     pub is_final: bool,
@@ -67,12 +67,12 @@ const ROWS_AT_ONCE: usize = 256;
 
 /// Decisions, and the cursor after each.
 #[derive(Default)]
-struct Batch {
+struct DecisionBatch {
     decisions: Vec<Decision>,
-    cursors: Vec<Cursor>,
+    cursors: Vec<ViewCursor>,
 }
 
-impl Batch {
+impl DecisionBatch {
     /// Splits the second half off.
     fn split(&mut self) -> Self {
         let at = self.decisions.len() / 2;
@@ -94,7 +94,7 @@ impl Build {
     }
 
     /// How far it has followed the partition; `None` if it has not begun.
-    pub fn cursor(&self, partition: PartitionId) -> Option<Cursor> {
+    pub fn cursor(&self, partition: PartitionId) -> Option<ViewCursor> {
         self.cursors.lock().get(&partition).copied()
     }
 
@@ -104,7 +104,7 @@ impl Build {
         &self,
         partition: &Arc<Partition>,
         modules: &dyn Modules,
-        wait: impl FnOnce(BoxFuture<'_, Reading>) -> Reading,
+        wait: impl FnOnce(BoxFuture<'_, ReadResult>) -> ReadResult,
     ) -> Result<bool, ViewError> {
         let Some(mut at) = self.attach(partition)? else { return Ok(false) };
         let (id, before, applied) = (partition.id(), at, partition.progress());
@@ -118,7 +118,7 @@ impl Build {
             error => error.into(),
         });
         let (place, entries) = read?;
-        let mut batch = Batch::default();
+        let mut batch = DecisionBatch::default();
         for recorded in &entries {
             if recorded.entry.header().parent != at.head {
                 return Err(ViewError::OtherHistory { partition: id, index: at.index });
@@ -137,15 +137,15 @@ impl Build {
     fn take(
         &self,
         partition: PartitionId,
-        recorded: &Recorded,
-        before: Cursor,
+        recorded: &RecordedEntry,
+        before: ViewCursor,
         modules: &dyn Modules,
-        batch: &mut Batch,
-    ) -> Result<Cursor, ViewError> {
+        batch: &mut DecisionBatch,
+    ) -> Result<ViewCursor, ViewError> {
         let header = recorded.entry.header();
         let log_next = log_index_of(recorded).map_or(LogIndex(0), |index| index.next());
         let (index, time, head) = (header.index, header.time, recorded.head());
-        let behind = Cursor { log_next, index, time, head, commands: 0 };
+        let behind = ViewCursor { log_next, index, time, head, commands: 0 };
         let count = recorded.entry.batch().map_or(0, |batch| batch.command_count() as u32);
         if count == before.commands {
             return Ok(behind);
@@ -157,7 +157,7 @@ impl Build {
             let room = VIEW_BATCH_DECISIONS.saturating_sub(batch.decisions.len()).max(1) as u32;
             let end = count.min(next + room);
             let told = decisions(recorded, partition, next..end, logic.as_ref())?;
-            let cursor = |done: u32| if done == count { behind } else { Cursor { commands: done, ..before } };
+            let cursor = |done: u32| if done == count { behind } else { ViewCursor { commands: done, ..before } };
             batch.decisions.extend(told);
             batch.cursors.extend((next + 1..=end).map(cursor));
             next = end;
@@ -172,9 +172,9 @@ impl Build {
 
     /// The cursor, once it is known to lie in this replica's history; `None` while the replica has not caught up with
     /// it.
-    fn attach(&self, partition: &Arc<Partition>) -> Result<Option<Cursor>, ViewError> {
+    fn attach(&self, partition: &Arc<Partition>) -> Result<Option<ViewCursor>, ViewError> {
         let id = partition.id();
-        let Some(mut cursor) = self.cursor(id) else { return Ok(Some(Cursor::genesis(&partition.genesis()))) };
+        let Some(mut cursor) = self.cursor(id) else { return Ok(Some(ViewCursor::genesis(&partition.genesis()))) };
         let is_same = |known: &Weak<Partition>| std::ptr::eq(known.as_ptr(), Arc::as_ptr(partition));
         if self.attached.lock().get(&id).is_some_and(is_same) {
             return Ok(Some(cursor));
@@ -199,7 +199,7 @@ impl Build {
     }
 
     /// Writes what the view makes of the batch, and the cursor `at` after it.
-    fn write(&self, partition: PartitionId, mut batch: Batch, at: Cursor) -> Result<(), ViewError> {
+    fn write(&self, partition: PartitionId, mut batch: DecisionBatch, at: ViewCursor) -> Result<(), ViewError> {
         assert!(batch.decisions.len() == batch.cursors.len());
         match self.project(partition, &mut batch.decisions) {
             Ok(Some(writes)) => {
@@ -327,10 +327,10 @@ fn partition_of_key(key: &[u8]) -> PartitionId {
 }
 
 /// Reads all cursors as of one moment.
-pub fn read_cursors(rows: &crate::store::OrderedRows<'_>) -> Result<BTreeMap<PartitionId, Cursor>, ViewError> {
+pub fn read_cursors(rows: &crate::store::OrderedRows<'_>) -> Result<BTreeMap<PartitionId, ViewCursor>, ViewError> {
     let cursors = rows.rising(&[CURSOR], None, usize::MAX)?.into_iter().map(|(key, row)| {
         let partition = partition_of_key(&key);
-        Ok((partition, Cursor::decode(partition, &row)?))
+        Ok((partition, ViewCursor::decode(partition, &row)?))
     });
     cursors.collect()
 }

@@ -20,7 +20,7 @@ const FORMAT: u8 = 1;
 const SIZE: usize = 61;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Cursor {
+pub struct ViewCursor {
     /// Raft's index of the next entry to follow; 0 if it is not known.
     pub log_next: LogIndex,
     pub index: JournalIndex,
@@ -30,7 +30,7 @@ pub struct Cursor {
     pub commands: u32,
 }
 
-impl Cursor {
+impl ViewCursor {
     /// The cursor before the first entry.
     pub fn genesis(journal: &Journal) -> Self {
         let Journal { index, head, time, .. } = *journal;

@@ -16,12 +16,12 @@ use crate::machine::entry::Part;
 use crate::machine::logic::Logic;
 use crate::machine::rejection::read_rejection;
 use crate::machine::render::render_each;
-use crate::sequencer::submission::Recorded;
+use crate::sequencer::submission::RecordedEntry;
 use crate::views::error::ViewError;
 
 /// The decisions on the commands `range` of the entry.
 pub fn decisions(
-    recorded: &Recorded,
+    recorded: &RecordedEntry,
     partition: PartitionId,
     range: Range<u32>,
     logic: &dyn Logic,

@@ -35,13 +35,13 @@ use crate::store::StoreShared;
 
 pub use error::ViewError;
 pub use query::{Freshness, ViewAnswer, ViewQuery, ViewQueryError, WithinEntry};
-pub use status::{BuildStatus, Followed, Lag, ViewStatus};
-use view::Running;
+pub use status::{BuildStatus, FollowProgress, Lag, ViewStatus};
 pub use view::View;
+use view::ViewThread;
 
 /// The machine that a view follows, as this node has it.
 #[derive(Clone)]
-pub struct Source {
+pub struct ViewSource {
     pub machine: String,
     pub partition_count: u32,
     /// The partition's replica, while it runs here.
@@ -79,7 +79,7 @@ pub struct Views {
 /// The views of a machine, by name.
 #[derive(Default)]
 struct MachineViews {
-    running: BTreeMap<String, Running>,
+    running: BTreeMap<String, ViewThread>,
     /// Threads that delete the files of dropped views. A new view of the same name waits for its thread.
     deleting: BTreeMap<String, JoinHandle<()>>,
 }
@@ -93,14 +93,14 @@ impl Views {
     /// Starts missing views, stops and deletes views that are no longer wanted, and has views made again whose module
     /// or build number has changed. `names` lists all views that should exist, including those whose module is not here
     /// yet.
-    pub fn keep(&self, source: &Source, names: &[String], wanted: Vec<WantedView>) {
+    pub fn keep(&self, source: &ViewSource, names: &[String], wanted: Vec<WantedView>) {
         self.keep_if(source, names, wanted, || true);
     }
 
     /// Does the same, but only if `is_current` still says so under the lock. Returns `false` if it does not.
     pub fn keep_if(
         &self,
-        source: &Source,
+        source: &ViewSource,
         names: &[String],
         wanted: Vec<WantedView>,
         is_current: impl FnOnce() -> bool,
@@ -121,7 +121,7 @@ impl Views {
         };
         let gone: Vec<String> = running.keys().filter(|name| !names.contains(name)).cloned().collect();
         for name in gone {
-            let forgetting = running.remove(&name).and_then(Running::forget);
+            let forgetting = running.remove(&name).and_then(ViewThread::forget);
             deleting.extend(forgetting.map(|forgetting| (name, forgetting)));
         }
         for wanted in wanted {
@@ -129,7 +129,7 @@ impl Views {
                 Some(running) => running.view.set_wanted(wanted),
                 None => {
                     let before = deleting.remove(&wanted.name);
-                    match Running::start(self.shared.clone(), source.clone(), wanted.clone(), before) {
+                    match ViewThread::start(self.shared.clone(), source.clone(), wanted.clone(), before) {
                         Ok(started) => drop(running.insert(wanted.name, started)),
                         Err(error) => tracing::error!(%error, view = wanted.name, "a view cannot be started"),
                     }
@@ -180,8 +180,8 @@ impl Views {
             self.is_closed.store(true, Ordering::Relaxed);
             std::mem::take(&mut *kept)
         };
-        let running: Vec<Running> = kept.into_values().flat_map(|kept| kept.running.into_values()).collect();
+        let running: Vec<ViewThread> = kept.into_values().flat_map(|kept| kept.running.into_values()).collect();
         running.iter().for_each(|running| running.view.stop());
-        running.into_iter().for_each(Running::close);
+        running.into_iter().for_each(ViewThread::close);
     }
 }

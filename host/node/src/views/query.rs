@@ -15,11 +15,11 @@ use crate::ids::{JournalIndex, Micros, ModuleId, PartitionId, Position};
 use crate::limits::{GUEST_INPUT_BYTES_MAX, QUERY_ROUNDS_MAX, SCAN_ROWS_MAX};
 use crate::machine::beginning::{groups_until, is_whole, may_change};
 use crate::partition::{Partition, PartitionError};
-use crate::sequencer::submission::Recorded;
+use crate::sequencer::submission::RecordedEntry;
 use crate::store::{KeyRow, OrderedRows};
 use crate::views::View;
 use crate::views::build::{Build, read_cursors, row_key, split_row_key};
-use crate::views::cursor::Cursor;
+use crate::views::cursor::ViewCursor;
 use crate::views::error::ViewError;
 use crate::views::status::Lag;
 
@@ -124,7 +124,7 @@ impl View {
         asking.await.unwrap_or_else(|_| Err(ViewQueryError::NotServed("the node is shutting down".to_owned())))
     }
 
-    fn position(&self, cursors: &BTreeMap<PartitionId, Cursor>, partition: PartitionId) -> Position {
+    fn position(&self, cursors: &BTreeMap<PartitionId, ViewCursor>, partition: PartitionId) -> Position {
         let genesis = || (self.source.find)(partition).map(|replica| replica.genesis().position(partition, 0));
         let nowhere = Position { partition, index: JournalIndex(0), n: 0, head8: [0; 4] };
         cursors.get(&partition).map(|cursor| cursor.position(partition)).or_else(genesis).unwrap_or(nowhere)
@@ -196,7 +196,7 @@ impl View {
         })
     }
 
-    async fn find_entry(&self, position: Position, deadline: Instant) -> Option<Arc<Recorded>> {
+    async fn find_entry(&self, position: Position, deadline: Instant) -> Option<Arc<RecordedEntry>> {
         let partition = (self.source.find)(position.partition)?;
         let finding = tokio::time::timeout_at(deadline, partition.find_entry_anywhere(position.index));
         let recorded = finding.await.ok()?.ok()?;
@@ -291,10 +291,10 @@ fn with_position(body: Value, position: Position) -> Value {
 
 impl Build {
     /// The view's answer, and where the view was: both of one moment.
-    fn query(&self, query: &ViewQuery) -> Result<(QueryOut, BTreeMap<PartitionId, Cursor>), ViewError> {
+    fn query(&self, query: &ViewQuery) -> Result<(QueryOut, BTreeMap<PartitionId, ViewCursor>), ViewError> {
         self.store.read(|rows| {
             let cursors = read_cursors(rows)?;
-            let followed = |(id, cursor): (&PartitionId, &Cursor)| abi::Followed {
+            let followed = |(id, cursor): (&PartitionId, &ViewCursor)| abi::Followed {
                 partition: id.0,
                 position: cursor.position(*id).to_string(),
                 time: cursor.time.0,
@@ -324,7 +324,7 @@ fn fetch(
     input: &mut QueryIn,
     need: Need,
     rows: &OrderedRows<'_>,
-    cursors: &BTreeMap<PartitionId, Cursor>,
+    cursors: &BTreeMap<PartitionId, ViewCursor>,
 ) -> Result<(), ViewError> {
     let size_of = |row: &ViewRow| row.key.len() + row.row.as_ref().map_or(0, Vec::len);
     let scanned = input.scans.iter().flat_map(|scan| &scan.rows);
@@ -349,7 +349,11 @@ fn fetch(
     Ok(())
 }
 
-fn scan(range: ScanRange, rows: &OrderedRows<'_>, cursors: &BTreeMap<PartitionId, Cursor>) -> Result<Scan, ViewError> {
+fn scan(
+    range: ScanRange,
+    rows: &OrderedRows<'_>,
+    cursors: &BTreeMap<PartitionId, ViewCursor>,
+) -> Result<Scan, ViewError> {
     let limit = range.limit as usize;
     let ids: Vec<PartitionId> = match range.partition {
         Some(id) => vec![PartitionId(id)],

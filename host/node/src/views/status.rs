@@ -5,8 +5,8 @@
 use crate::ids::{JournalIndex, Micros, ModuleId, PartitionId, Position};
 use crate::machine::journal::Journal;
 use crate::views::build::Build;
-use crate::views::cursor::Cursor;
-use crate::views::{Source, View};
+use crate::views::cursor::ViewCursor;
+use crate::views::{View, ViewSource};
 
 /// By how much a view lags behind what this node has applied.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -35,7 +35,7 @@ pub struct BuildStatus {
     pub version: String,
     pub number: u64,
     pub lag: Lag,
-    pub partitions: Vec<Followed>,
+    pub partitions: Vec<FollowProgress>,
     /// Its size on this node's disk.
     pub bytes: u64,
     pub problem: Option<String>,
@@ -45,7 +45,7 @@ pub struct BuildStatus {
 
 /// How far a partition is followed.
 #[derive(Clone, Debug)]
-pub struct Followed {
+pub struct FollowProgress {
     pub partition: PartitionId,
     pub position: Position,
     pub time: Micros,
@@ -59,7 +59,7 @@ impl View {
         let mut lag = Lag::default();
         for id in (0..self.source.partition_count).map(PartitionId) {
             let newest = (self.source.find)(id)?.progress().journal;
-            let cursor = build.cursor(id).unwrap_or(Cursor::genesis(&newest_genesis(&self.source, id)?));
+            let cursor = build.cursor(id).unwrap_or(ViewCursor::genesis(&newest_genesis(&self.source, id)?));
             let entries = cursor.index.distance_to(newest.index);
             lag.entries += entries;
             if 0 < entries && cursor.time != Micros(0) {
@@ -92,10 +92,10 @@ impl View {
     fn build_status(&self, build: &Build) -> BuildStatus {
         let followed = |id: PartitionId| {
             let partition = (self.source.find)(id);
-            let genesis = || partition.as_ref().map(|partition| Cursor::genesis(&partition.genesis()));
+            let genesis = || partition.as_ref().map(|partition| ViewCursor::genesis(&partition.genesis()));
             let cursor = build.cursor(id).or_else(genesis)?;
             let newest = partition.as_ref().map(|partition| partition.progress().journal.index);
-            Some(Followed { partition: id, position: cursor.position(id), time: cursor.time, newest })
+            Some(FollowProgress { partition: id, position: cursor.position(id), time: cursor.time, newest })
         };
         let problem = build.problem.lock().clone();
         BuildStatus {
@@ -111,6 +111,6 @@ impl View {
     }
 }
 
-fn newest_genesis(source: &Source, id: PartitionId) -> Option<Journal> {
+fn newest_genesis(source: &ViewSource, id: PartitionId) -> Option<Journal> {
     Some((source.find)(id)?.genesis())
 }

@@ -23,9 +23,9 @@ use crate::durable::{self, PRIVATE};
 use crate::ids::{ModuleId, PartitionId};
 use crate::machine::logic::Logic;
 use crate::partition::{Partition, PartitionError};
-use crate::views::build::{Build, Problem, Reading};
+use crate::views::build::{Build, BuildProblem, ReadResult};
 use crate::views::error::ViewError;
-use crate::views::{Source, ViewsContext, WantedView};
+use crate::views::{ViewSource, ViewsContext, WantedView};
 
 /// The file that names the folder of the build that serves.
 const SERVING: &str = "serving";
@@ -39,18 +39,18 @@ const CAUGHT_UP_ENTRIES: u64 = 16;
 const NICENESS: i32 = 10;
 
 /// A view's thread.
-pub(super) struct Running {
+pub(super) struct ViewThread {
     pub view: Arc<View>,
     thread: JoinHandle<()>,
 }
 
 pub struct View {
-    pub(super) source: Source,
+    pub(super) source: ViewSource,
     pub(super) name: String,
     folder: PathBuf,
     shared: Arc<ViewsContext>,
     wanted: Mutex<WantedView>,
-    pub(super) held: RwLock<Held>,
+    pub(super) held: RwLock<HeldBuilds>,
     /// Counts writes, for those who wait for one.
     moved: watch::Sender<u64>,
     stopping: CancellationToken,
@@ -58,7 +58,7 @@ pub struct View {
 }
 
 #[derive(Default)]
-pub(super) struct Held {
+pub(super) struct HeldBuilds {
     pub serving: Option<Arc<Build>>,
     pub building: Option<Arc<Build>>,
     /// Builds that no longer serve, kept while somebody still reads them.
@@ -66,11 +66,11 @@ pub(super) struct Held {
     pub problem: Option<String>,
 }
 
-impl Running {
+impl ViewThread {
     /// The new thread first waits for `before`, which still deletes the files of a dropped view of the same name.
     pub fn start(
         shared: Arc<ViewsContext>,
-        source: Source,
+        source: ViewSource,
         wanted: WantedView,
         before: Option<JoinHandle<()>>,
     ) -> std::io::Result<Self> {
@@ -315,7 +315,7 @@ impl View {
                 Err(_) if self.is_stopped() => return false,
                 Err(error) => {
                     *build.rests_until.lock() = error.is_of_archive().then(|| Instant::now() + ARCHIVE_AGAIN);
-                    let problem = Some(Problem { text: error.to_string(), is_final: error.is_final() });
+                    let problem = Some(BuildProblem { text: error.to_string(), is_final: error.is_final() });
                     let mut known = build.problem.lock();
                     if *known != problem {
                         tracing::error!(view = self.name, %error, "a view has stopped");
@@ -335,7 +335,7 @@ impl View {
                 break;
             }
             let Some(partition) = (self.source.find)(id) else { continue };
-            let wait = |reading: BoxFuture<'_, Reading>| {
+            let wait = |reading: BoxFuture<'_, ReadResult>| {
                 let read = self.stopping.run_until_cancelled(reading);
                 runtime.block_on(read).unwrap_or(Err(PartitionError::Deadline))
             };

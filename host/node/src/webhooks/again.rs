@@ -5,8 +5,8 @@
 use reqwest::Url;
 use tokio::time::{Instant, timeout_at};
 
-use super::message::{Maker, Message};
-use super::post::{Sent, may_be_sent, read_url};
+use super::message::{Maker, WebhookMessage};
+use super::post::{PostResult, may_be_sent, read_url};
 use super::signers::has_newest;
 use super::{Secret, Sender, WebhookError};
 use crate::feed::{Feed, FeedPlace};
@@ -26,7 +26,7 @@ impl Sender {
     }
 
     /// A test event, which stands for nothing.
-    pub fn test_message(&self, machine: &str, webhook: &str, row: &WebhookRow) -> Message {
+    pub fn test_message(&self, machine: &str, webhook: &str, row: &WebhookRow) -> WebhookMessage {
         let id = uuid::Uuid::new_v4();
         let cluster = self.cluster.view().cluster.unwrap_or_default();
         let event = serde_json::json!({
@@ -41,7 +41,7 @@ impl Sender {
         let (content_type, body) = Maker::new(machine, row).wrap(print(&event));
         let nowhere = row.lanes.first().expect("a webhook follows a partition").at.position();
         let id = format!("{machine}-{}-test-{id}", row.number);
-        Message { id, first: nowhere, last: nowhere, content_type, body, events: 1 }
+        WebhookMessage { id, first: nowhere, last: nowhere, content_type, body, events: 1 }
     }
 
     /// Sends one message, with the secrets of the webhook.
@@ -52,9 +52,9 @@ impl Sender {
         &self,
         webhook: &str,
         row: &WebhookRow,
-        message: &Message,
+        message: &WebhookMessage,
         until: Instant,
-    ) -> Result<Sent, WebhookError> {
+    ) -> Result<PostResult, WebhookError> {
         let url = Url::parse(&row.url).map_err(|error| {
             let (url, reason) = (row.url.clone(), error.to_string());
             WebhookError::Recorded { url, reason }
@@ -69,7 +69,7 @@ impl Sender {
         }
         let secrets: Vec<Secret> = secrets.into_iter().map(|(_, secret)| secret).collect();
         let posting = self.poster.post(&url, message, &secrets, self.cluster.now());
-        let sent = timeout_at(until, posting).await.unwrap_or_else(|_| Sent::unanswered());
+        let sent = timeout_at(until, posting).await.unwrap_or_else(|_| PostResult::unanswered());
         if let Some(detail) = sent.detail() {
             tracing::warn!(webhook, id = message.id, detail, "a receiver cannot be reached");
         }
@@ -87,7 +87,7 @@ pub async fn make_again(
     row: &WebhookRow,
     first: Position,
     until: Instant,
-) -> Result<Option<Message>, PartitionError> {
+) -> Result<Option<WebhookMessage>, PartitionError> {
     let maker = Maker::new(machine, row);
     let made = timeout_at(until, make(feed, &maker, first, until)).await;
     let message = made.unwrap_or(Err(PartitionError::Deadline))?;
@@ -99,7 +99,7 @@ async fn make(
     maker: &Maker,
     first: Position,
     deadline: Instant,
-) -> Result<Option<Message>, PartitionError> {
+) -> Result<Option<WebhookMessage>, PartitionError> {
     let mut place = feed.before(first, deadline).await?;
     let (mut gather, mut had) = (maker.gather(), first.n);
     // The message was whole once, so everything that it was made of is there.

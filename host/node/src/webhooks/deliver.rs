@@ -22,9 +22,9 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
 use super::Sender;
-use super::message::{Maker, Message};
-use super::post::{Outcome, PLAINTEXT, clip, may_be_sent};
-use super::retry::{Next, after_failure};
+use super::message::{Maker, WebhookMessage};
+use super::post::{PLAINTEXT, PostOutcome, clip, may_be_sent};
+use super::retry::{RetryDecision, after_failure};
 use super::sign::Secret;
 use super::signers::Signers;
 use crate::feed::{Feed, FeedPlace};
@@ -34,7 +34,7 @@ use crate::partition::PartitionError;
 use crate::records::command::DeliveryNote;
 use crate::records::rejection::RejectionCode;
 use crate::system::ClusterError;
-use crate::system::webhook_row::{At, Failing, LaneRow, WebhookRow};
+use crate::system::webhook_row::{FailingDelivery, LaneRow, RowPosition, WebhookRow};
 
 /// How soon a lane is tried again if something other than its receiver stops it.
 const HINDERED_AGAIN: Duration = Duration::from_secs(5);
@@ -103,14 +103,14 @@ impl DeliveryProgress {
 
     /// Notes that everything up to here was taken, or given up, or is not shown.
     fn on_passed(&mut self, to: Position, is_news: bool) {
-        self.lanes.insert(to.partition, LaneRow { at: At::of(to), failing: None });
+        self.lanes.insert(to.partition, LaneRow { at: RowPosition::of(to), failing: None });
         if is_news {
             self.problems.remove(&to.partition);
             self.is_news = true;
         }
     }
 
-    fn on_failed(&mut self, partition: PartitionId, failing: Failing, problem: &str) {
+    fn on_failed(&mut self, partition: PartitionId, failing: FailingDelivery, problem: &str) {
         if let Some(lane) = self.lanes.get_mut(&partition) {
             lane.failing = Some(failing);
         }
@@ -234,8 +234,9 @@ impl Delivery {
     }
 
     /// Returns when the message was taken, or given up and recorded as such. If the receiver is gone, it never returns.
-    async fn deliver(&self, partition: PartitionId, message: &Message) {
-        let mut failing = self.board.lock().lane(partition).failing.unwrap_or(Failing { since: 0, attempts: 0 });
+    async fn deliver(&self, partition: PartitionId, message: &WebhookMessage) {
+        let mut failing =
+            self.board.lock().lane(partition).failing.unwrap_or(FailingDelivery { since: 0, attempts: 0 });
         loop {
             let secrets = self.signers(partition).await;
             let sent = {
@@ -243,18 +244,18 @@ impl Delivery {
                 self.sender.poster.post(&self.url, message, &secrets, self.sender.cluster.now()).await
             };
             let (problem, detail, retry_after) = match sent.outcome {
-                Outcome::Taken => {
+                PostOutcome::Taken => {
                     self.count("delivered", message.events);
                     self.board.lock().on_passed(message.last, true);
                     return;
                 }
-                Outcome::Gone => {
+                PostOutcome::Gone => {
                     tracing::warn!(webhook = self.webhook, "a webhook is paused: its receiver answered 410 Gone");
                     // A rejection means that another node delivers already.
                     let _ = self.note(DeliveryNote::Gone).await;
                     return std::future::pending().await;
                 }
-                Outcome::Failed { problem, detail, retry_after } => (problem, detail, retry_after),
+                PostOutcome::Failed { problem, detail, retry_after } => (problem, detail, retry_after),
             };
             self.count("failed", message.events);
             let now = self.sender.cluster.now();
@@ -270,13 +271,13 @@ impl Delivery {
             }
             self.board.lock().on_failed(partition, failing, &problem);
             match after_failure(&failing, now, retry_after, self.sender.retry_for, rand::random()) {
-                Next::Again(pause) => sleep(pause).await,
-                Next::GiveUp => return self.give_up(message, failing, problem).await,
+                RetryDecision::Again(pause) => sleep(pause).await,
+                RetryDecision::GiveUp => return self.give_up(message, failing, problem).await,
             }
         }
     }
 
-    async fn give_up(&self, message: &Message, failing: Failing, problem: String) {
+    async fn give_up(&self, message: &WebhookMessage, failing: FailingDelivery, problem: String) {
         tracing::warn!(
             webhook = self.webhook,
             id = message.id,

@@ -1,7 +1,7 @@
 //! Why nothing is sent to a receiver.
 //!
 //! In: what is wrong with a webhook or its secrets. Out: texts that say what to do. It knows nothing of answers: what a
-//! receiver said is an [`Outcome`](super::post::Outcome).
+//! receiver said is a [`PostOutcome`](super::post::PostOutcome).
 
 use super::post::PLAINTEXT;
 

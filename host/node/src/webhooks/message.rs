@@ -15,8 +15,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::feed::rendered::Filter;
-use crate::feed::rendered::{Item, Rendered};
+use crate::feed::rendered::EventFilter;
+use crate::feed::rendered::{Item, RenderedEntry};
 use crate::ids::{Micros, Position};
 use crate::limits::{WEBHOOK_BATCH_WINDOW, WEBHOOK_BODY_BYTES};
 use crate::system::webhook_row::WebhookRow;
@@ -26,7 +26,7 @@ pub const SEVERAL: &str = "application/cloudevents-batch+json";
 
 /// One request, however often it is made.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Message {
+pub struct WebhookMessage {
     pub id: String,
     /// The positions of its first and its last event.
     pub first: Position,
@@ -41,20 +41,20 @@ pub struct Maker {
     machine: String,
     number: u64,
     batch: usize,
-    filter: Filter,
+    filter: EventFilter,
 }
 
 /// Makes the messages of one partition, from a place on.
 pub struct Gather<'a> {
     maker: &'a Maker,
     /// The message that is being made. It holds no entry, because it may wait.
-    draft: Option<Draft>,
+    draft: Option<MessageDraft>,
     /// The entry that is being taken, and its next item.
-    current: Option<(Arc<Rendered>, usize)>,
+    current: Option<(Arc<RenderedEntry>, usize)>,
 }
 
 /// A message that may become longer.
-struct Draft {
+struct MessageDraft {
     first: Position,
     last: Position,
     /// Events with commas between them.
@@ -67,7 +67,7 @@ struct Draft {
 impl Maker {
     pub fn new(machine: &str, row: &WebhookRow) -> Self {
         let keys = row.keys.iter().map(|key| key.clone().into_bytes()).collect();
-        let filter = Filter { keys, kinds: row.kinds.clone() };
+        let filter = EventFilter { keys, kinds: row.kinds.clone() };
         Self { machine: machine.to_owned(), number: row.number, batch: row.batch as usize, filter }
     }
 
@@ -87,14 +87,14 @@ impl Maker {
 
 impl Gather<'_> {
     /// Takes the next entry, of which `had` positions were taken before; then [`Gather::next_whole`] has its messages.
-    pub fn take(&mut self, rendered: Arc<Rendered>, had: u32) {
+    pub fn take(&mut self, rendered: Arc<RenderedEntry>, had: u32) {
         assert!(self.current.is_none(), "the one before was taken to its end");
         let first = rendered.items.partition_point(|item| item.n < had);
         self.current = Some((rendered, first));
     }
 
     /// The next message that is whole; `None` if another entry is needed.
-    pub fn next_whole(&mut self) -> Option<Message> {
+    pub fn next_whole(&mut self) -> Option<WebhookMessage> {
         let (rendered, first) = self.current.take()?;
         if let Some(whole) = self.draft.take_if(|draft| draft.until <= rendered.time) {
             self.current = Some((rendered, first));
@@ -106,7 +106,7 @@ impl Gather<'_> {
                 continue;
             }
             let position = Position { n: item.n, ..rendered.end };
-            let draft = self.draft.get_or_insert_with(|| Draft::new(position, rendered.time));
+            let draft = self.draft.get_or_insert_with(|| MessageDraft::new(position, rendered.time));
             draft.add(position, item);
             if self.maker.batch <= draft.events || WEBHOOK_BODY_BYTES <= draft.body.len() {
                 self.current = Some((rendered, at + 1));
@@ -121,13 +121,13 @@ impl Gather<'_> {
         self.draft.as_ref().map(|draft| draft.until)
     }
 
-    fn finish(&self, Draft { first, last, body, events, .. }: Draft) -> Message {
+    fn finish(&self, MessageDraft { first, last, body, events, .. }: MessageDraft) -> WebhookMessage {
         let (content_type, body) = self.maker.wrap(body);
-        Message { id: self.maker.id(first), first, last, content_type, body, events }
+        WebhookMessage { id: self.maker.id(first), first, last, content_type, body, events }
     }
 }
 
-impl Draft {
+impl MessageDraft {
     fn new(first: Position, time: Micros) -> Self {
         let until = Micros(time.0.saturating_add(WEBHOOK_BATCH_WINDOW.as_micros() as i64));
         Self { first, last: first, body: Vec::new(), events: 0, until }
@@ -150,7 +150,7 @@ mod tests {
     const WINDOW: i64 = WEBHOOK_BATCH_WINDOW.as_micros() as i64;
 
     /// An entry with this number and time, and events of these kinds.
-    fn entry(index: u64, time: i64, kinds: &[&str]) -> Arc<Rendered> {
+    fn entry(index: u64, time: i64, kinds: &[&str]) -> Arc<RenderedEntry> {
         let n = kinds.len().max(1) as u32 - 1;
         let end = Position { partition: PartitionId(3), index: JournalIndex(index), n, head8: [0, 1, 0xab, 0xff] };
         let item = |(n, kind): (usize, &&str)| {
@@ -158,16 +158,16 @@ mod tests {
         };
         let items = kinds.iter().enumerate().map(item).collect();
         let (partition, before8, size, time) = (end.partition, [0; 4], 0, Micros(time));
-        Arc::new(Rendered { partition, index: end.index, before8, end, time, items, size })
+        Arc::new(RenderedEntry { partition, index: end.index, before8, end, time, items, size })
     }
 
     fn maker(batch: usize, kinds: &[&str]) -> Maker {
         let kinds = kinds.iter().map(|kind| (*kind).to_owned()).collect();
-        Maker { machine: "wallet".to_owned(), number: 7, batch, filter: Filter { keys: Vec::new(), kinds } }
+        Maker { machine: "wallet".to_owned(), number: 7, batch, filter: EventFilter { keys: Vec::new(), kinds } }
     }
 
     /// The messages of a journal after a position.
-    fn gather(maker: &Maker, journal: &[Arc<Rendered>], behind: Option<Position>) -> Vec<Message> {
+    fn gather(maker: &Maker, journal: &[Arc<RenderedEntry>], behind: Option<Position>) -> Vec<WebhookMessage> {
         let mut gather = maker.gather();
         let mut messages = Vec::new();
         for rendered in journal {
@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[track_caller]
-    fn check(maker: &Maker, journal: &[Arc<Rendered>], expected: &[&str]) {
+    fn check(maker: &Maker, journal: &[Arc<RenderedEntry>], expected: &[&str]) {
         let messages = gather(maker, journal, None);
         let bodies: Vec<_> = messages.iter().map(|message| String::from_utf8_lossy(&message.body)).collect();
         assert_eq!(bodies, expected);
@@ -234,8 +234,9 @@ mod tests {
         let journal = [entry(1, 0, &["a", "a", "a"]), entry(2, WINDOW - 1, &["a"]), entry(3, 2 * WINDOW, &[])];
         let within = Position { n: 0, ..journal[0].end };
         let (all, rest) = (gather(&maker(3, &[]), &journal, None), gather(&maker(3, &[]), &journal, Some(within)));
-        let bodies =
-            |messages: &[Message]| messages.iter().map(|message| message.body.to_vec()).collect::<Vec<_>>().concat();
+        let bodies = |messages: &[WebhookMessage]| {
+            messages.iter().map(|message| message.body.to_vec()).collect::<Vec<_>>().concat()
+        };
         assert_eq!(bodies(&all), br#"["1.0","1.1","1.2"]["2.0"]"#);
         assert_eq!(bodies(&rest), br#"["1.1","1.2","2.0"]"#);
         assert!(all.iter().all(|message| message.id != rest[0].id));

@@ -29,13 +29,13 @@ use tokio_util::sync::CancellationToken;
 
 pub use again::make_again;
 pub use error::WebhookError;
-pub use message::Message;
-pub use post::{Outcome, Sent};
+pub use message::WebhookMessage;
+pub use post::{PostOutcome, PostResult};
 pub use sign::Secret;
 
 use self::deliver::Delivery;
 use self::post::Poster;
-use self::signers::Named;
+use self::signers::NamedSecret;
 use crate::config::{Receivers, WebhooksConfig};
 use crate::feed::{Feed, Feeds};
 use crate::limits::DEADLINE_MAX;
@@ -68,18 +68,18 @@ pub struct Sender {
 
 /// What this node delivers, and what its metrics show.
 #[derive(Default)]
-struct Tended {
-    running: BTreeMap<Key, Running>,
-    shown: BTreeSet<Key>,
+struct Deliveries {
+    running: BTreeMap<WebhookKey, RunningDelivery>,
+    shown: BTreeSet<WebhookKey>,
 }
 
 /// A webhook that is being delivered. Its tasks end when it is dropped.
-struct Running {
+struct RunningDelivery {
     delivery: Arc<Delivery>,
     tasks: JoinSet<()>,
 }
 
-type Key = (String, String);
+type WebhookKey = (String, String);
 
 impl Sender {
     pub fn new(cluster: Cluster, router: Arc<Router>, feeds: Arc<Feeds>, config: &WebhooksConfig) -> Arc<Self> {
@@ -92,7 +92,7 @@ impl Sender {
     /// Delivers while this node is the one to do so, until `stop`; the last progress is recorded on return.
     pub async fn run(self: Arc<Self>, stop: CancellationToken) {
         let tending = tokio::spawn(stop.clone().run_until_cancelled_owned(self.clone().tend_secrets()));
-        let mut tended = Tended::default();
+        let mut deliveries = Deliveries::default();
         let mut is_delivering = false;
         while !stop.is_cancelled() {
             let leads = self.cluster.delivers_webhooks();
@@ -104,24 +104,24 @@ impl Sender {
             };
             if let Some(wanted) = wanted {
                 is_delivering = leads;
-                self.tend(&mut tended, &wanted);
+                self.tend(&mut deliveries, &wanted);
             }
             tokio::select! {
                 () = self.cluster.wait_for_directory(LOOK) => {}
                 () = stop.cancelled() => {}
             }
         }
-        join_all(tended.running.into_values().map(end)).await;
+        join_all(deliveries.running.into_values().map(end)).await;
         // It ends by the same cancellation token.
         drop(tending.await);
     }
 
     /// Stops deliveries that are not wanted any more or continue elsewhere, and starts missing ones.
-    fn tend(self: &Arc<Self>, Tended { running, shown }: &mut Tended, wanted: &Webhooks) {
-        let is_wanted = |key: &Key, running: &Running| {
+    fn tend(self: &Arc<Self>, Deliveries { running, shown }: &mut Deliveries, wanted: &Webhooks) {
+        let is_wanted = |key: &WebhookKey, running: &RunningDelivery| {
             wanted.get(key).is_some_and(|row| row.paused.is_none() && row.epoch == running.delivery.epoch())
         };
-        let gone: Vec<Key> =
+        let gone: Vec<WebhookKey> =
             running.iter().filter(|(key, running)| !is_wanted(key, running)).map(|(key, _)| key.clone()).collect();
         for gone in gone.iter().filter_map(|key| running.remove(key)) {
             tokio::spawn(end(gone));
@@ -146,13 +146,18 @@ impl Sender {
         }
     }
 
-    fn set_out(self: &Arc<Self>, key: &Key, row: &Arc<WebhookRow>, machine: Arc<Machine>) -> Option<Running> {
+    fn set_out(
+        self: &Arc<Self>,
+        key: &WebhookKey,
+        row: &Arc<WebhookRow>,
+        machine: Arc<Machine>,
+    ) -> Option<RunningDelivery> {
         let feed = self.feed(machine);
         match Delivery::new(self.clone(), (&key.0, &key.1), row.clone(), feed) {
             Ok(delivery) => {
                 tracing::info!(machine = key.0, webhook = key.1, "this node delivers a webhook");
                 let tasks = delivery.start();
-                Some(Running { delivery, tasks })
+                Some(RunningDelivery { delivery, tasks })
             }
             Err(problem) => {
                 tracing::error!(machine = key.0, webhook = key.1, problem, "a webhook cannot be delivered");
@@ -167,7 +172,7 @@ impl Sender {
     }
 
     /// Those of the secrets that some node has, in this order.
-    async fn find_secrets(&self, wanted: &[[u8; 32]]) -> Vec<Named> {
+    async fn find_secrets(&self, wanted: &[[u8; 32]]) -> Vec<NamedSecret> {
         let finding = wanted.iter().map(|of| async {
             let secret = self.cluster.webhook_secret(*of).await?;
             Secret::of(secret).map(|secret| (*of, secret))
@@ -186,12 +191,12 @@ impl Sender {
     }
 }
 
-fn gauge_dead((machine, webhook): &Key, letters: usize) {
+fn gauge_dead((machine, webhook): &WebhookKey, letters: usize) {
     let labels = [("machine", machine.clone()), ("webhook", webhook.clone())];
     metrics::gauge!("statehouse_webhook_dead_letters", &labels).set(letters as f64);
 }
 
-async fn end(Running { delivery, tasks }: Running) {
+async fn end(RunningDelivery { delivery, tasks }: RunningDelivery) {
     drop(tasks);
     delivery.gauge_lag(0);
     // If this fails, the next node to deliver sends the last messages again.

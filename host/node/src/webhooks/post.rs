@@ -18,7 +18,7 @@ use reqwest::{Client, ClientBuilder, Response, StatusCode, Url};
 use tokio::time::timeout;
 
 use super::error::WebhookError;
-use super::message::Message;
+use super::message::WebhookMessage;
 use super::resolve::CheckedResolver;
 use super::sign::{Secret, signature};
 use crate::config::Receivers;
@@ -37,7 +37,7 @@ const CONNECT_MAX: Duration = Duration::from_secs(5);
 const DRAIN_MAX: Duration = Duration::from_secs(1);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Outcome {
+pub enum PostOutcome {
     /// 2xx.
     Taken,
     /// 410: the receiver wants no more.
@@ -51,32 +51,32 @@ pub enum Outcome {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Sent {
+pub struct PostResult {
     pub status: Option<u16>,
-    pub outcome: Outcome,
+    pub outcome: PostOutcome,
 }
 
-impl Sent {
+impl PostResult {
     /// The result of a request whose sender could not wait any longer.
     pub fn unanswered() -> Self {
         let problem = "no answer before the deadline of this request; the receiver may have taken it".to_owned();
-        Self { status: None, outcome: Outcome::Failed { problem, detail: None, retry_after: None } }
+        Self { status: None, outcome: PostOutcome::Failed { problem, detail: None, retry_after: None } }
     }
 
     /// What went wrong, in words for the reader of the status; `None` if it was taken.
     pub fn problem(&self) -> Option<String> {
         match &self.outcome {
-            Outcome::Taken => None,
-            Outcome::Gone => Some("the receiver answered 410 Gone".to_owned()),
-            Outcome::Failed { problem, .. } => Some(problem.clone()),
+            PostOutcome::Taken => None,
+            PostOutcome::Gone => Some("the receiver answered 410 Gone".to_owned()),
+            PostOutcome::Failed { problem, .. } => Some(problem.clone()),
         }
     }
 
     /// What the log says beyond that.
     pub fn detail(&self) -> Option<&str> {
         match &self.outcome {
-            Outcome::Failed { detail, .. } => detail.as_deref(),
-            Outcome::Taken | Outcome::Gone => None,
+            PostOutcome::Failed { detail, .. } => detail.as_deref(),
+            PostOutcome::Taken | PostOutcome::Gone => None,
         }
     }
 }
@@ -108,7 +108,7 @@ impl Poster {
         Self { plain, tls, receivers }
     }
 
-    pub async fn post(&self, url: &Url, message: &Message, secrets: &[Secret], now: Micros) -> Sent {
+    pub async fn post(&self, url: &Url, message: &WebhookMessage, secrets: &[Secret], now: Micros) -> PostResult {
         let client = if url.scheme() == "https" { &self.tls } else { &self.plain };
         let client = match client {
             Ok(client) => client,
@@ -136,7 +136,7 @@ impl Poster {
     }
 }
 
-async fn judge(mut response: Response, now: Micros) -> Sent {
+async fn judge(mut response: Response, now: Micros) -> PostResult {
     let status = response.status();
     let after = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok());
     let retry_after = after.and_then(|text| read_retry_after(text, now));
@@ -153,21 +153,24 @@ async fn judge(mut response: Response, now: Micros) -> Sent {
     // A slow answer must not keep others waiting.
     drop(timeout(DRAIN_MAX, draining).await);
     let outcome = match status {
-        _ if status.is_success() => Outcome::Taken,
-        StatusCode::GONE => Outcome::Gone,
+        _ if status.is_success() => PostOutcome::Taken,
+        StatusCode::GONE => PostOutcome::Gone,
         _ => return failed(Some(status.as_u16()), format!("the receiver answered {status}"), retry_after),
     };
-    Sent { status: Some(status.as_u16()), outcome }
+    PostResult { status: Some(status.as_u16()), outcome }
 }
 
-fn failed(status: Option<u16>, problem: String, retry_after: Option<Duration>) -> Sent {
-    Sent { status, outcome: Outcome::Failed { problem: clip(&problem), detail: None, retry_after } }
+fn failed(status: Option<u16>, problem: String, retry_after: Option<Duration>) -> PostResult {
+    PostResult { status, outcome: PostOutcome::Failed { problem: clip(&problem), detail: None, retry_after } }
 }
 
 /// The result if there was no answer, for whatever reason.
-fn unreachable(detail: String) -> Sent {
+fn unreachable(detail: String) -> PostResult {
     let problem = UNREACHABLE.to_owned();
-    Sent { status: None, outcome: Outcome::Failed { problem, detail: Some(clip(&detail)), retry_after: None } }
+    PostResult {
+        status: None,
+        outcome: PostOutcome::Failed { problem, detail: Some(clip(&detail)), retry_after: None },
+    }
 }
 
 /// An error and its causes, in words.
@@ -268,7 +271,8 @@ mod tests {
         let url = format!("http://{}/in", listener.local_addr().expect("it is bound"));
         let (url, position) = (Url::parse(&url).expect("it is one"), at);
         let (id, body) = ("wallet-1-0-1-0-00000000".to_owned(), Bytes::from_static(b"{}"));
-        let message = Message { id, first: position, last: position, content_type: "text/plain", body, events: 1 };
+        let message =
+            WebhookMessage { id, first: position, last: position, content_type: "text/plain", body, events: 1 };
         let receiving = async {
             let (mut connection, _) = listener.accept().await.expect("it comes");
             let mut asked = Vec::new();
@@ -283,7 +287,7 @@ mod tests {
         let posting = poster.post(&url, &message, &secrets, Micros(0));
         let both = async { tokio::join!(receiving, posting) };
         let (_open, sent) = timeout(WEBHOOK_TIMEOUT / 2, both).await.expect("its status is known");
-        assert_eq!(sent, Sent { status: Some(200), outcome: Outcome::Taken });
+        assert_eq!(sent, PostResult { status: Some(200), outcome: PostOutcome::Taken });
     }
 
     fn on_this_machine() -> Receivers {
@@ -296,7 +300,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let port = listener.local_addr().expect("it is bound").port();
         let at = Position { partition: PartitionId(0), index: JournalIndex(1), n: 0, head8: [0; 4] };
-        let message = Message {
+        let message = WebhookMessage {
             id: "1".to_owned(),
             first: at,
             last: at,
@@ -308,7 +312,9 @@ mod tests {
         for host in ["127.0.0.1", "localhost", "[::1]", "[::ffff:127.0.0.1]", "0.0.0.0", "no-such-host.invalid"] {
             let url = Url::parse(&format!("http://{host}:{port}/")).expect("it is one");
             let sent = poster.post(&url, &message, &[Secret::generate()], Micros(0)).await;
-            let Outcome::Failed { problem, detail, retry_after: None } = sent.outcome else { panic!("{host} got it") };
+            let PostOutcome::Failed { problem, detail, retry_after: None } = sent.outcome else {
+                panic!("{host} got it")
+            };
             assert_eq!((sent.status, problem.as_str()), (None, UNREACHABLE), "{host}");
             assert!(detail.is_some(), "{host}");
         }

@@ -10,32 +10,32 @@ use std::time::Duration;
 
 use crate::ids::Micros;
 use crate::limits::{WEBHOOK_RETRY_FIRST, WEBHOOK_RETRY_MAX};
-use crate::system::webhook_row::Failing;
+use crate::system::webhook_row::FailingDelivery;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Next {
+pub enum RetryDecision {
     Again(Duration),
     GiveUp,
 }
 
 /// What follows a failed attempt, which `failing` counts. `chance` is a random number from 0 up to 1.
 pub fn after_failure(
-    failing: &Failing,
+    failing: &FailingDelivery,
     now: Micros,
     retry_after: Option<Duration>,
     retry_for: Duration,
     chance: f64,
-) -> Next {
+) -> RetryDecision {
     // A clock that went back gives it more time, never less.
     let tried = Duration::from_micros(u64::try_from(now.0.saturating_sub(failing.since)).unwrap_or(0));
-    let Some(left) = retry_for.checked_sub(tried).filter(|left| !left.is_zero()) else { return Next::GiveUp };
+    let Some(left) = retry_for.checked_sub(tried).filter(|left| !left.is_zero()) else { return RetryDecision::GiveUp };
     let doublings = failing.attempts.saturating_sub(1).min(31);
     let whole = WEBHOOK_RETRY_FIRST.saturating_mul(1 << doublings).min(WEBHOOK_RETRY_MAX);
     // The random part spreads the messages that reach a receiver once it is back.
     let pause = whole.mul_f64(1.0 - chance.clamp(0.0, 1.0) / 2.0);
     let pause = pause.max(retry_after.unwrap_or_default().min(WEBHOOK_RETRY_MAX));
     // The last attempt is made when the time is over, and not up to an hour before.
-    Next::Again(pause.min(left))
+    RetryDecision::Again(pause.min(left))
 }
 
 #[cfg(test)]
@@ -50,38 +50,38 @@ mod tests {
     }
 
     /// The pause after so many attempts, right after the first one.
-    fn pause(attempts: u32, retry_after: Option<Duration>, chance: f64) -> Next {
-        after_failure(&Failing { since: 0, attempts }, Micros(0), retry_after, DAYS, chance)
+    fn pause(attempts: u32, retry_after: Option<Duration>, chance: f64) -> RetryDecision {
+        after_failure(&FailingDelivery { since: 0, attempts }, Micros(0), retry_after, DAYS, chance)
     }
 
     #[test]
     fn pauses_double_up_to_an_hour_and_vary() {
         for (attempts, seconds) in [(1, 1), (2, 2), (3, 4), (10, 512), (12, 2048), (13, 3600), (1000, 3600)] {
-            assert_eq!(pause(attempts, None, 0.0), Next::Again(seconds * SECOND), "{attempts}");
-            assert_eq!(pause(attempts, None, 1.0), Next::Again(seconds * SECOND / 2), "{attempts}");
+            assert_eq!(pause(attempts, None, 0.0), RetryDecision::Again(seconds * SECOND), "{attempts}");
+            assert_eq!(pause(attempts, None, 1.0), RetryDecision::Again(seconds * SECOND / 2), "{attempts}");
         }
     }
 
     #[test]
     fn a_receiver_may_ask_for_more_but_not_for_ever() {
-        assert_eq!(pause(1, Some(90 * SECOND), 0.5), Next::Again(90 * SECOND));
-        assert_eq!(pause(12, Some(SECOND), 0.0), Next::Again(2048 * SECOND), "nor for less");
-        assert_eq!(pause(1, Some(DAYS), 0.0), Next::Again(3600 * SECOND));
+        assert_eq!(pause(1, Some(90 * SECOND), 0.5), RetryDecision::Again(90 * SECOND));
+        assert_eq!(pause(12, Some(SECOND), 0.0), RetryDecision::Again(2048 * SECOND), "nor for less");
+        assert_eq!(pause(1, Some(DAYS), 0.0), RetryDecision::Again(3600 * SECOND));
     }
 
     /// A fake clock that sleeps as it is told to.
     #[test]
     fn a_message_is_tried_for_three_days_and_at_their_very_end() {
-        let (mut now, mut failing) = (Duration::ZERO, Failing { since: 0, attempts: 0 });
+        let (mut now, mut failing) = (Duration::ZERO, FailingDelivery { since: 0, attempts: 0 });
         let mut chance = 0.0;
         loop {
             failing.attempts += 1;
             match after_failure(&failing, micros(now), None, DAYS, chance) {
-                Next::Again(pause) => {
+                RetryDecision::Again(pause) => {
                     assert!(pause <= WEBHOOK_RETRY_MAX && !pause.is_zero());
                     now += pause;
                 }
-                Next::GiveUp => break,
+                RetryDecision::GiveUp => break,
             }
             chance = (chance + 0.37) % 1.0;
         }
@@ -91,8 +91,8 @@ mod tests {
 
     #[test]
     fn a_clock_that_goes_back_ends_nothing() {
-        let failing = Failing { since: 1_000_000, attempts: 1 };
-        assert_eq!(after_failure(&failing, Micros(0), None, 5 * SECOND, 0.0), Next::Again(SECOND));
-        assert_eq!(after_failure(&failing, Micros(6_000_000), None, 5 * SECOND, 0.0), Next::GiveUp);
+        let failing = FailingDelivery { since: 1_000_000, attempts: 1 };
+        assert_eq!(after_failure(&failing, Micros(0), None, 5 * SECOND, 0.0), RetryDecision::Again(SECOND));
+        assert_eq!(after_failure(&failing, Micros(6_000_000), None, 5 * SECOND, 0.0), RetryDecision::GiveUp);
     }
 }

@@ -15,7 +15,7 @@ use super::sign::Secret;
 const SEARCH_AGAIN: Duration = Duration::from_secs(5);
 
 /// A secret by its fingerprint.
-pub type Named = ([u8; 32], Secret);
+pub type NamedSecret = ([u8; 32], Secret);
 
 #[derive(Default)]
 pub struct Signers(Mutex<Option<Search>>);
@@ -23,7 +23,7 @@ pub struct Signers(Mutex<Option<Search>>);
 /// What was wanted, what was found, and when.
 struct Search {
     wanted: Vec<[u8; 32]>,
-    found: Vec<Named>,
+    found: Vec<NamedSecret>,
     time: Instant,
 }
 
@@ -41,7 +41,7 @@ impl Signers {
     }
 
     /// Who signs after a search; `None` if the newest secret was not found, without which nothing is sent.
-    pub fn on_searched(&self, wanted: Vec<[u8; 32]>, found: Vec<Named>, now: Instant) -> Option<Vec<Secret>> {
+    pub fn on_searched(&self, wanted: Vec<[u8; 32]>, found: Vec<NamedSecret>, now: Instant) -> Option<Vec<Secret>> {
         let mut search = self.0.lock();
         *search = None;
         if !has_newest(&wanted, &found) {
@@ -54,11 +54,11 @@ impl Signers {
 }
 
 /// Whether what was found begins with the newest.
-pub fn has_newest(wanted: &[[u8; 32]], found: &[Named]) -> bool {
+pub fn has_newest(wanted: &[[u8; 32]], found: &[NamedSecret]) -> bool {
     found.first().is_some_and(|(of, _)| Some(of) == wanted.first())
 }
 
-fn secrets(found: &[Named]) -> Vec<Secret> {
+fn secrets(found: &[NamedSecret]) -> Vec<Secret> {
     found.iter().map(|(_, secret)| secret.clone()).collect()
 }
 
@@ -79,7 +79,7 @@ mod tests {
         let (new, old) = (Secret::generate(), Secret::generate());
         let (signers, wanted, begun) = (Signers::default(), [[2; 32], [1; 32]], Instant::now());
         let later = begun + SEARCH_AGAIN;
-        let search = |found: &[Named], now| signers.on_searched(wanted.to_vec(), found.to_vec(), now);
+        let search = |found: &[NamedSecret], now| signers.on_searched(wanted.to_vec(), found.to_vec(), now);
         check(signers.known(&wanted, begun), None);
         check(search(&[([2; 32], new.clone())], begun), Some(&[&new]));
         check(signers.known(&wanted, later - Duration::from_millis(1)), Some(&[&new]));

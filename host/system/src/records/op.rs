@@ -7,7 +7,7 @@ use statehouse_guest::borsh::{BorshDeserialize, BorshSerialize};
 
 use crate::records::loss_row::AcceptedLoss;
 use crate::records::module_row::Wish;
-use crate::records::refused_row::Refused;
+use crate::records::refused_row::ModuleRefusal;
 use crate::records::rows::{MachineRow, NodeRow};
 use crate::records::view_row::ViewWish;
 use crate::records::webhook_row::WebhookWish;
@@ -25,7 +25,7 @@ pub enum Op {
     Webhook { machine: String, webhook: String, by: String, wish: WebhookWish },
     RaiseLevel { level: u32, nodes: Vec<u64> },
     AddSupportingNode { node: NodeRow, level: u32 },
-    RefuseModule { refused: Refused },
+    RefuseModule { refused: ModuleRefusal },
     RemoveChecked { id: u64, others: Vec<u64> },
     AcceptClock { ahead: i64, by: String },
     AcceptLoss { loss: AcceptedLoss },
@@ -75,7 +75,7 @@ pub enum Event {
         level: u32,
     },
     ModuleRefused {
-        refused: Refused,
+        refused: ModuleRefusal,
     },
     ClockAccepted {
         ahead: i64,

@@ -14,10 +14,10 @@ use crate::records::key_row::KEYS;
 use crate::records::loss_row::LOSSES;
 use crate::records::module_row::{Mode, Wish, modules_suffix};
 use crate::records::op::Op;
-use crate::records::refused_row::{Refused, refused_suffix};
+use crate::records::refused_row::{ModuleRefusal, refused_suffix};
 use crate::records::rows::{ACTIVATIONS, FEATURE_LEVEL, NODES, NodeRow};
 use crate::records::view_row::{ViewWish, views_suffix};
-use crate::records::webhook_row::{At, WebhookWish, webhook_suffix, webhooks_suffix};
+use crate::records::webhook_row::{RowPosition, WebhookWish, webhook_suffix, webhooks_suffix};
 
 /// Checks whether a caller with these roles may send such a command. The body need not have a meaning for that.
 pub fn check_roles(body: &CommandBody, caller: &Caller<'_>) -> Result<(), Refusal> {
@@ -79,7 +79,7 @@ pub fn op_of(command: SystemCommand, by: &str) -> Op {
         C::ShadowStop { machine, module } => module_op(machine, module, Wish::ShadowStop),
         C::RefuseModule { machine, module, size, reason } => {
             let by = by_at_most(REFUSED_BY_CHARS_MAX);
-            Op::RefuseModule { refused: Refused { machine, module: module.0, size, time: 0, by, reason } }
+            Op::RefuseModule { refused: ModuleRefusal { machine, module: module.0, size, time: 0, by, reason } }
         }
         C::CreateView { machine, view, module, version, is_default } => {
             view_op(machine, view, ViewWish::Create { module: module.0, version, is_default })
@@ -87,7 +87,7 @@ pub fn op_of(command: SystemCommand, by: &str) -> Op {
         C::RebuildView { machine, view } => view_op(machine, view, ViewWish::Rebuild),
         C::DropView { machine, view } => view_op(machine, view, ViewWish::Drop),
         C::CreateWebhook(NewWebhook { machine, webhook, url, keys, kinds, batch, secret, begin }) => {
-            let begin = begin.into_iter().map(At::of).collect();
+            let begin = begin.into_iter().map(RowPosition::of).collect();
             webhook_op(machine, webhook, WebhookWish::Create { url, keys, kinds, batch, secret, begin })
         }
         C::ChangeWebhook(WebhookChange { machine, webhook, step }) => webhook_op(machine, webhook, step_wish(step)),
@@ -103,8 +103,8 @@ fn step_wish(step: ChangeStep) -> WebhookWish {
         ChangeStep::Resume => WebhookWish::Resume,
         ChangeStep::Rotate { secret } => WebhookWish::Rotate { secret },
         ChangeStep::Settle => WebhookWish::Settle,
-        ChangeStep::Replay { from } => WebhookWish::Replay { from: from.into_iter().map(At::of).collect() },
-        ChangeStep::Redelivered { letter } => WebhookWish::Redelivered { first: At::of(letter) },
+        ChangeStep::Replay { from } => WebhookWish::Replay { from: from.into_iter().map(RowPosition::of).collect() },
+        ChangeStep::Redelivered { letter } => WebhookWish::Redelivered { first: RowPosition::of(letter) },
         ChangeStep::Drop => WebhookWish::Drop,
     }
 }
@@ -115,7 +115,7 @@ fn note_wish(epoch: u64, note: DeliveryNote) -> WebhookWish {
             WebhookWish::Progress { epoch, lanes, problem: problem.unwrap_or_default() }
         }
         DeliveryNote::Dead { first, last, failing, problem } => {
-            WebhookWish::Dead { epoch, first: At::of(first), last: At::of(last), failing, problem }
+            WebhookWish::Dead { epoch, first: RowPosition::of(first), last: RowPosition::of(last), failing, problem }
         }
         DeliveryNote::Gone => WebhookWish::Halt { epoch, is_full: false },
         DeliveryNote::Full => WebhookWish::Halt { epoch, is_full: true },

@@ -22,7 +22,7 @@ pub const REFUSED: &str = "#refused/";
 /// A module that was refused.
 #[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 #[borsh(crate = "statehouse_guest::borsh")]
-pub struct Refused {
+pub struct ModuleRefusal {
     pub machine: String,
     pub module: [u8; 32],
     pub size: u32,
@@ -37,12 +37,12 @@ pub struct Refused {
 #[derive(Clone, Debug, Default, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 #[borsh(crate = "statehouse_guest::borsh")]
 pub struct RefusedRow {
-    pub refused: Vec<Refused>,
+    pub refused: Vec<ModuleRefusal>,
 }
 
 impl RefusedRow {
     /// Checks that the refusal is not recorded yet.
-    pub fn check(&self, refused: &Refused) -> Result<(), Rejection> {
+    pub fn check(&self, refused: &ModuleRefusal) -> Result<(), Rejection> {
         if self.refused.iter().any(|known| known.is_of(&refused.machine, refused.module)) {
             return Err(Rejection::OutOfDate);
         }
@@ -50,15 +50,15 @@ impl RefusedRow {
     }
 
     /// The row with this refusal added; the oldest one makes room.
-    pub fn with(mut self, refused: &Refused, time: Micros) -> Self {
+    pub fn with(mut self, refused: &ModuleRefusal, time: Micros) -> Self {
         let excess = (self.refused.len() + 1).saturating_sub(REFUSED_ROW_ENTRIES_MAX);
         self.refused.drain(..excess);
-        self.refused.push(Refused { time: time.0, ..refused.clone() });
+        self.refused.push(ModuleRefusal { time: time.0, ..refused.clone() });
         self
     }
 }
 
-impl Refused {
+impl ModuleRefusal {
     pub fn is_of(&self, machine: &str, module: [u8; 32]) -> bool {
         self.machine == machine && self.module == module
     }
@@ -69,8 +69,8 @@ pub fn refused_suffix(module: [u8; 32]) -> String {
     format!("{REFUSED}{:02x}", usize::from(module[0]) % REFUSED_ROWS)
 }
 
-pub fn refused_value(refused: &[Refused]) -> Value {
-    let value = |one: &Refused| {
+pub fn refused_value(refused: &[ModuleRefusal]) -> Value {
+    let value = |one: &ModuleRefusal| {
         Value::map([
             ("machine", Value::text(one.machine.as_str())),
             ("module", Value::text(ModuleId(one.module).to_string())),
@@ -87,9 +87,9 @@ mod tests {
     use super::*;
     use crate::limits::{REFUSED_BY_CHARS_MAX, REFUSED_REASON_CHARS_MAX, ROW_BYTES_MAX};
 
-    fn refused(machine: &str, number: u8) -> Refused {
+    fn refused(machine: &str, number: u8) -> ModuleRefusal {
         let (by, reason) = ("𝄞".repeat(REFUSED_BY_CHARS_MAX), "𝄞".repeat(REFUSED_REASON_CHARS_MAX));
-        Refused { machine: machine.to_owned(), module: [number; 32], size: 7, time: 0, by, reason }
+        ModuleRefusal { machine: machine.to_owned(), module: [number; 32], size: 7, time: 0, by, reason }
     }
 
     #[test]

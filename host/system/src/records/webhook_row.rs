@@ -67,15 +67,15 @@ pub struct WebhookRow {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 #[borsh(crate = "statehouse_guest::borsh")]
 pub struct LaneRow {
-    pub at: At,
+    pub at: RowPosition,
     /// The next message, if attempts to deliver it have failed.
-    pub failing: Option<Failing>,
+    pub failing: Option<FailingDelivery>,
 }
 
 /// A message that is not delivered yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 #[borsh(crate = "statehouse_guest::borsh")]
-pub struct Failing {
+pub struct FailingDelivery {
     /// When the first attempt was made, microseconds since 1970.
     pub since: i64,
     pub attempts: u32,
@@ -85,9 +85,9 @@ pub struct Failing {
 #[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 #[borsh(crate = "statehouse_guest::borsh")]
 pub struct DeadRow {
-    pub first: At,
-    pub last: At,
-    pub failing: Failing,
+    pub first: RowPosition,
+    pub last: RowPosition,
+    pub failing: FailingDelivery,
     /// When it was given up.
     pub time: i64,
     pub problem: String,
@@ -96,14 +96,14 @@ pub struct DeadRow {
 /// A position, as rows encode it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 #[borsh(crate = "statehouse_guest::borsh")]
-pub struct At {
+pub struct RowPosition {
     pub partition: u32,
     pub index: u64,
     pub n: u32,
     pub head8: [u8; 4],
 }
 
-impl At {
+impl RowPosition {
     pub fn of(position: Position) -> Self {
         let Position { partition, index, n, head8 } = position;
         Self { partition: partition.0, index: index.0, n, head8 }
@@ -125,7 +125,7 @@ pub enum WebhookWish {
         kinds: Vec<String>,
         batch: u32,
         secret: [u8; 32],
-        begin: Vec<At>,
+        begin: Vec<RowPosition>,
     },
     Pause,
     Resume,
@@ -137,10 +137,10 @@ pub enum WebhookWish {
     /// Only the newest secret signs.
     Settle,
     Replay {
-        from: Vec<At>,
+        from: Vec<RowPosition>,
     },
     Redelivered {
-        first: At,
+        first: RowPosition,
     },
     Drop,
     Progress {
@@ -150,9 +150,9 @@ pub enum WebhookWish {
     },
     Dead {
         epoch: u64,
-        first: At,
-        last: At,
-        failing: Failing,
+        first: RowPosition,
+        last: RowPosition,
+        failing: FailingDelivery,
         problem: String,
     },
     /// The node that delivers pauses the webhook.
@@ -216,9 +216,9 @@ pub fn check(all: &WebhooksRow, found: Option<&WebhookRow>, name: &str, wish: &W
         WebhookWish::Rotate { secret } => Ok(row.secrets.first() != Some(secret)),
         WebhookWish::Settle => Ok(1 < row.secrets.len()),
         WebhookWish::Replay { from } => {
-            let is_followed = |at: &&At| row.lanes.iter().any(|lane| lane.at.partition == at.partition);
+            let is_followed = |at: &&RowPosition| row.lanes.iter().any(|lane| lane.at.partition == at.partition);
             match from.iter().find(|at| !is_followed(at)) {
-                Some(At { partition, .. }) => Err(Rejection::NotFollowed { partition: *partition }),
+                Some(RowPosition { partition, .. }) => Err(Rejection::NotFollowed { partition: *partition }),
                 None => Ok(true),
             }
         }

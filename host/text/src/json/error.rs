@@ -7,7 +7,7 @@
 #[error("{}{fault}", place(.pointer))]
 pub struct BodyError {
     pub pointer: String,
-    pub fault: Fault,
+    pub fault: JsonFault,
 }
 
 fn place(pointer: &str) -> String {
@@ -15,7 +15,7 @@ fn place(pointer: &str) -> String {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Fault {
+pub enum JsonFault {
     /// The bytes are no JSON or no CBOR at all, or something follows the value.
     #[error("{0}")]
     Malformed(String),
@@ -51,7 +51,7 @@ pub enum Fault {
     NotText,
 }
 
-impl Fault {
+impl JsonFault {
     /// This fault in the member `key` of the whole.
     pub fn at(self, key: &str) -> BodyError {
         BodyError { pointer: pointer(key), fault: self }

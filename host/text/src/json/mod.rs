@@ -17,7 +17,7 @@ mod print;
 #[cfg(test)]
 mod tests;
 
-pub use error::{BodyError, Fault};
+pub use error::{BodyError, JsonFault};
 pub use print::{Json, print};
 pub use read::{Body, read_cbor, read_json, read_texts};
 pub use shape::ObjectShape;

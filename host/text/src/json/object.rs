@@ -6,7 +6,7 @@
 use serde::Deserializer;
 use serde::de::{DeserializeSeed, Error, MapAccess, Visitor};
 
-use super::error::{BodyError, Fault};
+use super::error::{BodyError, JsonFault};
 use super::read::Output;
 use super::scalar::{MAP, check_parameter, put_head};
 use super::shape::{FieldShape, ObjectShape};
@@ -39,7 +39,7 @@ pub fn visit_object<'de, A: MapAccess<'de>>(
             let FieldShape { name, shape, .. } = &object.fields()[field];
             if assembly.places[field].is_present() {
                 let by_path = given.iter().any(|(other, _)| *other == field);
-                let fault = if by_path { Fault::GivenByPath } else { Fault::DuplicateField };
+                let fault = if by_path { JsonFault::GivenByPath } else { JsonFault::DuplicateField };
                 return Err(out.refuse(fault.at(name)));
             }
             let start = out.cbor.len();
@@ -89,7 +89,7 @@ impl<'a> Assembly<'a> {
         for (field, text) in given {
             let shape = &self.object.fields()[*field];
             if self.places[*field].is_present() {
-                return Err(Fault::DuplicateField.at(&shape.name));
+                return Err(JsonFault::DuplicateField.at(&shape.name));
             }
             let start = out.cbor.len();
             let uuid = check_parameter(&shape.shape, text, &mut out.cbor).map_err(|fault| fault.at(&shape.name))?;
@@ -112,7 +112,7 @@ impl<'a> Assembly<'a> {
             if place.is_present() {
                 present += 1;
             } else if field.is_required {
-                return Err(Fault::MissingField.at(&field.name));
+                return Err(JsonFault::MissingField.at(&field.name));
             }
         }
         let assembled = out.cbor.len();
@@ -150,6 +150,6 @@ impl Visitor<'_> for FieldSeed<'_> {
     }
 
     fn visit_str<E: Error>(self, name: &str) -> Result<usize, E> {
-        self.object.find(name).ok_or_else(|| self.out.refuse(Fault::UnknownField.at(name)))
+        self.object.find(name).ok_or_else(|| self.out.refuse(JsonFault::UnknownField.at(name)))
     }
 }

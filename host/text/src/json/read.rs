@@ -8,7 +8,7 @@ use serde::Deserializer;
 use serde::de::{Error, MapAccess, Visitor};
 use serde_json::error::Category;
 
-use super::error::{BodyError, Fault, pointer};
+use super::error::{BodyError, JsonFault, pointer};
 use super::object::{read_given, visit_object};
 use super::shape::ObjectShape;
 
@@ -36,9 +36,9 @@ pub fn read_json(object: &ObjectShape, given: &[(usize, String)], json: &[u8]) -
     match read.and_then(|()| deserializer.end()) {
         Ok(()) => Ok(out.into_body()),
         Err(error) => Err(out.into_error(|| match error.classify() {
-            Category::Data => Fault::WrongType { expected: "an object", found: "something else" },
-            Category::Eof => Fault::Malformed(format!("the JSON ends too early, at {}", place(&error))),
-            Category::Syntax | Category::Io => Fault::Malformed(format!("this is not JSON, at {}", place(&error))),
+            Category::Data => JsonFault::WrongType { expected: "an object", found: "something else" },
+            Category::Eof => JsonFault::Malformed(format!("the JSON ends too early, at {}", place(&error))),
+            Category::Syntax | Category::Io => JsonFault::Malformed(format!("this is not JSON, at {}", place(&error))),
         })),
     }
 }
@@ -57,8 +57,8 @@ pub fn read_cbor(object: &ObjectShape, cbor: &[u8]) -> Result<Body, BodyError> {
     let read = deserializer.deserialize_map(BodyVisitor { object, given: &[], out: &mut out });
     match read {
         Ok(()) if deserializer.decoder().position() == cbor.len() => Ok(out.into_body()),
-        Ok(()) => Err(out.into_error(|| Fault::Malformed("something follows the CBOR value".to_owned()))),
-        Err(error) => Err(out.into_error(|| Fault::Malformed(format!("this is not a CBOR map: {error}")))),
+        Ok(()) => Err(out.into_error(|| JsonFault::Malformed("something follows the CBOR value".to_owned()))),
+        Err(error) => Err(out.into_error(|| JsonFault::Malformed(format!("this is not a CBOR map: {error}")))),
     }
 }
 
@@ -89,7 +89,7 @@ impl Output {
         Body { cbor: self.cbor, id: self.id }
     }
 
-    fn into_error(self, otherwise: impl FnOnce() -> Fault) -> BodyError {
+    fn into_error(self, otherwise: impl FnOnce() -> JsonFault) -> BodyError {
         self.error.unwrap_or_else(|| BodyError { pointer: String::new(), fault: otherwise() })
     }
 

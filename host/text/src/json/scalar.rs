@@ -5,7 +5,7 @@
 
 use statehouse_abi::describe::TextFormat;
 
-use super::error::Fault;
+use super::error::JsonFault;
 use super::shape::{Shape, TextShape};
 
 /// Major types of CBOR (RFC 8949 §3.1), already in the upper three bits.
@@ -51,27 +51,27 @@ pub fn put_bool(cbor: &mut Vec<u8>, value: bool) {
 }
 
 /// Appends an unsigned integer if the shape allows it.
-pub fn check_unsigned(shape: &Shape, value: u64, cbor: &mut Vec<u8>) -> Result<(), Fault> {
+pub fn check_unsigned(shape: &Shape, value: u64, cbor: &mut Vec<u8>) -> Result<(), JsonFault> {
     match shape {
         Shape::Int { min, max } if i64::try_from(value).is_ok_and(|value| (*min..=*max).contains(&value)) => {}
-        Shape::Int { min, max } => return Err(Fault::OutOfRange { min: *min, max: *max }),
+        Shape::Int { min, max } => return Err(JsonFault::OutOfRange { min: *min, max: *max }),
         Shape::Any => {}
-        _ => return Err(Fault::WrongType { expected: shape.expected(), found: "a number" }),
+        _ => return Err(JsonFault::WrongType { expected: shape.expected(), found: "a number" }),
     }
     put_head(cbor, UNSIGNED, value);
     Ok(())
 }
 
 /// Appends an integer if the shape allows it.
-pub fn check_signed(shape: &Shape, value: i64, cbor: &mut Vec<u8>) -> Result<(), Fault> {
+pub fn check_signed(shape: &Shape, value: i64, cbor: &mut Vec<u8>) -> Result<(), JsonFault> {
     if let Ok(value) = u64::try_from(value) {
         return check_unsigned(shape, value, cbor);
     }
     match shape {
         Shape::Int { min, max } if (*min..=*max).contains(&value) => {}
-        Shape::Int { min, max } => return Err(Fault::OutOfRange { min: *min, max: *max }),
+        Shape::Int { min, max } => return Err(JsonFault::OutOfRange { min: *min, max: *max }),
         Shape::Any => {}
-        _ => return Err(Fault::WrongType { expected: shape.expected(), found: "a number" }),
+        _ => return Err(JsonFault::WrongType { expected: shape.expected(), found: "a number" }),
     }
     // CBOR counts negative integers from −1 downwards: −1 − value, which is the complement.
     put_head(cbor, NEGATIVE, !value as u64);
@@ -79,56 +79,57 @@ pub fn check_signed(shape: &Shape, value: i64, cbor: &mut Vec<u8>) -> Result<(),
 }
 
 /// Appends text if the shape allows it. Returns the uuid if the shape asks for one.
-pub fn check_text(shape: &Shape, text: &str, cbor: &mut Vec<u8>) -> Result<Option<[u8; 16]>, Fault> {
+pub fn check_text(shape: &Shape, text: &str, cbor: &mut Vec<u8>) -> Result<Option<[u8; 16]>, JsonFault> {
     match shape {
         Shape::Text(TextShape { format: TextFormat::Uuid, .. }) => return put_uuid(text, cbor).map(Some),
         Shape::Text(shape) => check_length_and_format(shape, text)?,
         Shape::Enum { values } if values.iter().any(|value| value == text) => {}
-        Shape::Enum { values } => return Err(Fault::NotListed { values: values.clone() }),
+        Shape::Enum { values } => return Err(JsonFault::NotListed { values: values.clone() }),
         Shape::Any => {}
-        _ => return Err(Fault::WrongType { expected: shape.expected(), found: "text" }),
+        _ => return Err(JsonFault::WrongType { expected: shape.expected(), found: "text" }),
     }
     put_text(cbor, text);
     Ok(None)
 }
 
 /// Appends a scalar that was given as text, in a path or a query string.
-pub fn check_parameter(shape: &Shape, text: &str, cbor: &mut Vec<u8>) -> Result<Option<[u8; 16]>, Fault> {
+pub fn check_parameter(shape: &Shape, text: &str, cbor: &mut Vec<u8>) -> Result<Option<[u8; 16]>, JsonFault> {
     match shape {
         Shape::Text(_) | Shape::Enum { .. } => return check_text(shape, text, cbor),
         Shape::Bool => match text {
             "true" => put_bool(cbor, true),
             "false" => put_bool(cbor, false),
-            _ => return Err(Fault::WrongType { expected: shape.expected(), found: "text" }),
+            _ => return Err(JsonFault::WrongType { expected: shape.expected(), found: "text" }),
         },
         Shape::Int { .. } => {
             let digits = text.strip_prefix('-').unwrap_or(text);
             let is_number = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
-            let number = text.parse().ok().filter(|_| is_number).ok_or(Fault::NotInteger)?;
+            let number = text.parse().ok().filter(|_| is_number).ok_or(JsonFault::NotInteger)?;
             check_signed(shape, number, cbor)?;
         }
-        Shape::Array { .. } | Shape::Object(_) | Shape::Map { .. } | Shape::Any => return Err(Fault::NotText),
+        Shape::Array { .. } | Shape::Object(_) | Shape::Map { .. } | Shape::Any => return Err(JsonFault::NotText),
     }
     Ok(None)
 }
 
-fn put_uuid(text: &str, cbor: &mut Vec<u8>) -> Result<[u8; 16], Fault> {
-    let uuid = uuid::Uuid::try_parse_ascii(text.as_bytes()).ok().filter(|_| text.len() == 36).ok_or(Fault::NotUuid)?;
+fn put_uuid(text: &str, cbor: &mut Vec<u8>) -> Result<[u8; 16], JsonFault> {
+    let uuid =
+        uuid::Uuid::try_parse_ascii(text.as_bytes()).ok().filter(|_| text.len() == 36).ok_or(JsonFault::NotUuid)?;
     put_text(cbor, uuid.hyphenated().encode_lower(&mut uuid::Uuid::encode_buffer()));
     Ok(uuid.into_bytes())
 }
 
-fn check_length_and_format(shape: &TextShape, text: &str) -> Result<(), Fault> {
+fn check_length_and_format(shape: &TextShape, text: &str) -> Result<(), JsonFault> {
     // Counting characters is needed only where the bytes alone do not decide.
     let chars = if text.is_ascii() { text.len() } else { text.chars().count() };
     if chars < shape.chars_min as usize {
-        return Err(Fault::TooShort { min: shape.chars_min });
+        return Err(JsonFault::TooShort { min: shape.chars_min });
     }
     if chars > shape.chars_max as usize {
-        return Err(Fault::TooLong { max: shape.chars_max });
+        return Err(JsonFault::TooLong { max: shape.chars_max });
     }
     if shape.format == TextFormat::Name && !is_name(text) {
-        return Err(Fault::NotName);
+        return Err(JsonFault::NotName);
     }
     Ok(())
 }

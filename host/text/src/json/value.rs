@@ -9,7 +9,7 @@ use serde::Deserializer;
 use serde::de::{DeserializeSeed, Error, MapAccess, SeqAccess, Visitor};
 use statehouse_abi::value::DEPTH_MAX;
 
-use super::error::Fault;
+use super::error::JsonFault;
 use super::object::visit_object;
 use super::read::Output;
 use super::scalar::{
@@ -28,13 +28,13 @@ pub struct ShapeSeed<'a> {
 type Uuid = Option<[u8; 16]>;
 
 impl ShapeSeed<'_> {
-    fn refuse<E: Error>(self, fault: Fault) -> E {
+    fn refuse<E: Error>(self, fault: JsonFault) -> E {
         self.out.refuse(fault.at_whole())
     }
 
     fn wrong_type<T, E: Error>(self, found: &'static str) -> Result<T, E> {
         let expected = self.shape.expected();
-        Err(self.refuse(Fault::WrongType { expected, found }))
+        Err(self.refuse(JsonFault::WrongType { expected, found }))
     }
 }
 
@@ -43,7 +43,7 @@ impl<'de> DeserializeSeed<'de> for ShapeSeed<'_> {
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Uuid, D::Error> {
         if self.depth >= DEPTH_MAX {
-            return Err(self.refuse(Fault::TooDeep { max: DEPTH_MAX }));
+            return Err(self.refuse(JsonFault::TooDeep { max: DEPTH_MAX }));
         }
         deserializer.deserialize_any(self)
     }
@@ -76,7 +76,7 @@ impl<'de> Visitor<'de> for ShapeSeed<'_> {
 
     fn visit_f64<E: Error>(self, _: f64) -> Result<Uuid, E> {
         match self.shape {
-            Shape::Int { .. } | Shape::Any => Err(self.refuse(Fault::NotInteger)),
+            Shape::Int { .. } | Shape::Any => Err(self.refuse(JsonFault::NotInteger)),
             _ => self.wrong_type("a number"),
         }
     }
@@ -132,7 +132,9 @@ fn visit_array<'de, A: SeqAccess<'de>>(
     let mut count = 0;
     loop {
         match seq.next_element_seed(ShapeSeed { shape: items, depth: depth + 1, out: &mut *out }) {
-            Ok(Some(_)) if count == count_max => return Err(out.refuse(Fault::TooMany { max: count_max }.at_whole())),
+            Ok(Some(_)) if count == count_max => {
+                return Err(out.refuse(JsonFault::TooMany { max: count_max }.at_whole()));
+            }
             Ok(Some(_)) => count += 1,
             Ok(None) => break,
             Err(error) => return Err(out.below(&count.to_string(), error)),
@@ -159,12 +161,12 @@ fn visit_entries<'de, A: MapAccess<'de>>(
         let key_start = out.cbor.len();
         let Some(key) = map.next_key_seed(KeySeed { out: &mut *out })? else { break };
         if entries.len() == count_max as usize {
-            return Err(out.refuse(Fault::TooMany { max: count_max }.at_whole()));
+            return Err(out.refuse(JsonFault::TooMany { max: count_max }.at_whole()));
         }
         let value_start = out.cbor.len();
         let encoded = &out.cbor[key_start..value_start];
         let place = entries.binary_search_by(|(start, end, _)| out.cbor[*start..*end].cmp(encoded));
-        let Err(place) = place else { return Err(out.refuse(Fault::DuplicateField.at(&key))) };
+        let Err(place) = place else { return Err(out.refuse(JsonFault::DuplicateField.at(&key))) };
         map.next_value_seed(ShapeSeed { shape: values, depth: depth + 1, out: &mut *out })
             .map_err(|error| out.below(&key, error))?;
         entries.insert(place, (key_start, value_start, out.cbor.len()));

@@ -12,11 +12,11 @@ use crate::audit::list::step_text;
 use crate::audit::replay::blocks::{ExtraKeys, part_of};
 use crate::audit::replay::class::Decision;
 use crate::audit::replay::error::ReplayFault;
-use crate::audit::replay::judge::{Task, apply_recorded};
-use crate::audit::replay::plans::Item;
-use crate::audit::replay::render::{self, About, hex, key_text, text_of};
+use crate::audit::replay::judge::{BatchTask, apply_recorded};
+use crate::audit::replay::plans::GroupItem;
+use crate::audit::replay::render::{self, CommandContext, hex, key_text, text_of};
 use crate::audit::replay::report::{ModuleFacts, OpText, RowChange, Side};
-use crate::audit::replay::state::{Overlay, State};
+use crate::audit::replay::state::{Overlay, PartitionRows};
 use crate::ids::CommandId;
 use crate::machine::decide::decide;
 use crate::machine::entry::{Entry, Part};
@@ -25,8 +25,8 @@ use crate::machine::replica;
 
 /// The rows before a group: those before the batch, with the recorded events of earlier groups applied.
 pub fn rows_before<'s>(
-    task: &Task<'_>,
-    state: &'s State,
+    task: &BatchTask<'_>,
+    state: &'s PartitionRows,
     group: usize,
     extra: &ExtraKeys,
 ) -> Result<Overlay<'s>, ReplayFault> {
@@ -38,7 +38,7 @@ pub fn rows_before<'s>(
 }
 
 /// What was recorded, as the module that recorded it sees it.
-pub fn recorded_side(task: &Task<'_>, rows: &Overlay<'_>, group: usize, about: About<'_>) -> Side {
+pub fn recorded_side(task: &BatchTask<'_>, rows: &Overlay<'_>, group: usize, about: CommandContext<'_>) -> Side {
     let decision = Decision::recorded(task.batch, group);
     let (ops, outcome) = part_of(task.batch, group..group + 1, &ExtraKeys::new());
     let parsed = OpsBlock::parse_trusted(&ops).expect("the host wrote this block");
@@ -48,13 +48,13 @@ pub fn recorded_side(task: &Task<'_>, rows: &Overlay<'_>, group: usize, about: A
 
 /// What the module decides about the group alone, on these rows; `decision` is what it decided in its batch.
 pub fn deciding_side(
-    task: &Task<'_>,
+    task: &BatchTask<'_>,
     rows: &Overlay<'_>,
     group: usize,
     decision: &Decision,
-    about: About<'_>,
+    about: CommandContext<'_>,
 ) -> Result<Side, ReplayFault> {
-    let Item::Decide(planned) = &task.items[group] else {
+    let GroupItem::Decide(planned) = &task.items[group] else {
         return Ok(side(task.logic, decision, None, rows, about));
     };
     let fetch = |ops: &OpsBlock<'_>| Ok::<_, ReplayFault>(rows.fetch(ops));
@@ -69,7 +69,7 @@ pub fn side(
     decision: &Decision,
     ops: Option<(&OpsBlock<'_>, Option<&[u8]>)>,
     rows: &Overlay<'_>,
-    about: About<'_>,
+    about: CommandContext<'_>,
 ) -> Side {
     let mut side = Side {
         module: ModuleFacts::of(logic.id(), logic.describe()),

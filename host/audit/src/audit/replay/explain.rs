@@ -13,8 +13,8 @@ use crate::audit::replay::error::ReplayFault;
 use crate::audit::replay::examine::{deciding_side, recorded_side, rows_before};
 use crate::audit::replay::history::History;
 use crate::audit::replay::isolated::{Flow, Walk};
-use crate::audit::replay::judge::{Task, decide_alone};
-use crate::audit::replay::plans::{Facts, Item, Places, items_of};
+use crate::audit::replay::judge::{BatchTask, decide_alone};
+use crate::audit::replay::plans::{EntityPlaces, FactTreatment, GroupItem, items_of};
 use crate::audit::replay::report::{Difference, Side};
 use crate::audit::replay::request::Request;
 use crate::audit::replay::state::Overlay;
@@ -24,7 +24,7 @@ use crate::machine::replica::position_count;
 
 /// The life of one command.
 #[derive(Clone, Debug, Serialize)]
-pub struct Explained {
+pub struct Explanation {
     /// The record compared with the candidate; the class may be `same`.
     #[serde(flatten)]
     pub difference: Difference,
@@ -34,13 +34,13 @@ pub struct Explained {
 }
 
 /// Explains the command that has this position.
-pub fn explain(history: &dyn History, request: &Request, position: Position) -> Result<Explained, ReplayFault> {
+pub fn explain(history: &dyn History, request: &Request, position: Position) -> Result<Explanation, ReplayFault> {
     if history.partition_count() <= position.partition.0 {
         let machine = history.machine().to_owned();
         return Err(AuditError::NoPartition { machine, partition: position.partition.0 }.into());
     }
     let opened = history.open(position.partition)?;
-    let places = Places { here: position.partition, count: history.partition_count() };
+    let places = EntityPlaces { here: position.partition, count: history.partition_count() };
     // Everything before it is only applied.
     let request = Request { from: Some(Micros(i64::MAX)), to: None, ..request.clone() };
     let mut walk = Walk::new(history, &request, places, opened.genesis());
@@ -57,7 +57,7 @@ pub fn explain(history: &dyn History, request: &Request, position: Position) -> 
     Err(AuditError::Gone.into())
 }
 
-fn explain_in(mut walk: Walk<'_>, entry: &Entry, position: Position) -> Result<Explained, ReplayFault> {
+fn explain_in(mut walk: Walk<'_>, entry: &Entry, position: Position) -> Result<Explanation, ReplayFault> {
     let missing = || ReplayFault::NoCommand { position: position.to_string() };
     let batch = entry.batch().ok_or_else(missing)?;
     let mut n = 0;
@@ -73,8 +73,8 @@ fn explain_in(mut walk: Walk<'_>, entry: &Entry, position: Position) -> Result<E
     }
     let recorder = walk.recorder()?;
     let candidate = walk.request.candidate.clone();
-    let planned = items_of(candidate.as_ref(), recorder.as_ref(), entry, walk.places, Facts::Decided);
-    let control = items_of(recorder.as_ref(), recorder.as_ref(), entry, walk.places, Facts::Decided);
+    let planned = items_of(candidate.as_ref(), recorder.as_ref(), entry, walk.places, FactTreatment::Decided);
+    let control = items_of(recorder.as_ref(), recorder.as_ref(), entry, walk.places, FactTreatment::Decided);
     let none = ExtraKeys::new();
     let task = walk.task(candidate.as_ref(), entry, &batch, &planned);
     let control = walk.task(recorder.as_ref(), entry, &batch, &control);
@@ -85,8 +85,8 @@ fn explain_in(mut walk: Walk<'_>, entry: &Entry, position: Position) -> Result<E
     let decided = decision(&task, &rows, group)?;
     let again = decision(&control, &rows_recorded, group)?;
     let is_alike = match &planned[group] {
-        Item::Decide(planned) => planned.is_alike,
-        Item::Fact | Item::Decided(_) => true,
+        GroupItem::Decide(planned) => planned.is_alike,
+        GroupItem::Fact | GroupItem::Decided(_) => true,
     };
     let class = Class::of(&recorded, &decided, is_alike);
     // Positions in the entry refer to the journal after it.
@@ -102,13 +102,13 @@ fn explain_in(mut walk: Walk<'_>, entry: &Entry, position: Position) -> Result<E
         ])
     })?;
     let control = control_side.ok_or_else(missing)?;
-    Ok(Explained { difference, control })
+    Ok(Explanation { difference, control })
 }
 
-fn decision(task: &Task<'_>, rows: &Overlay<'_>, group: usize) -> Result<Decision, ReplayFault> {
+fn decision(task: &BatchTask<'_>, rows: &Overlay<'_>, group: usize) -> Result<Decision, ReplayFault> {
     match &task.items[group] {
-        Item::Decide(planned) => decide_alone(task, rows, planned),
-        Item::Decided(decision) => Ok(decision.clone()),
-        Item::Fact => Ok(Decision::recorded(task.batch, group)),
+        GroupItem::Decide(planned) => decide_alone(task, rows, planned),
+        GroupItem::Decided(decision) => Ok(decision.clone()),
+        GroupItem::Fact => Ok(Decision::recorded(task.batch, group)),
     }
 }

@@ -5,12 +5,12 @@
 use std::sync::Arc;
 
 use crate::audit::error::AuditError;
-use crate::audit::source::{PartitionSource, Read, Source};
+use crate::audit::source::{PartitionSource, ReadEntry, Source};
 use crate::ids::{Micros, ModuleId, PartitionId, Position};
 use crate::machine::entry::Entry;
 use crate::machine::journal::{Journal, Verdict};
 use crate::machine::logic::Logic;
-use crate::registry::{Guarded, Stop};
+use crate::registry::{GuardedLogic, Stop};
 
 /// The history of one machine.
 pub trait History: Sync {
@@ -22,14 +22,14 @@ pub trait History: Sync {
     fn partition_count(&self) -> u32;
 
     /// Reads and checks one partition's log; slow, and safe to call from several threads.
-    fn open(&self, partition: PartitionId) -> Result<Box<dyn Journaled>, AuditError>;
+    fn open(&self, partition: PartitionId) -> Result<Box<dyn PartitionJournal>, AuditError>;
 
     /// Loads a module that decided; the error says what is missing.
     fn load(&self, id: ModuleId) -> Result<Arc<dyn Logic>, String>;
 }
 
 /// One partition's journal.
-pub trait Journaled: Send + Sync {
+pub trait PartitionJournal: Send + Sync {
     fn genesis(&self) -> Journal;
 
     /// About how many bytes its entries have, to show progress.
@@ -40,7 +40,7 @@ pub trait Journaled: Send + Sync {
         u64::MAX
     }
 
-    /// The entries that existed when [`Journaled::end`] returned `end`.
+    /// The entries that existed when [`PartitionJournal::end`] returned `end`.
     fn entries_until(&self, _end: u64) -> Box<dyn Iterator<Item = Result<Entry, AuditError>> + '_> {
         self.entries()
     }
@@ -78,7 +78,7 @@ impl History for FolderHistory<'_> {
         self.partition_count
     }
 
-    fn open(&self, partition: PartitionId) -> Result<Box<dyn Journaled>, AuditError> {
+    fn open(&self, partition: PartitionId) -> Result<Box<dyn PartitionJournal>, AuditError> {
         Ok(Box::new(self.source.partition(&self.machine, partition)?))
     }
 
@@ -112,16 +112,16 @@ impl History for GuardedHistory<'_> {
         self.history.partition_count()
     }
 
-    fn open(&self, partition: PartitionId) -> Result<Box<dyn Journaled>, AuditError> {
+    fn open(&self, partition: PartitionId) -> Result<Box<dyn PartitionJournal>, AuditError> {
         self.history.open(partition)
     }
 
     fn load(&self, id: ModuleId) -> Result<Arc<dyn Logic>, String> {
-        Ok(Guarded::around_recorded(self.history.load(id)?, &self.stop))
+        Ok(GuardedLogic::around_recorded(self.history.load(id)?, &self.stop))
     }
 }
 
-impl Journaled for PartitionSource {
+impl PartitionJournal for PartitionSource {
     fn genesis(&self) -> Journal {
         self.genesis
     }
@@ -135,7 +135,8 @@ impl Journaled for PartitionSource {
     }
 
     fn entries_until(&self, end: u64) -> Box<dyn Iterator<Item = Result<Entry, AuditError>> + '_> {
-        let is_there = move |read: &Result<Read, AuditError>| read.as_ref().map_or(true, |read| read.number <= end);
+        let is_there =
+            move |read: &Result<ReadEntry, AuditError>| read.as_ref().map_or(true, |read| read.number <= end);
         Box::new(Self::entries(self).take_while(is_there).map(|read| Ok(read?.entry)))
     }
 

@@ -10,8 +10,8 @@ mod difference;
 use std::fmt::Write;
 
 use crate::audit::replay::class::Class;
-use crate::audit::replay::report::{Report, RowDifferences, Verdict};
-use crate::audit::replay::request::Mode;
+use crate::audit::replay::report::{ReplayVerdict, Report, RowDifferences};
+use crate::audit::replay::request::ReplayMode;
 use crate::ids::Micros;
 use crate::printable::is_unseen;
 use crate::rfc3339::print_time;
@@ -45,13 +45,13 @@ thead{display:table-header-group}*{print-color-adjust:exact;-webkit-print-color-
 @media(max-width:45rem){.sides{grid-template-columns:1fr}}";
 
 /// Writes the page.
-pub fn page(report: &Report, verdict: Verdict) -> String {
+pub fn page(report: &Report, verdict: ReplayVerdict) -> String {
     let mut out = String::new();
     write_page(&mut out, report, verdict).expect("writing to memory cannot fail");
     out
 }
 
-fn write_page(out: &mut String, report: &Report, verdict: Verdict) -> std::fmt::Result {
+fn write_page(out: &mut String, report: &Report, verdict: ReplayVerdict) -> std::fmt::Result {
     let title = format!("Replay of {} under {}", report.machine, report.candidate.text());
     write!(out, "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\"><title>{}</title>", escape(&title))?;
     write!(out, "<meta name=\"viewport\" content=\"width=device-width\"><style>{STYLE}</style></head><body>")?;
@@ -77,12 +77,12 @@ fn write_page(out: &mut String, report: &Report, verdict: Verdict) -> std::fmt::
     write_footer(out, report)
 }
 
-fn write_verdict(out: &mut String, report: &Report, verdict: Verdict) -> std::fmt::Result {
+fn write_verdict(out: &mut String, report: &Report, verdict: ReplayVerdict) -> std::fmt::Result {
     let (tone, word) = match verdict {
-        Verdict::Same => ("good", "Nothing differs"),
-        Verdict::Approved => ("warn", "Only approved differences"),
-        Verdict::Unapproved => ("bad", "Not approved"),
-        Verdict::Inconclusive => ("bad", "Inconclusive"),
+        ReplayVerdict::Same => ("good", "Nothing differs"),
+        ReplayVerdict::Approved => ("warn", "Only approved differences"),
+        ReplayVerdict::Unapproved => ("bad", "Not approved"),
+        ReplayVerdict::Inconclusive => ("bad", "Inconclusive"),
     };
     let differences = report.difference_count();
     let found = if differences == 0 {
@@ -134,10 +134,10 @@ fn write_cards(out: &mut String, report: &Report) -> std::fmt::Result {
 fn write_facts(out: &mut String, report: &Report) -> std::fmt::Result {
     let deciders: Vec<String> = report.deciders.iter().map(|module| module.text()).collect();
     let mode = match report.mode {
-        Mode::Isolated => {
+        ReplayMode::Isolated => {
             "isolated: each decision is made on the rows that the recorded events gave, compared, and discarded"
         }
-        Mode::Cumulative => {
+        ReplayMode::Cumulative => {
             "cumulative: the candidate lives with the consequences of its own decisions, in all partitions"
         }
     };

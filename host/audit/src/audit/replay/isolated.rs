@@ -20,19 +20,19 @@ use crate::audit::replay::class::{Class, Decision};
 use crate::audit::replay::error::ReplayFault;
 use crate::audit::replay::examine::{command_of, deciding_side, recorded_side, rows_before, short};
 use crate::audit::replay::history::History;
-use crate::audit::replay::judge::{Found, Judged, Task, apply_all, judge};
-use crate::audit::replay::plans::{Facts, Item, Places, items_of};
-use crate::audit::replay::render::{self, About};
-use crate::audit::replay::report::{Brief, Covered, Difference};
-use crate::audit::replay::request::{Mode, Request, Seen};
-use crate::audit::replay::state::{State, is_of_host};
-use crate::audit::replay::tally::{Place, Tally, slot_of};
+use crate::audit::replay::judge::{BatchTask, GroupDifference, Judgement, apply_all, judge};
+use crate::audit::replay::plans::{EntityPlaces, FactTreatment, GroupItem, items_of};
+use crate::audit::replay::render::{self, CommandContext};
+use crate::audit::replay::report::{Brief, CoveredRange, Difference};
+use crate::audit::replay::request::{FilterSubject, ReplayMode, Request};
+use crate::audit::replay::state::{PartitionRows, is_of_host};
+use crate::audit::replay::tally::{HistoryPlace, Tally, slot_of};
 use crate::ids::{Micros, ModuleId};
 use crate::machine::entry::{Batch, Entry, EntryKind, Part};
 use crate::machine::journal::{Journal, Verdict};
 use crate::machine::logic::Logic;
 use crate::machine::replay::ReplayError;
-use crate::machine::replica::{Applied, ApplyError, no_writes, positions_before};
+use crate::machine::replica::{AppliedEntry, ApplyError, no_writes, positions_before};
 use crate::rfc3339::print_time;
 use crate::saga::claim::ID_REUSED;
 use crate::saga::{Outcome, Saga};
@@ -41,24 +41,24 @@ use crate::saga::{Outcome, Saga};
 pub struct Walk<'a> {
     pub(super) history: &'a dyn History,
     pub(super) request: &'a Request,
-    pub(super) places: Places,
+    pub(super) places: EntityPlaces,
     pub journal: Journal,
     /// The module that decides at `journal`.
     pub recorder: Option<Arc<dyn Logic>>,
     /// The rows as the record has them.
-    pub recorded: State,
+    pub recorded: PartitionRows,
     /// The candidate's rows, if they differ.
-    pub own: Option<State>,
+    pub own: Option<PartitionRows>,
     pub tally: Tally,
-    pub(super) covered: Covered,
+    pub(super) covered: CoveredRange,
 }
 
 /// The result of a walk.
-pub struct Walked {
+pub struct WalkOutcome {
     pub tally: Tally,
-    pub covered: Covered,
+    pub covered: CoveredRange,
     /// The candidate's rows at the end: its `apply` over the recorded events.
-    pub state: State,
+    pub state: PartitionRows,
 }
 
 /// Whether the walk continues.
@@ -69,8 +69,8 @@ pub enum Flow {
 }
 
 impl<'a> Walk<'a> {
-    pub fn new(history: &'a dyn History, request: &'a Request, places: Places, genesis: Journal) -> Self {
-        let covered = Covered {
+    pub fn new(history: &'a dyn History, request: &'a Request, places: EntityPlaces, genesis: Journal) -> Self {
+        let covered = CoveredRange {
             partition: places.here,
             entries: 0,
             void_entries: 0,
@@ -82,7 +82,7 @@ impl<'a> Walk<'a> {
             module: ModuleId::ZERO,
             activation: 0,
         };
-        let (recorded, tally) = (State::default(), Tally::default());
+        let (recorded, tally) = (PartitionRows::default(), Tally::default());
         Self { history, request, places, journal: genesis, recorder: None, recorded, own: None, tally, covered }
     }
 
@@ -107,8 +107,8 @@ impl<'a> Walk<'a> {
         Ok(Flow::GoesOn)
     }
 
-    pub fn finish(mut self) -> Walked {
-        if self.request.mode == Mode::Cumulative {
+    pub fn finish(mut self) -> WalkOutcome {
+        if self.request.mode == ReplayMode::Cumulative {
             let here = self.places.here;
             let due = |saga: Saga| saga.due().into_iter().map(move |key| slot_of(here, saga.command.id(), key));
             self.tally.slots.due = self.recorded.in_flight().flat_map(due).collect();
@@ -123,7 +123,7 @@ impl<'a> Walk<'a> {
         if 0 < same {
             self.tally.classes.entry(Class::Same).or_default().count += same;
         }
-        Walked { tally: self.tally, covered: self.covered, state: self.own.unwrap_or(self.recorded) }
+        WalkOutcome { tally: self.tally, covered: self.covered, state: self.own.unwrap_or(self.recorded) }
     }
 
     fn not_replayed(&self, source: ReplayError) -> ReplayFault {
@@ -147,7 +147,7 @@ impl<'a> Walk<'a> {
         let migrated = self.recorded.migrate(recorder.as_ref(), schema_before);
         let index = entry.header().index;
         let migrated = self.in_history(entry, migrated.map_err(|source| ApplyError::Migration { index, source }))?;
-        let applied = self.in_history(entry, Applied::migrated(entry.clone(), migrated))?;
+        let applied = self.in_history(entry, AppliedEntry::migrated(entry.clone(), migrated))?;
         put_all(&mut self.recorded, &applied);
         self.tally.counts.activations += 1;
         self.recorder = Some(recorder);
@@ -156,8 +156,8 @@ impl<'a> Walk<'a> {
 
     /// Outcomes of calls: they change the phase status table, but no row of a module.
     fn on_progress(&mut self, entry: &Entry) -> Result<(), ReplayFault> {
-        let applied = self.in_history(entry, Applied::promote(entry.clone(), no_writes(), &self.recorded))?;
-        if self.request.mode == Mode::Cumulative {
+        let applied = self.in_history(entry, AppliedEntry::promote(entry.clone(), no_writes(), &self.recorded))?;
+        if self.request.mode == ReplayMode::Cumulative {
             let place = self.place(entry);
             for progress in &entry.records().progress {
                 let slot = slot_of(self.places.here, progress.command(), progress.key);
@@ -173,7 +173,7 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
-    pub(super) fn place(&self, entry: &Entry) -> Place {
+    pub(super) fn place(&self, entry: &Entry) -> HistoryPlace {
         (entry.header().time, self.places.here.0, entry.header().index.0)
     }
 
@@ -193,22 +193,22 @@ impl<'a> Walk<'a> {
         let candidate = self.request.candidate.clone();
         let batch = entry.batch().expect("its kind says so");
         let is_decided = self.request.from.is_none_or(|from| from <= entry.header().time);
-        let mut judged = Judged::default();
+        let mut judgement = Judgement::default();
         if is_decided {
-            let items = items_of(candidate.as_ref(), recorder.as_ref(), entry, self.places, Facts::Kept);
+            let items = items_of(candidate.as_ref(), recorder.as_ref(), entry, self.places, FactTreatment::Kept);
             let task = self.task(candidate.as_ref(), entry, &batch, &items);
-            judged = judge(&task, self.own.as_ref().unwrap_or(&self.recorded))?;
-            self.count(entry, &batch, &items, judged.found.len());
-            if !judged.found.is_empty() {
-                self.on_found(recorder.as_ref(), entry, &batch, &items, &judged)?;
+            judgement = judge(&task, self.own.as_ref().unwrap_or(&self.recorded))?;
+            self.count(entry, &batch, &items, judgement.differences.len());
+            if !judgement.differences.is_empty() {
+                self.on_found(recorder.as_ref(), entry, &batch, &items, &judgement)?;
             }
         }
         let task = self.task(candidate.as_ref(), entry, &batch, &[]);
         let state = self.own.as_ref().unwrap_or(&self.recorded);
-        match judged.writes {
+        match judgement.writes {
             Some(writes) => self.write(entry, &batch, batch.ops.raw(), writes),
             None => {
-                let (ops, writes) = apply_all(&task, state, &judged.extra)?;
+                let (ops, writes) = apply_all(&task, state, &judgement.extra)?;
                 self.write(entry, &batch, &ops, writes)
             }
         }
@@ -219,12 +219,12 @@ impl<'a> Walk<'a> {
         logic: &'t dyn Logic,
         entry: &'t Entry,
         batch: &'t Batch<'t>,
-        items: &'t [Item],
-    ) -> Task<'t> {
-        Task { logic, partition: self.places.here, entry, batch, items }
+        items: &'t [GroupItem],
+    ) -> BatchTask<'t> {
+        BatchTask { logic, partition: self.places.here, entry, batch, items }
     }
 
-    fn count(&mut self, entry: &Entry, batch: &Batch<'_>, items: &[Item], found_count: usize) {
+    fn count(&mut self, entry: &Entry, batch: &Batch<'_>, items: &[GroupItem], found_count: usize) {
         if self.covered.first_index == 0 {
             self.covered.first_index = entry.header().index.0;
         }
@@ -238,7 +238,7 @@ impl<'a> Walk<'a> {
         for (group, item) in items.iter().enumerate() {
             let part = entry.part(batch.ops.group(group).command);
             self.tally.coverage.count(batch, group, part);
-            if matches!(item, Item::Fact) {
+            if matches!(item, GroupItem::Fact) {
                 counts.facts += 1;
                 continue;
             }
@@ -250,7 +250,7 @@ impl<'a> Walk<'a> {
         }
         counts.decisions += decisions;
         self.tally.timeline.count(entry.header().time, Class::Same, decisions - found_count as u64);
-        if self.request.mode == Mode::Cumulative {
+        if self.request.mode == ReplayMode::Cumulative {
             let place = self.place(entry);
             for origin in &entry.records().origins {
                 let slot = slot_of(origin.home(), origin.parent(), origin.key);
@@ -266,33 +266,33 @@ impl<'a> Walk<'a> {
         recorder: &dyn Logic,
         entry: &Entry,
         batch: &Batch<'_>,
-        items: &[Item],
-        judged: &Judged,
+        items: &[GroupItem],
+        judgement: &Judgement,
     ) -> Result<(), ReplayFault> {
         let candidate = self.request.candidate.clone();
         let drifted: BTreeSet<usize> = if recorder.id() == candidate.id() {
-            judged.found.iter().map(|found| found.group).collect()
+            judgement.differences.iter().map(|found| found.group).collect()
         } else {
-            let control = items_of(recorder, recorder, entry, self.places, Facts::Kept);
+            let control = items_of(recorder, recorder, entry, self.places, FactTreatment::Kept);
             let control = judge(&self.task(recorder, entry, batch, &control), &self.recorded)?;
-            control.found.iter().map(|found| found.group).collect()
+            control.differences.iter().map(|found| found.group).collect()
         };
-        for found in &judged.found {
+        for found in &judgement.differences {
             let class = if drifted.contains(&found.group) { Class::HostDrift } else { found.class };
             self.tally.differing.insert((self.places.here.0, entry.header().index.0, found.group));
             let task = self.task(candidate.as_ref(), entry, batch, items);
-            self.report(&task, recorder, class, found, judged)?;
+            self.report(&task, recorder, class, found, judgement)?;
         }
         Ok(())
     }
 
     fn report(
         &mut self,
-        task: &Task<'_>,
+        task: &BatchTask<'_>,
         recorder: &dyn Logic,
         class: Class,
-        found: &Found,
-        judged: &Judged,
+        found: &GroupDifference,
+        judgement: &Judgement,
     ) -> Result<(), ReplayFault> {
         let (entry, batch) = (task.entry, task.batch);
         let recorded = Decision::recorded(batch, found.group);
@@ -310,9 +310,9 @@ impl<'a> Walk<'a> {
         let brief = self.brief(entry, batch, found.group, class, is_root, [&recorded, &found.decision]);
         if is_first {
             let own = self.own.as_ref().unwrap_or(&self.recorded);
-            let rows = rows_before(task, own, found.group, &judged.extra)?;
+            let rows = rows_before(task, own, found.group, &judgement.extra)?;
             let control = self.task(recorder, entry, batch, &[]);
-            let rows_recorded = rows_before(&control, &self.recorded, found.group, &judged.extra)?;
+            let rows_recorded = rows_before(&control, &self.recorded, found.group, &judgement.extra)?;
             let difference = self.difference(brief.clone(), entry, batch, found.group, recorder, |about| {
                 Ok([
                     recorded_side(&control, &rows_recorded, found.group, about),
@@ -373,14 +373,14 @@ impl<'a> Walk<'a> {
         batch: &Batch<'_>,
         group: usize,
         recorder: &dyn Logic,
-        sides: impl FnOnce(About<'_>) -> Result<[crate::audit::replay::report::Side; 2], ReplayFault>,
+        sides: impl FnOnce(CommandContext<'_>) -> Result<[crate::audit::replay::report::Side; 2], ReplayFault>,
     ) -> Result<Difference, ReplayFault> {
         let number = batch.ops.group(group).command;
         let command = batch.command(number as usize);
         let (id, _) = command_of(entry, command.id, number);
         let time = entry.header().time;
         let position = brief.position.clone();
-        let about = About { command: &command, id: id.0, time, position: &position };
+        let about = CommandContext { command: &command, id: id.0, time, position: &position };
         let [recorded, candidate] = sides(about)?;
         Ok(Difference {
             brief,
@@ -399,7 +399,8 @@ impl<'a> Walk<'a> {
         let ops = OpsBlock::parse_trusted(ops).expect("the host wrote this block, or checked it");
         // Recorded keys are first, so if no other key is written, these are writes of the recorded block.
         if self.own.is_none() && WritesBlock::parse(&writes, batch.ops.key_count()).is_ok() {
-            let applied = self.in_history(entry, Applied::promote(entry.clone(), writes.clone(), &self.recorded))?;
+            let applied =
+                self.in_history(entry, AppliedEntry::promote(entry.clone(), writes.clone(), &self.recorded))?;
             if applied.digest() == entry.header().digest {
                 put_all(&mut self.recorded, &applied);
                 return Ok(());
@@ -407,7 +408,7 @@ impl<'a> Walk<'a> {
         }
         let recorder = self.recorder()?;
         let rows = self.recorded.fetch(&batch.ops);
-        let applied = Applied::compute(recorder.as_ref(), entry.clone(), &rows, &self.recorded);
+        let applied = AppliedEntry::compute(recorder.as_ref(), entry.clone(), &rows, &self.recorded);
         let applied = self.in_history(entry, applied)?;
         let is_first = self.own.is_none();
         let is_same_schema = recorder.describe().schema == self.request.candidate.describe().schema;
@@ -471,17 +472,17 @@ pub fn is_reported(
         entities.extend(steps.map(|step| step.entity.as_slice()));
     }
     let time: Micros = entry.header().time;
-    request.filter.accepts(&Seen { id, command: command.name, time, entities: &entities, codes })
+    request.filter.accepts(&FilterSubject { id, command: command.name, time, entities: &entities, codes })
 }
 
-fn put_all(state: &mut State, applied: &Applied) {
+fn put_all(state: &mut PartitionRows, applied: &AppliedEntry) {
     for (key, row) in applied.rows() {
         state.put(key, row);
     }
 }
 
 /// Whether both write the same rows of the module.
-fn is_same_writes(applied: &Applied, ops: &OpsBlock<'_>, writes: &[u8]) -> bool {
+fn is_same_writes(applied: &AppliedEntry, ops: &OpsBlock<'_>, writes: &[u8]) -> bool {
     let mut recorded: Vec<(&[u8], Option<&[u8]>)> = applied.rows().filter(|(key, _)| !is_of_host(key)).collect();
     let own = WritesBlock::parse(writes, ops.key_count()).expect("checked when it was made");
     let mut own: Vec<(&[u8], Option<&[u8]>)> = own.writes().map(|(key, row)| (ops.key(key as usize), row)).collect();

@@ -11,10 +11,10 @@ use statehouse_abi::outcome::{GroupOutcome, OutcomeBlock};
 use crate::audit::replay::blocks::{ExtraKeys, add_extra, part_of};
 use crate::audit::replay::class::{Class, Decision};
 use crate::audit::replay::error::ReplayFault;
-use crate::audit::replay::plans::{Item, Planned};
-use crate::audit::replay::state::{Overlay, State};
+use crate::audit::replay::plans::{GroupItem, GroupPlan};
+use crate::audit::replay::state::{Overlay, PartitionRows};
 use crate::ids::PartitionId;
-use crate::machine::decide::{Decided, decide};
+use crate::machine::decide::{DecidedBatch, decide};
 use crate::machine::entry::{Batch, Entry};
 use crate::machine::logic::{Fault, Logic};
 use crate::machine::plan::PlanView;
@@ -22,18 +22,18 @@ use crate::machine::replica::{self, ApplyError, is_all_rejected, no_writes};
 
 /// A batch that is examined.
 #[derive(Clone, Copy)]
-pub struct Task<'a> {
+pub struct BatchTask<'a> {
     pub logic: &'a dyn Logic,
     pub partition: PartitionId,
     pub entry: &'a Entry,
     pub batch: &'a Batch<'a>,
     /// One item for each group.
-    pub items: &'a [Item],
+    pub items: &'a [GroupItem],
 }
 
 /// A group that is decided otherwise than it was.
 #[derive(Clone, Debug)]
-pub struct Found {
+pub struct GroupDifference {
     pub group: usize,
     pub class: Class,
     pub decision: Decision,
@@ -41,8 +41,8 @@ pub struct Found {
 
 /// The result of deciding a batch again.
 #[derive(Default)]
-pub struct Judged {
-    pub found: Vec<Found>,
+pub struct Judgement {
+    pub differences: Vec<GroupDifference>,
     /// Keys that the module needs beside the recorded ones.
     pub extra: ExtraKeys,
     /// What `apply` makes of the recorded events; present only if everything, including the keys, is as recorded.
@@ -50,37 +50,37 @@ pub struct Judged {
 }
 
 /// Decides the batch on the rows before it.
-pub fn judge(task: &Task<'_>, state: &State) -> Result<Judged, ReplayFault> {
-    let mut judged = Judged::default();
+pub fn judge(task: &BatchTask<'_>, state: &PartitionRows) -> Result<Judgement, ReplayFault> {
+    let mut judgement = Judgement::default();
     let mut overlay = Overlay::on(state);
     let group_count = task.items.len();
     let (mut next, mut chunk) = (0, group_count);
     while next < group_count {
         match &task.items[next] {
-            Item::Fact => {
+            GroupItem::Fact => {
                 next += 1;
                 continue;
             }
-            Item::Decided(decision) => {
-                judged.compare(task, next, decision.clone(), true);
+            GroupItem::Decided(decision) => {
+                judgement.compare(task, next, decision.clone(), true);
                 if next + 1 < group_count && is_accepted(task, next) {
-                    apply_recorded(task, &mut overlay, next..next + 1, &judged.extra)?;
+                    apply_recorded(task, &mut overlay, next..next + 1, &judgement.extra)?;
                 }
                 next += 1;
                 continue;
             }
-            Item::Decide(_) => {}
+            GroupItem::Decide(_) => {}
         }
         let end = run_end(task.items, next, chunk);
         let (decided, groups) = decide_run(task, &overlay, next..end)?;
         if groups.len() == group_count && is_as_recorded(task, &decided) {
-            judged.writes = Some(decided.writes);
-            return Ok(judged);
+            judgement.writes = Some(decided.writes);
+            return Ok(judgement);
         }
-        match judged.compare_run(task, &decided, &groups) {
+        match judgement.compare_run(task, &decided, &groups) {
             Some(differing) => {
                 if differing + 1 < group_count {
-                    apply_recorded(task, &mut overlay, next..differing + 1, &judged.extra)?;
+                    apply_recorded(task, &mut overlay, next..differing + 1, &judgement.extra)?;
                 }
                 (next, chunk) = (differing + 1, 1);
             }
@@ -94,27 +94,27 @@ pub fn judge(task: &Task<'_>, state: &State) -> Result<Judged, ReplayFault> {
             }
         }
     }
-    Ok(judged)
+    Ok(judgement)
 }
 
 /// The end of the groups that can be decided in one call: it lies before a group that cannot be decided.
-fn run_end(items: &[Item], start: usize, chunk: usize) -> usize {
+fn run_end(items: &[GroupItem], start: usize, chunk: usize) -> usize {
     let limit = items.len().min(start.saturating_add(chunk));
-    let is_decidable = |item: &Item| !matches!(item, Item::Decided(_));
+    let is_decidable = |item: &GroupItem| !matches!(item, GroupItem::Decided(_));
     items[start..limit].iter().position(|item| !is_decidable(item)).map_or(limit, |at| start + at)
 }
 
 /// Decides some groups, leaving out facts, and returns which; they are fewer than asked for if an entry would not hold
 /// more.
 fn decide_run(
-    task: &Task<'_>,
+    task: &BatchTask<'_>,
     overlay: &Overlay<'_>,
     groups: std::ops::Range<usize>,
-) -> Result<(Decided, Vec<usize>), ReplayFault> {
+) -> Result<(DecidedBatch, Vec<usize>), ReplayFault> {
     let mut views: Vec<PlanView<'_>> = Vec::with_capacity(groups.len());
     let mut numbers = Vec::with_capacity(groups.len());
     for at in groups {
-        if let Item::Decide(planned) = &task.items[at] {
+        if let GroupItem::Decide(planned) = &task.items[at] {
             views.push(planned.view());
             numbers.push(at);
         }
@@ -127,27 +127,27 @@ fn decide_run(
 }
 
 /// Whether everything is byte for byte as recorded, keys included. Then its writes are those of the recorded events.
-fn is_as_recorded(task: &Task<'_>, decided: &Decided) -> bool {
+fn is_as_recorded(task: &BatchTask<'_>, decided: &DecidedBatch) -> bool {
     decided.plan_count == task.items.len()
         && decided.ops == task.batch.ops.raw()
         && decided.outcome == task.batch.outcome.raw()
-        && task.items.iter().all(|item| matches!(item, Item::Decide(planned) if planned.is_alike))
+        && task.items.iter().all(|item| matches!(item, GroupItem::Decide(planned) if planned.is_alike))
 }
 
-fn is_accepted(task: &Task<'_>, group: usize) -> bool {
+fn is_accepted(task: &BatchTask<'_>, group: usize) -> bool {
     matches!(task.batch.outcome.group(group), GroupOutcome::Events { .. })
 }
 
-impl Judged {
+impl Judgement {
     /// Compares groups with the record, up to the first difference that changes rows; returns the number of that group.
-    fn compare_run(&mut self, task: &Task<'_>, decided: &Decided, groups: &[usize]) -> Option<usize> {
+    fn compare_run(&mut self, task: &BatchTask<'_>, decided: &DecidedBatch, groups: &[usize]) -> Option<usize> {
         let ops = OpsBlock::parse_trusted(&decided.ops).expect("the host wrote this block");
         let is_keys_alike = decided.ops == task.batch.ops.raw();
         for (at, group) in groups.iter().copied().enumerate() {
             if !is_keys_alike {
                 add_extra(&mut self.extra, task.batch, group, &ops, at);
             }
-            let Item::Decide(planned) = &task.items[group] else { continue };
+            let GroupItem::Decide(planned) = &task.items[group] else { continue };
             let decision = decision_of(decided, &ops, at);
             let is_effect_here = decision.is_accepted() || is_accepted(task, group);
             if self.compare(task, group, decision, planned.is_alike) && is_effect_here {
@@ -158,19 +158,19 @@ impl Judged {
     }
 
     /// Compares the decision with the recorded one, and notes a difference. Returns whether they differ.
-    fn compare(&mut self, task: &Task<'_>, group: usize, decision: Decision, is_alike: bool) -> bool {
+    fn compare(&mut self, task: &BatchTask<'_>, group: usize, decision: Decision, is_alike: bool) -> bool {
         let recorded = Decision::recorded(task.batch, group);
         let class = Class::of(&recorded, &decision, is_alike);
         if class == Class::Same {
             return false;
         }
-        self.found.push(Found { group, class, decision });
+        self.differences.push(GroupDifference { group, class, decision });
         true
     }
 }
 
 /// What the module decides about one command alone, on these rows.
-pub fn decide_alone(task: &Task<'_>, rows: &Overlay<'_>, planned: &Planned) -> Result<Decision, ReplayFault> {
+pub fn decide_alone(task: &BatchTask<'_>, rows: &Overlay<'_>, planned: &GroupPlan) -> Result<Decision, ReplayFault> {
     let fetch = |ops: &OpsBlock<'_>| Ok::<_, ReplayFault>(rows.fetch(ops));
     let decided = decide(task.logic, task.entry.header().context(), &[planned.view()], fetch)?;
     let ops = OpsBlock::parse_trusted(&decided.ops).expect("the host wrote this block");
@@ -178,7 +178,7 @@ pub fn decide_alone(task: &Task<'_>, rows: &Overlay<'_>, planned: &Planned) -> R
 }
 
 /// What was decided about the group with this number among the decided ones.
-pub fn decision_of(decided: &Decided, ops: &OpsBlock<'_>, at: usize) -> Decision {
+pub fn decision_of(decided: &DecidedBatch, ops: &OpsBlock<'_>, at: usize) -> Decision {
     let outcome = OutcomeBlock::parse_trusted(&decided.outcome).expect("the outcome was checked when it was made");
     match outcome.group(at) {
         GroupOutcome::Events { first, count } => {
@@ -205,7 +205,7 @@ pub fn decision_of(decided: &Decided, ops: &OpsBlock<'_>, at: usize) -> Decision
 
 /// Writes what the module makes of the recorded events of some groups.
 pub fn apply_recorded(
-    task: &Task<'_>,
+    task: &BatchTask<'_>,
     overlay: &mut Overlay<'_>,
     groups: std::ops::Range<usize>,
     extra: &ExtraKeys,
@@ -219,7 +219,11 @@ pub fn apply_recorded(
 
 /// What the module makes of the recorded events of the whole batch: the ops, with more keys if it needs them, and its
 /// WRITES.
-pub fn apply_all(task: &Task<'_>, state: &State, extra: &ExtraKeys) -> Result<(Vec<u8>, Vec<u8>), ReplayFault> {
+pub fn apply_all(
+    task: &BatchTask<'_>,
+    state: &PartitionRows,
+    extra: &ExtraKeys,
+) -> Result<(Vec<u8>, Vec<u8>), ReplayFault> {
     let (ops, outcome) = if extra.is_empty() {
         (task.batch.ops.raw().to_vec(), task.batch.outcome.raw().to_vec())
     } else {
@@ -230,7 +234,7 @@ pub fn apply_all(task: &Task<'_>, state: &State, extra: &ExtraKeys) -> Result<(V
     Ok((ops, writes))
 }
 
-fn apply(task: &Task<'_>, ops: &OpsBlock<'_>, rows: &[u8], outcome: &[u8]) -> Result<Vec<u8>, ReplayFault> {
+fn apply(task: &BatchTask<'_>, ops: &OpsBlock<'_>, rows: &[u8], outcome: &[u8]) -> Result<Vec<u8>, ReplayFault> {
     let applied = match replica::apply_recorded(task.logic, task.entry, ops, rows, outcome) {
         // There are no events to apply. Replicas do not ask the module either if it fails at that.
         Err(ApplyError::Fault { .. } | ApplyError::Writes { .. }) if is_without_events(outcome) => Ok(no_writes()),

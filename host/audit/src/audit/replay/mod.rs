@@ -41,21 +41,21 @@ use statehouse_abi::describe::Describe;
 pub use class::Class;
 pub use error::ReplayFault;
 use history::GuardedHistory;
-pub use history::{FolderHistory, History, Journaled};
-pub use report::{Report, Verdict};
-pub use request::{Filter, Mode, Request};
+pub use history::{FolderHistory, History, PartitionJournal};
+pub use report::{ReplayVerdict, Report};
+pub use request::{ReplayFilter, ReplayMode, Request};
 
 use crate::audit::error::AuditError;
-use crate::audit::replay::isolated::Walked;
-use crate::audit::replay::plans::Places;
+use crate::audit::replay::isolated::WalkOutcome;
+use crate::audit::replay::plans::EntityPlaces;
 use crate::audit::replay::report::{FORMAT, ModuleFacts};
-use crate::audit::replay::resume::{Bounded, Keep, Kept};
-use crate::audit::replay::state::State;
+use crate::audit::replay::resume::{BoundedJournal, Keep, ResumableReplay};
+use crate::audit::replay::state::PartitionRows;
 use crate::audit::replay::tally::Tally;
-use crate::audit::transit::Cut;
+use crate::audit::transit::ConsistentCut;
 use crate::ids::{Micros, ModuleId, PartitionId, Position};
 use crate::machine::logic::Logic;
-use crate::registry::Guarded;
+use crate::registry::GuardedLogic;
 use crate::rfc3339::print_time;
 
 /// Receives the progress of a replay, from several threads.
@@ -85,7 +85,8 @@ pub fn run_kept(
     keep: &Keep,
 ) -> Result<Report, ReplayFault> {
     let history = &GuardedHistory::new(history, &keep.stop);
-    let request = &Request { candidate: Guarded::around(request.candidate.clone(), &keep.stop), ..request.clone() };
+    let request =
+        &Request { candidate: GuardedLogic::around(request.candidate.clone(), &keep.stop), ..request.clone() };
     let replayed = replay(history, request, meter, keep);
     // This comes first: if a call was not made, any other error is a consequence of that.
     keep.check_whole().and(replayed)
@@ -93,27 +94,27 @@ pub fn run_kept(
 
 fn replay(history: &dyn History, request: &Request, meter: &Meter<'_>, keep: &Keep) -> Result<Report, ReplayFault> {
     let partitions = check(history, request)?;
-    let opened = in_parallel(request.jobs, &partitions, |partition| {
+    let journals = in_parallel(request.jobs, &partitions, |partition| {
         keep.check_stopped()?;
         Ok((*partition, history.open(*partition)?))
     })?;
-    let kept = Kept::open(keep, history, request, &opened)?;
-    let bounded = |(partition, journal)| Bounded { journal, end: kept.end_of(partition) };
-    let opened: Vec<Bounded> = opened.into_iter().map(bounded).collect();
-    let (asked, cut) = (request, cut_of(request, &opened)?);
+    let resumable = ResumableReplay::open(keep, history, request, &journals)?;
+    let bounded = |(partition, journal)| BoundedJournal { journal, end: resumable.end_of(partition) };
+    let journals: Vec<BoundedJournal> = journals.into_iter().map(bounded).collect();
+    let (asked, cut) = (request, cut_of(request, &journals)?);
     let request = &Request { to: cut.into_iter().chain(request.to).min(), ..request.clone() };
-    let bytes: u64 = opened.iter().map(|opened| opened.byte_count()).sum();
-    let passes = if request.mode == Mode::Cumulative { 2 } else { 1 };
+    let bytes: u64 = journals.iter().map(|journal| journal.byte_count()).sum();
+    let passes = if request.mode == ReplayMode::Cumulative { 2 } else { 1 };
     (meter.on_begin)(bytes * passes);
     let numbers: Vec<usize> = (0..partitions.len()).collect();
     let count = history.partition_count();
-    let walked = in_parallel(request.jobs, &numbers, |at| {
-        let places = Places { here: partitions[*at], count };
-        kept.walk(history, request, places, &opened[*at], meter)
+    let outcomes = in_parallel(request.jobs, &numbers, |at| {
+        let places = EntityPlaces { here: partitions[*at], count };
+        resumable.walk(history, request, places, &journals[*at], meter)
     })?;
     let mut tally = Tally::default();
-    let (mut covered, mut states): (Vec<_>, Vec<State>) = (Vec::new(), Vec::new());
-    for Walked { tally: own, covered: partition, state } in walked {
+    let (mut covered, mut states): (Vec<_>, Vec<PartitionRows>) = (Vec::new(), Vec::new());
+    for WalkOutcome { tally: own, covered: partition, state } in outcomes {
         tally.merge(own);
         covered.push(partition);
         states.push(state);
@@ -121,9 +122,11 @@ fn replay(history: &dyn History, request: &Request, meter: &Meter<'_>, keep: &Ke
     let current = covered.iter().max_by_key(|covered| covered.activation).map(|covered| covered.module);
     let current = current.filter(|module| *module != ModuleId::ZERO).ok_or(AuditError::NoModule)?;
     let mut rows = None;
-    if request.mode == Mode::Cumulative {
-        let opened: Vec<&dyn Journaled> = opened.iter().map(|opened| opened as &dyn Journaled).collect();
-        let simulated = cumulative::simulate(history, request, &opened, std::mem::take(&mut tally), meter, &kept)?;
+    if request.mode == ReplayMode::Cumulative {
+        let journals: Vec<&dyn PartitionJournal> =
+            journals.iter().map(|journal| journal as &dyn PartitionJournal).collect();
+        let simulated =
+            cumulative::simulate(history, request, &journals, std::mem::take(&mut tally), meter, &resumable)?;
         rows = Some(rows::differences(request.candidate.as_ref(), &states, &simulated.states));
         tally = simulated.tally;
     }
@@ -141,13 +144,14 @@ fn replay(history: &dyn History, request: &Request, meter: &Meter<'_>, keep: &Ke
 /// Up to which time a cumulative replay may go while a node writes. Journals are opened one after the other, so the
 /// start of a call may lie after the end of its command's journal. Such a call would be taken for one that is no longer
 /// made.
-fn cut_of(request: &Request, opened: &[Bounded]) -> Result<Option<Micros>, ReplayFault> {
-    if request.mode != Mode::Cumulative || opened.len() < 2 {
+fn cut_of(request: &Request, journals: &[BoundedJournal]) -> Result<Option<Micros>, ReplayFault> {
+    if request.mode != ReplayMode::Cumulative || journals.len() < 2 {
         return Ok(None);
     }
-    let opened: Vec<&dyn Journaled> = opened.iter().map(|opened| opened as &dyn Journaled).collect();
-    let cut = Cut::of(&opened)?;
-    Ok(Some(cut.time()).filter(|_| cut != Cut::end()))
+    let journals: Vec<&dyn PartitionJournal> =
+        journals.iter().map(|journal| journal as &dyn PartitionJournal).collect();
+    let cut = ConsistentCut::of(&journals)?;
+    Ok(Some(cut.time()).filter(|_| cut != ConsistentCut::end()))
 }
 
 /// The partitions that are asked for.
@@ -157,7 +161,7 @@ fn check(history: &dyn History, request: &Request) -> Result<Vec<PartitionId>, R
         return Err(ReplayFault::OtherMachine { expected: history.machine().to_owned(), found: found.clone() });
     }
     let count = history.partition_count();
-    if request.mode == Mode::Cumulative && (request.from.is_some() || request.partition.is_some()) {
+    if request.mode == ReplayMode::Cumulative && (request.from.is_some() || request.partition.is_some()) {
         let why = "a cumulative replay begins with the first entry and needs all partitions: leave out --from and \
                    --partition";
         return Err(ReplayFault::Request(why.to_owned()));
@@ -198,7 +202,7 @@ fn assemble(
     history: &dyn History,
     request: &Request,
     tally: Tally,
-    partitions: Vec<report::Covered>,
+    partitions: Vec<report::CoveredRange>,
     current: ModuleId,
     rows: Option<report::RowDifferences>,
 ) -> Result<Report, ReplayFault> {
@@ -254,7 +258,7 @@ fn notes(request: &Request, counts: &report::Counts) -> Vec<String> {
     if request.from.is_some() || request.to.is_some() {
         notes.push("Only a part of the history was decided again: see the partitions.".to_owned());
     }
-    if request.mode == Mode::Cumulative {
+    if request.mode == ReplayMode::Cumulative {
         notes.push(
             "Cumulative: commands are decided at the recorded times and in the recorded batches; what clients would \
              have sent instead cannot be known."

@@ -24,16 +24,16 @@ use crate::saga::{Call, Form, SagaPlan};
 pub const CANCELLED: &str = "cancelled";
 
 /// What is to be decided about one group.
-pub enum Item {
+pub enum GroupItem {
     /// Recorded by the host; no module decides it again.
     Fact,
-    Decide(Box<Planned>),
+    Decide(Box<GroupPlan>),
     /// There is nothing to decide: the module refuses to plan it, or fails.
     Decided(Decision),
 }
 
 /// A group as it is to be decided.
-pub struct Planned {
+pub struct GroupPlan {
     plan: Plan,
     role: OpRole,
     /// The part that continues in other partitions; `plan` is then the first branch.
@@ -42,7 +42,7 @@ pub struct Planned {
     pub is_alike: bool,
 }
 
-impl Planned {
+impl GroupPlan {
     /// The plan that carries out a branch of a command, or undoes it.
     pub fn of_block(block: Vec<u8>, role: OpRole) -> Self {
         let plan = Plan::all(block).expect("the host wrote this block").remove(0).expect("it holds one plan");
@@ -58,13 +58,13 @@ impl Planned {
 
 /// Where entities live.
 #[derive(Clone, Copy, Debug)]
-pub struct Places {
+pub struct EntityPlaces {
     /// The partition whose entry is looked at.
     pub here: PartitionId,
     pub count: u32,
 }
 
-impl Places {
+impl EntityPlaces {
     pub fn of(self, entity: &[u8]) -> PartitionId {
         partition_of(entity, self.count)
     }
@@ -72,7 +72,7 @@ impl Places {
 
 /// How rejections by the host are treated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Facts {
+pub enum FactTreatment {
     /// They stand as they are.
     Kept,
     /// They are decided like anything else, to see the result.
@@ -80,18 +80,24 @@ pub enum Facts {
 }
 
 /// An item for each group of the entry, in order. `recorder` is the module that decided it.
-pub fn items_of(logic: &dyn Logic, recorder: &dyn Logic, entry: &Entry, places: Places, facts: Facts) -> Vec<Item> {
+pub fn items_of(
+    logic: &dyn Logic,
+    recorder: &dyn Logic,
+    entry: &Entry,
+    places: EntityPlaces,
+    facts: FactTreatment,
+) -> Vec<GroupItem> {
     let Some(batch) = entry.batch() else { return Vec::new() };
     let batch = &batch;
-    let mut items: Vec<Option<Item>> = Vec::with_capacity(batch.outcome.group_count());
+    let mut items: Vec<Option<GroupItem>> = Vec::with_capacity(batch.outcome.group_count());
     let mut wanted: Vec<(usize, EntryCommand<'_>)> = Vec::new();
     let (mut calls, mut called) = (PlanOutWriter::default(), Vec::new());
     for group in 0..batch.outcome.group_count() {
         let number = batch.ops.group(group).command;
         let part = entry.part(number);
         // No module decides a claim, whatever its outcome.
-        if is_claim(part) || (facts == Facts::Kept && is_fact(recorder, batch, group, part)) {
-            items.push(Some(Item::Fact));
+        if is_claim(part) || (facts == FactTreatment::Kept && is_fact(recorder, batch, group, part)) {
+            items.push(Some(GroupItem::Fact));
             continue;
         }
         if matches!(part, Part::Call(_)) {
@@ -106,16 +112,16 @@ pub fn items_of(logic: &dyn Logic, recorder: &dyn Logic, entry: &Entry, places: 
         let plans = Plan::all(calls.finish(Vec::new())).expect("the host wrote this block");
         for ((group, role), plan) in called.into_iter().zip(plans) {
             let plan = plan.expect("each item is a plan");
-            items[group] = Some(Item::Decide(Box::new(Planned { plan, role, saga: None, is_alike: true })));
+            items[group] = Some(GroupItem::Decide(Box::new(GroupPlan { plan, role, saga: None, is_alike: true })));
         }
     }
     let commands: Vec<EntryCommand<'_>> = wanted.iter().map(|(_, command)| *command).collect();
     for ((group, command), answer) in wanted.iter().zip(plan_all(logic, &commands)) {
         items[*group] = Some(match answer {
-            Answer::Plan(plan) => place(plan, entry, batch, *group, command, places),
-            Answer::Refused(refusal) => Item::Decided(refused(refusal)),
-            Answer::Failed(diagnostic) => {
-                Item::Decided(Decision::Trapped { code: host_rejection::MODULE_TRAP.to_owned(), diagnostic })
+            PlanAnswer::Plan(plan) => place(plan, entry, batch, *group, command, places),
+            PlanAnswer::Refused(refusal) => GroupItem::Decided(refused(refusal)),
+            PlanAnswer::Failed(diagnostic) => {
+                GroupItem::Decided(Decision::Trapped { code: host_rejection::MODULE_TRAP.to_owned(), diagnostic })
             }
         });
     }
@@ -171,25 +177,25 @@ fn write_recorded(plans: &mut PlanOutWriter, batch: &Batch<'_>, group: usize) ->
     role
 }
 
-enum Answer {
+enum PlanAnswer {
     Plan(Plan),
     Refused(Refusal),
     Failed(Diagnostic),
 }
 
 /// Plans all commands in one guest call; if that fails, in one call each.
-fn plan_all(logic: &dyn Logic, commands: &[EntryCommand<'_>]) -> Vec<Answer> {
+fn plan_all(logic: &dyn Logic, commands: &[EntryCommand<'_>]) -> Vec<PlanAnswer> {
     if commands.is_empty() {
         return Vec::new();
     }
     match plan_once(logic, commands) {
         Ok(answers) => answers,
         Err(_) if commands.len() > 1 => commands.chunks(1).flat_map(|one| plan_all(logic, one)).collect(),
-        Err(culprit) => vec![Answer::Failed(culprit.diagnostic())],
+        Err(culprit) => vec![PlanAnswer::Failed(culprit.diagnostic())],
     }
 }
 
-fn plan_once(logic: &dyn Logic, commands: &[EntryCommand<'_>]) -> Result<Vec<Answer>, Culprit> {
+fn plan_once(logic: &dyn Logic, commands: &[EntryCommand<'_>]) -> Result<Vec<PlanAnswer>, Culprit> {
     let declared = &logic.describe().commands;
     let mut known = Vec::with_capacity(commands.len());
     let mut input = PlanInWriter::default();
@@ -217,12 +223,12 @@ fn plan_once(logic: &dyn Logic, commands: &[EntryCommand<'_>]) -> Result<Vec<Ans
     for (known, command) in known.into_iter().zip(commands) {
         let plan = if known { plans.next() } else { None };
         answers.push(match plan {
-            Some(Ok(plan)) => Answer::Plan(plan),
+            Some(Ok(plan)) => PlanAnswer::Plan(plan),
             Some(Err(refusal)) => {
                 let refusal = minicbor::decode(&refusal).map_err(|error| malformed(format!("refusal: {error}")))?;
-                Answer::Refused(refusal)
+                PlanAnswer::Refused(refusal)
             }
-            None => Answer::Refused(Refusal {
+            None => PlanAnswer::Refused(Refusal {
                 code: "no_such_command".to_owned(),
                 status: 404,
                 detail: format!("the module has no command `{}`", command.name),
@@ -244,9 +250,10 @@ fn place(
     batch: &Batch<'_>,
     group: usize,
     command: &EntryCommand<'_>,
-    places: Places,
-) -> Item {
-    let host_refusal = |code: &str, detail: String| Item::Decided(Decision::Refused { code: code.to_owned(), detail });
+    places: EntityPlaces,
+) -> GroupItem {
+    let host_refusal =
+        |code: &str, detail: String| GroupItem::Decided(Decision::Refused { code: code.to_owned(), detail });
     let view = plan.view();
     if !is_plan_in_limits(&view) {
         return host_refusal("plan_too_large", "it has too many steps, or an entity or a key is too long".to_owned());
@@ -268,12 +275,12 @@ fn place(
     let is_body_alike = view.body == command.body;
     let Some(saga) = saga else {
         let is_alike = is_body_alike && recorded.is_none() && is_steps_alike(&view, batch, group);
-        return Item::Decide(Box::new(Planned { plan, role: OpRole::Step, saga: None, is_alike }));
+        return GroupItem::Decide(Box::new(GroupPlan { plan, role: OpRole::Step, saga: None, is_alike }));
     };
     let is_alike = is_body_alike && recorded.is_some_and(|recorded| is_saga_alike(recorded, &saga));
     let block = saga.branches[0].to_plan(Form::Do, view.home, view.body);
-    let first = Planned::of_block(block, OpRole::Step);
-    Item::Decide(Box::new(Planned { saga: Some(saga), is_alike, ..first }))
+    let first = GroupPlan::of_block(block, OpRole::Step);
+    GroupItem::Decide(Box::new(GroupPlan { saga: Some(saga), is_alike, ..first }))
 }
 
 fn is_steps_alike(view: &PlanView<'_>, batch: &Batch<'_>, group: usize) -> bool {
@@ -287,8 +294,9 @@ fn is_steps_alike(view: &PlanView<'_>, batch: &Batch<'_>, group: usize) -> bool 
 }
 
 fn is_saga_alike(recorded: &SagaPlan, planned: &SagaPlan) -> bool {
-    let is_same_step =
-        |(a, b): (&crate::saga::Step, &crate::saga::Step)| a.op == b.op && a.entity == b.entity && a.undo == b.undo;
+    let is_same_step = |(a, b): (&crate::saga::PlanStep, &crate::saga::PlanStep)| {
+        a.op == b.op && a.entity == b.entity && a.undo == b.undo
+    };
     recorded.coordination == planned.coordination
         && recorded.branches.len() == planned.branches.len()
         && recorded.branches.iter().zip(&planned.branches).all(|(a, b)| {

@@ -16,7 +16,7 @@ use crate::machine::logic::Logic;
 
 /// The command to which something belongs, and where and when it was decided.
 #[derive(Clone, Copy)]
-pub struct About<'a> {
+pub struct CommandContext<'a> {
     pub command: &'a EntryCommand<'a>,
     pub id: [u8; 16],
     pub time: Micros,
@@ -28,7 +28,7 @@ pub fn row(logic: &dyn Logic, key: &[u8], row: Option<&[u8]>) -> Json {
     one(logic, RenderItem::Row(Row { key: key.to_vec(), row: Some(row.to_vec()) }))
 }
 
-pub fn body(logic: &dyn Logic, about: About<'_>) -> Json {
+pub fn body(logic: &dyn Logic, about: CommandContext<'_>) -> Json {
     one(
         logic,
         RenderItem::Body(CommandFacts {
@@ -45,7 +45,7 @@ pub fn body(logic: &dyn Logic, about: About<'_>) -> Json {
 }
 
 /// `op` is the op that made the event, with its entity.
-pub fn event(logic: &dyn Logic, about: About<'_>, entity: &[u8], op: &[u8], event: &[u8]) -> Json {
+pub fn event(logic: &dyn Logic, about: CommandContext<'_>, entity: &[u8], op: &[u8], event: &[u8]) -> Json {
     let event = EventBytes { entity: entity.to_vec(), op: op.to_vec(), event: event.to_vec() };
     one(
         logic,

@@ -12,7 +12,7 @@ use statehouse_abi::describe::Describe;
 
 use crate::audit::replay::class::Class;
 use crate::audit::replay::coverage::Coverage;
-use crate::audit::replay::request::Mode;
+use crate::audit::replay::request::ReplayMode;
 use crate::audit::replay::timeline::Timeline;
 use crate::ids::{ModuleId, PartitionId};
 
@@ -30,7 +30,7 @@ pub struct Report {
     pub format: u32,
     pub cluster: String,
     pub machine: String,
-    pub mode: Mode,
+    pub mode: ReplayMode,
     pub candidate: ModuleFacts,
     /// The module that was active at the end of the covered history.
     pub current: ModuleFacts,
@@ -39,7 +39,7 @@ pub struct Report {
     /// Whether all partitions are covered from their first entries and every difference is reported, as a certificate
     /// requires.
     pub is_whole: bool,
-    pub partitions: Vec<Covered>,
+    pub partitions: Vec<CoveredRange>,
     pub counts: Counts,
     /// Each class that occurs, including `same`.
     pub classes: BTreeMap<Class, ClassCount>,
@@ -78,7 +78,7 @@ impl ModuleFacts {
 
 /// The part of a partition that was replayed.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Covered {
+pub struct CoveredRange {
     pub partition: PartitionId,
     /// Effective entries, including those before the beginning of the range, whose events are applied.
     pub entries: u64,
@@ -300,7 +300,7 @@ impl Report {
 
 /// The verdict on a replay, given what was approved beforehand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub enum ReplayVerdict {
     /// Nothing differs: exit code 0.
     Same,
     /// Everything that differs was approved, class by class with its count: exit code 1.
@@ -311,7 +311,7 @@ pub enum Verdict {
     Inconclusive,
 }
 
-impl Verdict {
+impl ReplayVerdict {
     /// `approved` has each class with its expected count.
     pub fn of(report: &Report, approved: &BTreeMap<Class, u64>) -> Self {
         if report.count_of(Class::HostDrift) > 0 || report.counts.decisions == 0 {

@@ -12,14 +12,14 @@ use crate::machine::logic::Logic;
 /// How the candidate's decisions are carried forward.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Mode {
+pub enum ReplayMode {
     /// Each decision is made on the rows that the recorded events gave, compared, and discarded.
     Isolated,
     /// The candidate lives with the consequences of its own decisions, in all partitions.
     Cumulative,
 }
 
-impl Mode {
+impl ReplayMode {
     pub fn name(self) -> &'static str {
         match self {
             Self::Isolated => "isolated",
@@ -32,14 +32,14 @@ impl Mode {
 #[derive(Clone)]
 pub struct Request {
     pub candidate: Arc<dyn Logic>,
-    pub mode: Mode,
+    pub mode: ReplayMode,
     /// Entries before this time are applied, but not decided again.
     pub from: Option<Micros>,
     /// Entries after this time are left out. All entries up to a time are a consistent cut of all partitions.
     pub to: Option<Micros>,
     /// Only this partition; `None`: all partitions.
     pub partition: Option<PartitionId>,
-    pub filter: Filter,
+    pub filter: ReplayFilter,
     /// How many partitions are replayed at once.
     pub jobs: usize,
 }
@@ -60,7 +60,7 @@ impl Request {
 
 /// Which differences are reported. It does not affect what is decided.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Filter {
+pub struct ReplayFilter {
     pub entity: Option<String>,
     pub id: Option<CommandId>,
     /// The code of a rejection, on either side.
@@ -71,7 +71,7 @@ pub struct Filter {
 }
 
 /// What a filter looks at.
-pub struct Seen<'a> {
+pub struct FilterSubject<'a> {
     pub id: CommandId,
     pub command: &'a str,
     pub time: Micros,
@@ -79,7 +79,7 @@ pub struct Seen<'a> {
     pub codes: [Option<&'a str>; 2],
 }
 
-impl Filter {
+impl ReplayFilter {
     /// The keys of `--where`, for errors and help.
     pub const KEYS: &'static str = "account, id, code, command, after, before";
 
@@ -87,14 +87,14 @@ impl Filter {
         *self == Self::default()
     }
 
-    pub fn accepts(&self, seen: &Seen<'_>) -> bool {
-        let is_entity = |wanted: &String| seen.entities.contains(&wanted.as_bytes());
-        let is_code = |wanted: &String| seen.codes.contains(&Some(wanted.as_str()));
+    pub fn accepts(&self, subject: &FilterSubject<'_>) -> bool {
+        let is_entity = |wanted: &String| subject.entities.contains(&wanted.as_bytes());
+        let is_code = |wanted: &String| subject.codes.contains(&Some(wanted.as_str()));
         self.entity.as_ref().is_none_or(is_entity)
             && self.code.as_ref().is_none_or(is_code)
-            && self.id.is_none_or(|id| id == seen.id)
-            && self.command.as_ref().is_none_or(|command| command == seen.command)
-            && self.after.is_none_or(|after| after <= seen.time)
-            && self.before.is_none_or(|before| seen.time <= before)
+            && self.id.is_none_or(|id| id == subject.id)
+            && self.command.as_ref().is_none_or(|command| command == subject.command)
+            && self.after.is_none_or(|after| after <= subject.time)
+            && self.before.is_none_or(|before| subject.time <= before)
     }
 }

@@ -6,7 +6,7 @@
 //! | `replay.json` | what is replayed, and where each journal ended when it began: later entries are not part of it |
 //! | `partition-N` | the walk over a partition up to one entry, as follows |
 //! | … magic | `shreplay2\n` |
-//! | … walk | length u64 and JSON of [`Saved`] |
+//! | … walk | length u64 and JSON of [`SavedWalk`] |
 //! | … rows, once or twice | count u64, then for each row the key and the row, each with a length u32 |
 //! | … hash | 32 bytes blake3 of everything before |
 //!
@@ -25,20 +25,20 @@ use crate::audit::replay::Meter;
 use crate::audit::replay::class::Class;
 use crate::audit::replay::coverage::Counter;
 use crate::audit::replay::error::ReplayFault;
-use crate::audit::replay::history::{History, Journaled};
-use crate::audit::replay::isolated::{Flow, Walk, Walked};
-use crate::audit::replay::plans::Places;
-use crate::audit::replay::report::{Brief, ClassCount, Counts, Covered, Difference};
+use crate::audit::replay::history::{History, PartitionJournal};
+use crate::audit::replay::isolated::{Flow, Walk, WalkOutcome};
+use crate::audit::replay::plans::EntityPlaces;
+use crate::audit::replay::report::{Brief, ClassCount, Counts, CoveredRange, Difference};
 use crate::audit::replay::request::Request;
-use crate::audit::replay::state::State;
-use crate::audit::replay::tally::{Place, Slots, Tally};
+use crate::audit::replay::state::PartitionRows;
+use crate::audit::replay::tally::{HistoryPlace, Slots, Tally};
 use crate::audit::replay::timeline::Timeline;
 use crate::durable::{self, PRIVATE};
 use crate::ids::{CommandId, Digest, Head, JournalIndex, Micros, ModuleId, PartitionId};
 use crate::limits::REPLAY_SAVE_BYTES;
 use crate::machine::entry::Entry;
 use crate::machine::journal::{Journal, Verdict};
-use crate::registry::{Cut, Stop};
+use crate::registry::{Stop, StopCause};
 
 const RUN: &str = "replay.json";
 const MAGIC: &[u8] = b"shreplay2\n";
@@ -68,10 +68,10 @@ impl Keep {
     /// # Errors
     /// A call of a module was not made, so the results since then are not what the module says.
     pub fn check_whole(&self) -> Result<(), ReplayFault> {
-        match self.stop.cut() {
+        match self.stop.cause() {
             None => Ok(()),
-            Some(Cut::Stopped) => Err(ReplayFault::Stopped { is_kept: self.folder.is_some() }),
-            Some(Cut::Spent(why)) => Err(ReplayFault::Spent(why.clone())),
+            Some(StopCause::Stopped) => Err(ReplayFault::Stopped { is_kept: self.folder.is_some() }),
+            Some(StopCause::Spent(why)) => Err(ReplayFault::Spent(why.clone())),
         }
     }
 }
@@ -79,36 +79,36 @@ impl Keep {
 /// The content of `replay.json`.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Run {
+struct SavedReplay {
     identity: Digest,
     /// By partition.
     ends: BTreeMap<u32, u64>,
 }
 
 /// A replay under way.
-pub struct Kept<'k> {
+pub struct ResumableReplay<'k> {
     keep: &'k Keep,
-    run: Run,
+    run: SavedReplay,
 }
 
 /// A walk up to one effective entry, without its rows.
 #[derive(Serialize, Deserialize)]
-struct Saved {
+struct SavedWalk {
     identity: Digest,
     is_over: bool,
     journal: SavedJournal,
-    covered: Covered,
+    covered: CoveredRange,
     has_own: bool,
     counts: Counts,
     classes: BTreeMap<Class, ClassCount>,
-    first: Vec<(Place, Class, Difference)>,
-    briefs: Vec<(Place, Brief)>,
+    first: Vec<(HistoryPlace, Class, Difference)>,
+    briefs: Vec<(HistoryPlace, Brief)>,
     coverage: Counter,
     timeline: Timeline,
     deciders: Vec<ModuleId>,
     differing: Vec<(u32, u64, usize)>,
-    calls: Vec<(String, Place)>,
-    heard: Vec<(String, Place)>,
+    calls: Vec<(String, HistoryPlace)>,
+    heard: Vec<(String, HistoryPlace)>,
     reused: Vec<(String, Vec<u8>)>,
 }
 
@@ -123,13 +123,13 @@ struct SavedJournal {
 }
 
 /// A walk as it was read back.
-struct Found {
-    saved: Saved,
-    recorded: State,
-    own: Option<State>,
+struct ResumedWalk {
+    saved: SavedWalk,
+    recorded: PartitionRows,
+    own: Option<PartitionRows>,
 }
 
-impl<'k> Kept<'k> {
+impl<'k> ResumableReplay<'k> {
     /// Begins, or continues with what is in the folder.
     ///
     /// # Errors
@@ -138,17 +138,17 @@ impl<'k> Kept<'k> {
         keep: &'k Keep,
         history: &dyn History,
         request: &Request,
-        opened: &[(PartitionId, Box<dyn Journaled>)],
+        opened: &[(PartitionId, Box<dyn PartitionJournal>)],
     ) -> Result<Self, ReplayFault> {
         let identity = identity(history, request);
         let ends = opened.iter().map(|(partition, opened)| (partition.0, opened.end())).collect();
-        let run = Run { identity, ends };
+        let run = SavedReplay { identity, ends };
         let Some(folder) = &keep.folder else { return Ok(Self { keep, run }) };
         let path = folder.join(RUN);
         let io = |path: &Path, source| ReplayFault::Keep { path: path.to_owned(), source };
         let run = match std::fs::read(&path) {
             Ok(text) => {
-                let known: Run = serde_json::from_slice(&text).map_err(|error| io(&path, error.into()))?;
+                let known: SavedReplay = serde_json::from_slice(&text).map_err(|error| io(&path, error.into()))?;
                 if known.identity != identity {
                     return Err(ReplayFault::OtherReplay { path: folder.clone() });
                 }
@@ -181,13 +181,13 @@ impl<'k> Kept<'k> {
         &self,
         history: &dyn History,
         request: &Request,
-        places: Places,
-        opened: &dyn Journaled,
+        places: EntityPlaces,
+        opened: &dyn PartitionJournal,
         meter: &Meter<'_>,
-    ) -> Result<Walked, ReplayFault> {
+    ) -> Result<WalkOutcome, ReplayFault> {
         let mut entries = opened.entries();
         let mut walk = Walk::new(history, request, places, opened.genesis());
-        if let Some(Found { saved, recorded, own }) = self.find(places.here) {
+        if let Some(ResumedWalk { saved, recorded, own }) = self.find(places.here) {
             skip(history, places.here, &saved.journal, opened.genesis(), &mut entries, meter, self.keep)?;
             let is_over = saved.is_over;
             saved.restore(&mut walk, history)?;
@@ -224,7 +224,8 @@ impl<'k> Kept<'k> {
     /// Returns the size of what was written.
     fn save(&self, walk: &Walk<'_>, is_over: bool) -> Result<u64, ReplayFault> {
         let Some(folder) = &self.keep.folder else { return Ok(0) };
-        let json = serde_json::to_vec(&Saved::of(self.run.identity, walk, is_over)).expect("texts and integers only");
+        let json =
+            serde_json::to_vec(&SavedWalk::of(self.run.identity, walk, is_over)).expect("texts and integers only");
         let mut bytes = MAGIC.to_vec();
         bytes.extend_from_slice(&(json.len() as u64).to_le_bytes());
         bytes.extend_from_slice(&json);
@@ -240,7 +241,7 @@ impl<'k> Kept<'k> {
         Ok(bytes.len() as u64)
     }
 
-    fn find(&self, partition: PartitionId) -> Option<Found> {
+    fn find(&self, partition: PartitionId) -> Option<ResumedWalk> {
         let bytes = std::fs::read(self.keep.folder.as_ref()?.join(name_of(partition))).ok()?;
         let (content, hash) = bytes.split_last_chunk::<32>()?;
         if blake3::hash(content) != *hash {
@@ -249,13 +250,13 @@ impl<'k> Kept<'k> {
         let rest = content.strip_prefix(MAGIC)?;
         let (size, rest) = rest.split_first_chunk::<8>()?;
         let (json, mut rest) = rest.split_at_checked(usize::try_from(u64::from_le_bytes(*size)).ok()?)?;
-        let saved: Saved = serde_json::from_slice(json).ok()?;
+        let saved: SavedWalk = serde_json::from_slice(json).ok()?;
         if saved.identity != self.run.identity {
             return None;
         }
         let recorded = read_rows(&mut rest)?;
         let own = if saved.has_own { Some(read_rows(&mut rest)?) } else { None };
-        Some(Found { saved, recorded, own })
+        Some(ResumedWalk { saved, recorded, own })
     }
 }
 
@@ -316,11 +317,11 @@ fn skip(
     if journal.head == saved.head { Ok(()) } else { Err(ReplayFault::OtherHistory { partition, index: saved.index }) }
 }
 
-impl Saved {
+impl SavedWalk {
     fn of(identity: Digest, walk: &Walk<'_>, is_over: bool) -> Self {
         let Journal { index, head, time, module, schema, activation } = walk.journal;
         let tally = &walk.tally;
-        let slots = |slots: &hashbrown::HashMap<CommandId, Place>| {
+        let slots = |slots: &hashbrown::HashMap<CommandId, HistoryPlace>| {
             slots.iter().map(|(id, place)| (id.to_string(), *place)).collect()
         };
         Self {
@@ -352,7 +353,7 @@ impl Saved {
             walk.recorder = Some(loaded);
         }
         walk.covered = self.covered;
-        let slots = |saved: Vec<(String, Place)>| {
+        let slots = |saved: Vec<(String, HistoryPlace)>| {
             saved.into_iter().filter_map(|(id, place)| Some((id.parse().ok()?, place))).collect()
         };
         let reused = self.reused.into_iter().filter_map(|(id, rejection)| Some((id.parse().ok()?, rejection)));
@@ -378,12 +379,12 @@ impl Saved {
 }
 
 /// A journal up to where it ended when the replay began.
-pub struct Bounded {
-    pub journal: Box<dyn Journaled>,
+pub struct BoundedJournal {
+    pub journal: Box<dyn PartitionJournal>,
     pub end: u64,
 }
 
-impl Journaled for Bounded {
+impl PartitionJournal for BoundedJournal {
     fn genesis(&self) -> Journal {
         self.journal.genesis()
     }
@@ -401,7 +402,7 @@ fn name_of(partition: PartitionId) -> String {
     format!("partition-{partition}")
 }
 
-fn write_rows(state: &State, bytes: &mut Vec<u8>) {
+fn write_rows(state: &PartitionRows, bytes: &mut Vec<u8>) {
     bytes.extend_from_slice(&(state.rows().len() as u64).to_le_bytes());
     for (key, row) in state.rows() {
         for part in [key, row] {
@@ -411,9 +412,9 @@ fn write_rows(state: &State, bytes: &mut Vec<u8>) {
     }
 }
 
-fn read_rows(bytes: &mut &[u8]) -> Option<State> {
+fn read_rows(bytes: &mut &[u8]) -> Option<PartitionRows> {
     let count = u64::from_le_bytes(*take(bytes, 8)?.first_chunk()?);
-    let mut state = State::default();
+    let mut state = PartitionRows::default();
     for _ in 0..count {
         let mut part = || {
             let size = u32::from_le_bytes(*take(bytes, 4)?.first_chunk()?);

@@ -11,12 +11,12 @@ use serde_json::Value as Json;
 
 use crate::audit::replay::render::{self, key_text};
 use crate::audit::replay::report::{LISTED_MAX, NumberDifference, RowDifference, RowDifferences};
-use crate::audit::replay::state::State;
+use crate::audit::replay::state::PartitionRows;
 use crate::ids::PartitionId;
 use crate::machine::logic::Logic;
 
 /// Compares the rows of all partitions, which are in the order of their numbers.
-pub fn differences(candidate: &dyn Logic, recorded: &[State], simulated: &[State]) -> RowDifferences {
+pub fn differences(candidate: &dyn Logic, recorded: &[PartitionRows], simulated: &[PartitionRows]) -> RowDifferences {
     let mut found = RowDifferences::default();
     let mut numbers: Vec<(Decimal, NumberDifference)> = Vec::new();
     for (number, (recorded, simulated)) in (0..).zip(recorded.iter().zip(simulated)) {
@@ -39,7 +39,7 @@ pub fn differences(candidate: &dyn Logic, recorded: &[State], simulated: &[State
 }
 
 /// In order; rows of the host are left out.
-fn keys_that_differ<'s>(a: &'s State, b: &'s State) -> Vec<&'s [u8]> {
+fn keys_that_differ<'s>(a: &'s PartitionRows, b: &'s PartitionRows) -> Vec<&'s [u8]> {
     let mut keys: Vec<&[u8]> = Vec::new();
     keys.extend(a.sorted().into_iter().filter(|(key, row)| b.find(key) != Some(row)).map(|(key, _)| key));
     keys.extend(b.sorted().into_iter().filter(|(key, _)| a.find(key).is_none()).map(|(key, _)| key));

@@ -10,16 +10,16 @@ use statehouse_abi::rows::{RowsWriter, WritesBlock};
 
 use crate::ids::CommandId;
 use crate::machine::logic::Logic;
-use crate::machine::migration::{Migrated, Migration, MigrationError};
+use crate::machine::migration::{Migration, MigrationChanges, MigrationError};
 use crate::machine::table::Table;
 use crate::saga::Saga;
 use crate::saga::status::{ENTITY, row_key};
 
 /// All rows of a partition.
 #[derive(Clone, Debug, Default)]
-pub struct State(HashMap<Vec<u8>, Vec<u8>>);
+pub struct PartitionRows(HashMap<Vec<u8>, Vec<u8>>);
 
-impl State {
+impl PartitionRows {
     pub fn find(&self, key: &[u8]) -> Option<&[u8]> {
         self.0.get(key).map(Vec::as_slice)
     }
@@ -73,7 +73,7 @@ impl State {
     }
 
     /// The rows that change when a module with another schema becomes active.
-    pub fn migrate(&self, logic: &dyn Logic, from: u32) -> Result<Migrated, MigrationError> {
+    pub fn migrate(&self, logic: &dyn Logic, from: u32) -> Result<MigrationChanges, MigrationError> {
         let mut migration = Migration::new(logic, from)?;
         if migration.is_needed() {
             for (key, row) in self.sorted() {
@@ -84,7 +84,7 @@ impl State {
     }
 }
 
-impl Table for State {
+impl Table for PartitionRows {
     fn find(&self, command: CommandId) -> Option<Saga> {
         // No replica has written a row that cannot be read, so the digest of the entry detects it.
         Saga::of_row(self.0.get(&row_key(command))?).ok()
@@ -98,12 +98,12 @@ pub fn is_of_host(key: &[u8]) -> bool {
 
 /// A state, and what the first groups of a batch have changed in it.
 pub struct Overlay<'s> {
-    base: &'s State,
+    base: &'s PartitionRows,
     changed: HashMap<Vec<u8>, Option<Vec<u8>>>,
 }
 
 impl<'s> Overlay<'s> {
-    pub fn on(base: &'s State) -> Self {
+    pub fn on(base: &'s PartitionRows) -> Self {
         Self { base, changed: HashMap::new() }
     }
 

@@ -15,7 +15,7 @@ use crate::ids::{CommandId, Fingerprint, Micros, ModuleId, PartitionId};
 use crate::saga::{CallKey, Derivation, Identity};
 
 /// Where something stands in the order of all partitions: time, partition, journal index.
-pub type Place = (Micros, u32, u64);
+pub type HistoryPlace = (Micros, u32, u64);
 
 /// Counts of one partition, or of all.
 #[derive(Default)]
@@ -23,8 +23,8 @@ pub struct Tally {
     pub counts: Counts,
     pub classes: BTreeMap<Class, ClassCount>,
     /// With its place, to find the first one of several partitions.
-    pub first: BTreeMap<Class, (Place, Difference)>,
-    pub briefs: Vec<(Place, Brief)>,
+    pub first: BTreeMap<Class, (HistoryPlace, Difference)>,
+    pub briefs: Vec<(HistoryPlace, Brief)>,
     pub coverage: Counter,
     pub timeline: Timeline,
     /// Modules that decided.
@@ -37,8 +37,8 @@ pub struct Tally {
 /// Where the history has recorded each call and what was heard about it, by [`slot_of`].
 #[derive(Default)]
 pub struct Slots {
-    pub calls: HashMap<CommandId, Place>,
-    pub heard: HashMap<CommandId, Place>,
+    pub calls: HashMap<CommandId, HistoryPlace>,
+    pub heard: HashMap<CommandId, HistoryPlace>,
     /// Calls refused because another command has their id, with the CBOR of the rejection. Such a refusal is recorded
     /// only at home.
     pub reused: HashMap<CommandId, Vec<u8>>,

@@ -16,33 +16,33 @@ use statehouse_abi::describe::Describe;
 use statehouse_abi::value::Value;
 
 use crate::audit::replay::explain::explain;
-use crate::audit::replay::report::{Difference, RowChange, Verdict};
-use crate::audit::replay::tests::maker::{Maker, Sent, id_of};
+use crate::audit::replay::report::{Difference, ReplayVerdict, RowChange};
+use crate::audit::replay::tests::maker::{ClientCommand, Maker, id_of};
 use crate::audit::replay::tests::purse::{Purse, variant};
-use crate::audit::replay::{Class, Filter, Meter, Mode, ReplayFault, Report, Request, run};
+use crate::audit::replay::{Class, Meter, ReplayFault, ReplayFilter, ReplayMode, Report, Request, run};
 use crate::ids::{Micros, ModuleId, PartitionId};
 use crate::machine::logic::{Fault, Logic, Pace};
-use crate::machine::native::Native;
+use crate::machine::native::NativeLogic;
 
 const PARTITIONS: u32 = 3;
 
 fn purse<const V: u8>() -> Arc<dyn Logic> {
-    Arc::new(Native::<Purse<V>>::new())
+    Arc::new(NativeLogic::<Purse<V>>::new())
 }
 
 fn maker() -> Maker {
     Maker::new(purse::<{ variant::RECORDED }>(), PARTITIONS)
 }
 
-fn request(candidate: Arc<dyn Logic>, mode: Mode) -> Request {
-    Request { candidate, mode, from: None, to: None, partition: None, filter: Filter::default(), jobs: 2 }
+fn request(candidate: Arc<dyn Logic>, mode: ReplayMode) -> Request {
+    Request { candidate, mode, from: None, to: None, partition: None, filter: ReplayFilter::default(), jobs: 2 }
 }
 
 fn replay_as(maker: &Maker, request: &Request) -> Result<Report, ReplayFault> {
     run(maker, request, &Meter { on_begin: &|_| {}, on_done: &|_, _| {} })
 }
 
-fn replay(maker: &Maker, candidate: Arc<dyn Logic>, mode: Mode) -> Report {
+fn replay(maker: &Maker, candidate: Arc<dyn Logic>, mode: ReplayMode) -> Report {
     replay_as(maker, &request(candidate, mode)).unwrap_or_else(|fault| panic!("inconclusive: {fault}"))
 }
 
@@ -50,17 +50,17 @@ fn uuid(id: u64) -> Value {
     Value::text(id_of(id).to_string())
 }
 
-fn put(id: u64, purse: &str, amount: i64) -> Sent {
+fn put(id: u64, purse: &str, amount: i64) -> ClientCommand {
     let body =
         Value::map([("purse", Value::text(purse)), ("amount", Value::Int(amount.into())), ("request_id", uuid(id))]);
-    Sent { id, name: "put", body }
+    ClientCommand { id, name: "put", body }
 }
 
-fn close(id: u64, purse: &str) -> Sent {
-    Sent { id, name: "close", body: Value::map([("purse", Value::text(purse)), ("request_id", uuid(id))]) }
+fn close(id: u64, purse: &str) -> ClientCommand {
+    ClientCommand { id, name: "close", body: Value::map([("purse", Value::text(purse)), ("request_id", uuid(id))]) }
 }
 
-fn pay(id: u64, from: &str, to: &str, amount: i64, by: Option<&str>) -> Sent {
+fn pay(id: u64, from: &str, to: &str, amount: i64, by: Option<&str>) -> ClientCommand {
     let mut members = vec![
         ("from", Value::text(from)),
         ("to", Value::text(to)),
@@ -68,7 +68,7 @@ fn pay(id: u64, from: &str, to: &str, amount: i64, by: Option<&str>) -> Sent {
         ("request_id", uuid(id)),
     ];
     members.extend(by.map(|by| ("by", Value::text(by))));
-    Sent { id, name: "pay", body: Value::map(members) }
+    ClientCommand { id, name: "pay", body: Value::map(members) }
 }
 
 /// Names of purses in one partition.
@@ -100,7 +100,7 @@ fn unsettled(mut maker: Maker, seed: u64, commands: u64) -> Maker {
     let purses: Vec<Vec<String>> = (0..PARTITIONS as usize).map(|partition| names(&maker, partition, 3)).collect();
     let mut id = 1;
     for (partition, purses) in purses.iter().enumerate() {
-        let sent: Vec<Sent> = (id..).zip(purses).map(|(id, purse)| put(id, purse, 200)).collect();
+        let sent: Vec<ClientCommand> = (id..).zip(purses).map(|(id, purse)| put(id, purse, 200)).collect();
         id += sent.len() as u64;
         maker.batch(partition, &sent);
     }
@@ -142,7 +142,7 @@ fn first(report: &Report, class: Class) -> &Difference {
 
 fn check_same(report: &Report) {
     assert_eq!(report.difference_count(), 0, "{:#?}", report.first.first());
-    assert_eq!(Verdict::of(report, &BTreeMap::new()), Verdict::Same);
+    assert_eq!(ReplayVerdict::of(report, &BTreeMap::new()), ReplayVerdict::Same);
     assert!(0 < report.count_of(Class::Same));
 }
 
@@ -150,7 +150,7 @@ fn check_same(report: &Report) {
 fn a_module_replays_as_itself_in_both_modes() {
     for seed in 0..8 {
         let maker = busy(seed, 300);
-        for mode in [Mode::Isolated, Mode::Cumulative] {
+        for mode in [ReplayMode::Isolated, ReplayMode::Cumulative] {
             let report = replay(&maker, purse::<{ variant::RECORDED }>(), mode);
             check_same(&report);
             assert!(0 < report.counts.facts && 0 < report.counts.calls, "{:?}", report.counts);
@@ -162,7 +162,7 @@ fn a_module_replays_as_itself_in_both_modes() {
 
 #[test]
 fn coverage_names_what_occurred_and_what_never_did() {
-    let coverage = replay(&busy(1, 300), purse::<{ variant::ALIKE }>(), Mode::Isolated).coverage;
+    let coverage = replay(&busy(1, 300), purse::<{ variant::ALIKE }>(), ReplayMode::Isolated).coverage;
     assert_eq!(coverage.commands_never, Vec::<String>::new());
     assert_eq!(coverage.rejections_never, ["limit"]);
     assert!(coverage.rejections.contains_key("module_trap") && coverage.rejections.contains_key("closed"));
@@ -175,7 +175,7 @@ fn batch_of(amounts: &[i64]) -> (Maker, usize) {
     let partition = 1;
     let purses = names(&maker, partition, 2);
     maker.batch(partition, &[put(1, &purses[0], 100), put(2, &purses[1], 100)]);
-    let sent: Vec<Sent> =
+    let sent: Vec<ClientCommand> =
         (3..).zip(amounts).map(|(id, amount)| pay(id, &purses[0], &purses[1], *amount, None)).collect();
     maker.batch(partition, &sent);
     (maker, partition)
@@ -184,14 +184,14 @@ fn batch_of(amounts: &[i64]) -> (Maker, usize) {
 /// Replays a batch under a variant, which must give one difference of the class, for the command with this number.
 fn check_one(amounts: &[i64], candidate: Arc<dyn Logic>, class: Class, number: u64) -> Difference {
     let (maker, _) = batch_of(amounts);
-    let report = replay(&maker, candidate, Mode::Isolated);
+    let report = replay(&maker, candidate, ReplayMode::Isolated);
     assert_eq!((report.difference_count(), report.count_of(class)), (1, 1), "{:?}", report.classes);
     let difference = first(&report, class).clone();
     assert_eq!(difference.brief.id, id_of(number).to_string());
     assert!(difference.brief.is_root);
-    assert_eq!(Verdict::of(&report, &BTreeMap::new()), Verdict::Unapproved);
-    assert_eq!(Verdict::of(&report, &BTreeMap::from([(class, 1)])), Verdict::Approved);
-    assert_eq!(Verdict::of(&report, &BTreeMap::from([(class, 2)])), Verdict::Unapproved);
+    assert_eq!(ReplayVerdict::of(&report, &BTreeMap::new()), ReplayVerdict::Unapproved);
+    assert_eq!(ReplayVerdict::of(&report, &BTreeMap::from([(class, 1)])), ReplayVerdict::Approved);
+    assert_eq!(ReplayVerdict::of(&report, &BTreeMap::from([(class, 2)])), ReplayVerdict::Unapproved);
     difference
 }
 
@@ -232,7 +232,7 @@ fn a_difference_shows_the_rows_that_were_read() {
 #[test]
 fn rows_that_apply_makes_otherwise_are_found_though_the_events_are_the_same() {
     let (maker, _) = batch_of(&[11, 40]);
-    let report = replay(&maker, purse::<{ variant::ROWS }>(), Mode::Isolated);
+    let report = replay(&maker, purse::<{ variant::ROWS }>(), ReplayMode::Isolated);
     assert_eq!((report.difference_count(), report.count_of(Class::RowsDiffer)), (1, 1), "{:?}", report.classes);
 }
 
@@ -241,9 +241,9 @@ fn many_differences_in_a_batch_are_each_found() {
     let amounts: Vec<i64> = (0..200).map(|number| i64::from(number % 7 == 0)).collect();
     let (maker, _) = batch_of(&amounts);
     // No amount is 9, so nothing differs; in the second history everything that is accepted differs.
-    check_same(&replay(&maker, purse::<{ variant::EVENTS }>(), Mode::Isolated));
+    check_same(&replay(&maker, purse::<{ variant::EVENTS }>(), ReplayMode::Isolated));
     let (maker, _) = batch_of(&[9; 15]);
-    let report = replay(&maker, purse::<{ variant::EVENTS }>(), Mode::Isolated);
+    let report = replay(&maker, purse::<{ variant::EVENTS }>(), ReplayMode::Isolated);
     assert_eq!(report.count_of(Class::EventsDiffer), 11, "100 is enough for eleven times 9: {:?}", report.classes);
     assert_eq!(report.count_of(Class::Same), 2 + 4);
 }
@@ -251,8 +251,8 @@ fn many_differences_in_a_batch_are_each_found() {
 #[test]
 fn another_schema_of_rows_is_folded_from_the_beginning() {
     let maker = busy(3, 300);
-    check_same(&replay(&maker, purse::<{ variant::SCHEMA }>(), Mode::Isolated));
-    check_same(&replay(&maker, purse::<{ variant::SCHEMA }>(), Mode::Cumulative));
+    check_same(&replay(&maker, purse::<{ variant::SCHEMA }>(), ReplayMode::Isolated));
+    check_same(&replay(&maker, purse::<{ variant::SCHEMA }>(), ReplayMode::Cumulative));
 }
 
 #[test]
@@ -263,9 +263,9 @@ fn history_that_migrates_replays_on_either_side_of_the_migration() {
     maker.activate(purse::<{ variant::SCHEMA }>());
     maker.batch(0, &[put(3, &purses[0], 100), pay(4, &purses[0], &purses[1], 60, None)]);
     // As itself: with its own rows until it became active, and with the migrated ones from there.
-    check_same(&replay(&maker, purse::<{ variant::SCHEMA }>(), Mode::Isolated));
+    check_same(&replay(&maker, purse::<{ variant::SCHEMA }>(), ReplayMode::Isolated));
     // A module that cannot read what the history has become.
-    let fault = replay_as(&maker, &request(purse::<{ variant::LIMIT }>(), Mode::Isolated));
+    let fault = replay_as(&maker, &request(purse::<{ variant::LIMIT }>(), ReplayMode::Isolated));
     assert!(matches!(fault, Err(ReplayFault::Schema { schema: 2, candidate: 1, .. })), "{fault:?}");
 }
 
@@ -277,14 +277,14 @@ fn a_part_that_ends_with_an_activation_is_conclusive_for_those_that_came_before(
     maker.batch(0, &[put(1, &purses[0], 100), pay(2, &purses[0], &purses[1], 60, None)]);
     maker.activate(purse::<{ variant::SCHEMA }>());
     let activated = maker.time();
-    for mode in [Mode::Isolated, Mode::Cumulative] {
+    for mode in [ReplayMode::Isolated, ReplayMode::Cumulative] {
         let part = Request { to: Some(activated), ..request(purse::<{ variant::LIMIT }>(), mode) };
         let report = replay_as(&maker, &part).unwrap_or_else(|fault| panic!("inconclusive: {fault}"));
         assert_eq!((report.difference_count(), report.count_of(Class::AcceptedToRejected)), (1, 1), "{mode:?}");
         assert_eq!((report.counts.activations, report.current.version.as_str()), (6, "2.0.0"), "{mode:?}");
     }
     maker.batch(0, &[put(3, &purses[0], 100)]);
-    let part = Request { to: Some(maker.time()), ..request(purse::<{ variant::LIMIT }>(), Mode::Isolated) };
+    let part = Request { to: Some(maker.time()), ..request(purse::<{ variant::LIMIT }>(), ReplayMode::Isolated) };
     let fault = replay_as(&maker, &part);
     assert!(matches!(fault, Err(ReplayFault::Schema { schema: 2, candidate: 1, .. })), "{fault:?}");
 }
@@ -292,7 +292,7 @@ fn a_part_that_ends_with_an_activation_is_conclusive_for_those_that_came_before(
 #[test]
 fn what_cannot_be_read_is_inconclusive() {
     let (maker, _) = batch_of(&[1]);
-    let fault = replay_as(&maker, &request(purse::<{ variant::UNREADABLE }>(), Mode::Isolated));
+    let fault = replay_as(&maker, &request(purse::<{ variant::UNREADABLE }>(), ReplayMode::Isolated));
     assert!(matches!(fault, Err(ReplayFault::Schema { schema: 1, candidate: 3, .. })), "{fault:?}");
 }
 
@@ -303,9 +303,9 @@ fn history_that_changes_module_is_decided_by_each_ones_own() {
     maker.batch(0, &[put(1, &purses[0], 100), pay(2, &purses[0], &purses[1], 60, None)]);
     maker.activate(purse::<{ variant::LIMIT }>());
     maker.batch(0, &[put(3, &purses[0], 100), pay(4, &purses[0], &purses[1], 60, None)]);
-    let report = replay(&maker, purse::<{ variant::LIMIT }>(), Mode::Isolated);
+    let report = replay(&maker, purse::<{ variant::LIMIT }>(), ReplayMode::Isolated);
     assert_eq!((report.difference_count(), report.count_of(Class::AcceptedToRejected)), (1, 1));
-    let report = replay(&maker, purse::<{ variant::RECORDED }>(), Mode::Isolated);
+    let report = replay(&maker, purse::<{ variant::RECORDED }>(), ReplayMode::Isolated);
     assert_eq!((report.difference_count(), report.count_of(Class::RejectedToAccepted)), (1, 1));
     assert_eq!((report.deciders.len(), report.current.version.as_str()), (2, "1.2.0"));
 }
@@ -316,29 +316,29 @@ fn a_filter_and_a_range_choose_what_is_reported() {
     let before = maker.time();
     let purses = names(&maker, partition, 2);
     maker.batch(partition, &[put(20, &purses[0], 100), pay(21, &purses[0], &purses[1], 70, None)]);
-    let limit = || request(purse::<{ variant::LIMIT }>(), Mode::Isolated);
+    let limit = || request(purse::<{ variant::LIMIT }>(), ReplayMode::Isolated);
     let count = |request: &Request| replay_as(&maker, request).map(|report| report.difference_count()).ok();
-    let with = |filter: Filter| Request { filter, ..limit() };
+    let with = |filter: ReplayFilter| Request { filter, ..limit() };
     assert_eq!(count(&limit()), Some(2));
-    assert_eq!(count(&with(Filter { id: Some(id_of(21)), ..Filter::default() })), Some(1));
-    assert_eq!(count(&with(Filter { code: Some("limit".to_owned()), ..Filter::default() })), Some(2));
-    assert_eq!(count(&with(Filter { code: Some("closed".to_owned()), ..Filter::default() })), Some(0));
-    assert_eq!(count(&with(Filter { entity: Some(purses[1].clone()), ..Filter::default() })), Some(2));
-    assert_eq!(count(&with(Filter { entity: Some("nobody".to_owned()), ..Filter::default() })), Some(0));
+    assert_eq!(count(&with(ReplayFilter { id: Some(id_of(21)), ..ReplayFilter::default() })), Some(1));
+    assert_eq!(count(&with(ReplayFilter { code: Some("limit".to_owned()), ..ReplayFilter::default() })), Some(2));
+    assert_eq!(count(&with(ReplayFilter { code: Some("closed".to_owned()), ..ReplayFilter::default() })), Some(0));
+    assert_eq!(count(&with(ReplayFilter { entity: Some(purses[1].clone()), ..ReplayFilter::default() })), Some(2));
+    assert_eq!(count(&with(ReplayFilter { entity: Some("nobody".to_owned()), ..ReplayFilter::default() })), Some(0));
     assert_eq!(count(&Request { to: Some(before), ..limit() }), Some(1));
     assert_eq!(count(&Request { from: Some(Micros(before.0 + 1)), ..limit() }), Some(1));
     assert_eq!(count(&Request { partition: Some(PartitionId(0)), ..limit() }), Some(0));
     assert_eq!(count(&Request { partition: Some(PartitionId(9)), ..limit() }), None);
     // Nothing was examined, which is not the same as nothing found.
     let nothing = replay_as(&maker, &Request { from: Some(Micros(i64::MAX)), ..limit() });
-    let verdict = nothing.map(|report| Verdict::of(&report, &BTreeMap::new()));
-    assert!(matches!(verdict, Ok(Verdict::Inconclusive)), "{verdict:?}");
+    let verdict = nothing.map(|report| ReplayVerdict::of(&report, &BTreeMap::new()));
+    assert!(matches!(verdict, Ok(ReplayVerdict::Inconclusive)), "{verdict:?}");
 }
 
 /// Logic under the id of another module: a host that no longer decides what it decided then.
-struct Renamed(ModuleId, Arc<dyn Logic>);
+struct RenamedLogic(ModuleId, Arc<dyn Logic>);
 
-impl Logic for Renamed {
+impl Logic for RenamedLogic {
     fn id(&self) -> ModuleId {
         self.0
     }
@@ -396,10 +396,10 @@ impl Logic for Renamed {
 fn a_host_that_drifted_is_told_from_a_module_that_differs() {
     let (mut maker, _) = batch_of(&[60, 5]);
     let id = purse::<{ variant::RECORDED }>().id();
-    maker.replace(id, Arc::new(Renamed(id, purse::<{ variant::LIMIT }>())));
-    let report = replay(&maker, purse::<{ variant::LIMIT }>(), Mode::Isolated);
+    maker.replace(id, Arc::new(RenamedLogic(id, purse::<{ variant::LIMIT }>())));
+    let report = replay(&maker, purse::<{ variant::LIMIT }>(), ReplayMode::Isolated);
     assert_eq!((report.difference_count(), report.count_of(Class::HostDrift)), (1, 1), "{:?}", report.classes);
-    assert_eq!(Verdict::of(&report, &BTreeMap::new()), Verdict::Inconclusive);
+    assert_eq!(ReplayVerdict::of(&report, &BTreeMap::new()), ReplayVerdict::Inconclusive);
 }
 
 #[test]
@@ -408,7 +408,7 @@ fn one_command_is_explained_under_both_modules() {
     // Two events of the first payment, two of the second, and the rejection of the third.
     let explained = |maker: &Maker, n| {
         let position = maker.position(partition, n);
-        explain(maker, &request(purse::<{ variant::LIMIT }>(), Mode::Isolated), position)
+        explain(maker, &request(purse::<{ variant::LIMIT }>(), ReplayMode::Isolated), position)
     };
     let second = explained(&maker, 3).expect("it is there");
     assert_eq!(second.difference.brief.class, Class::AcceptedToRejected);

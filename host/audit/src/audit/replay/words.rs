@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use crate::audit::replay::class::Class;
 use crate::audit::replay::error::ReplayFault;
 use crate::audit::replay::history::{History, time_of};
-use crate::audit::replay::request::{Filter, Mode};
+use crate::audit::replay::request::{ReplayFilter, ReplayMode};
 use crate::ids::{CommandId, Micros, Position};
 use crate::machine::journal::Moment;
 
@@ -22,9 +22,9 @@ pub enum WordError {
     Approval(String),
     #[error("`{0}` cannot be approved")]
     NotApprovable(Class),
-    #[error("`{0}` is not KEY=VALUE; the keys are {keys}", keys = Filter::KEYS)]
+    #[error("`{0}` is not KEY=VALUE; the keys are {keys}", keys = ReplayFilter::KEYS)]
     Filter(String),
-    #[error("`{0}` is not a key of a filter; the keys are {keys}", keys = Filter::KEYS)]
+    #[error("`{0}` is not a key of a filter; the keys are {keys}", keys = ReplayFilter::KEYS)]
     FilterKey(String),
     #[error("`{0}` is no id of a command")]
     Id(String),
@@ -40,10 +40,10 @@ fn class_names() -> String {
     Class::ALL.into_iter().map(Class::name).collect::<Vec<_>>().join(", ")
 }
 
-pub fn parse_mode(word: &str) -> Result<Mode, WordError> {
+pub fn parse_mode(word: &str) -> Result<ReplayMode, WordError> {
     match word {
-        "isolated" => Ok(Mode::Isolated),
-        "cumulative" => Ok(Mode::Cumulative),
+        "isolated" => Ok(ReplayMode::Isolated),
+        "cumulative" => Ok(ReplayMode::Cumulative),
         _ => Err(WordError::Mode(word.to_owned())),
     }
 }
@@ -63,8 +63,8 @@ pub fn parse_approved(words: &[String]) -> Result<BTreeMap<Class, u64>, WordErro
 }
 
 /// Each `KEY=VALUE`; all must hold.
-pub fn parse_filter(words: &[String], time: ParseTime) -> Result<Filter, WordError> {
-    let mut filter = Filter::default();
+pub fn parse_filter(words: &[String], time: ParseTime) -> Result<ReplayFilter, WordError> {
+    let mut filter = ReplayFilter::default();
     for word in words {
         let (key, value) = word.split_once('=').ok_or_else(|| WordError::Filter(word.clone()))?;
         let moment = || time(value).ok_or_else(|| WordError::Time(value.to_owned()));

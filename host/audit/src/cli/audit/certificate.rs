@@ -25,11 +25,11 @@ use crate::rfc3339::print_time;
 #[derive(Subcommand)]
 pub enum CertificateArgs {
     /// Check the hash and the signature of a certificate, offline; exit code 1 if it is not valid
-    Verify(VerifyArgs),
+    Verify(CertificateVerifyArgs),
 }
 
 #[derive(Args)]
-pub struct VerifyArgs {
+pub struct CertificateVerifyArgs {
     /// The certificate, as `audit replay --certificate` wrote it
     file: PathBuf,
     /// The public key that must have signed it, in hexadecimal; without it any key is accepted. The key is printed

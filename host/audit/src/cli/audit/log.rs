@@ -13,9 +13,9 @@ use clap::Args;
 use serde_json::json;
 use statehouse_abi::value::Value;
 
-use super::{From, Reach, open};
-use crate::audit::export::{Exported, export};
-use crate::audit::list::{Line, LinePart, ModuleLabel, What, list};
+use super::{Reach, SourceArgs, open};
+use crate::audit::export::{ExportReport, export};
+use crate::audit::list::{Line, LineContent, LinePart, ModuleLabel, list};
 use crate::audit::{AuditError, Source};
 use crate::cli::output::{print, print_json, print_json_text, progress, table, to_json};
 use crate::ids::{NodeId, PartitionId};
@@ -26,7 +26,7 @@ use crate::segments::Boundary;
 #[derive(Args)]
 pub struct LogArgs {
     #[command(flatten)]
-    from: From,
+    from: SourceArgs,
     /// The name of the machine; the default is `wallet`, or all machines with --export
     #[arg(long)]
     machine: Option<String>,
@@ -46,7 +46,7 @@ pub struct LogArgs {
 #[derive(Args)]
 pub struct HistoryArgs {
     #[command(flatten)]
-    from: From,
+    from: SourceArgs,
     /// The name of the machine
     #[arg(long, default_value = "wallet")]
     machine: String,
@@ -123,20 +123,20 @@ fn run_export(source: &Source, args: &LogArgs, folder: &Path) -> anyhow::Result<
         None => source.machines()?,
     };
     let bar = progress("entries written");
-    let exported = export(source, &machines, folder, Boundary::default(), &|done| bar.inc(done));
+    let report = export(source, &machines, folder, Boundary::default(), &|done| bar.inc(done));
     bar.finish_and_clear();
-    let exported = exported?;
+    let report = report?;
     if args.from.json {
-        print_json(&exported)?;
+        print_json(&report)?;
     } else {
-        print(&exported_text(&exported, folder))?;
+        print(&export_text(&report, folder))?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn exported_text(exported: &Exported, folder: &Path) -> String {
+fn export_text(report: &ExportReport, folder: &Path) -> String {
     let mut rows = table(&["partition", "files", "bytes", "entries", "head"]);
-    for facts in &exported.manifest.partitions {
+    for facts in &report.manifest.partitions {
         let last = facts.files.last();
         rows.add_row([
             format!("{}/{}", facts.machine, facts.partition),
@@ -146,10 +146,10 @@ fn exported_text(exported: &Exported, folder: &Path) -> String {
             last.map_or_else(String::new, |file| file.head.to_string().chars().take(16).collect()),
         ]);
     }
-    let (modules, snapshots) = (exported.manifest.modules.len(), exported.snapshots_copied);
+    let (modules, snapshots) = (report.manifest.modules.len(), report.snapshots_copied);
     let mut text = format!("{rows}\n{modules} modules, {snapshots} new canonical snapshots\n");
-    if 0 < exported.entries_left_out {
-        let count = exported.entries_left_out;
+    if 0 < report.entries_left_out {
+        let count = report.entries_left_out;
         text.push_str(&format!(
             "{count} entries are not known to be committed yet and are left out: export again later\n"
         ));
@@ -161,22 +161,22 @@ fn exported_text(exported: &Exported, folder: &Path) -> String {
 fn line_text(line: &Line) -> String {
     let head = format!("{}  {}", line.position, print_time(line.time));
     match &line.what {
-        What::Tick => format!("{head}  tick\n"),
-        What::Activation { module, schema, replaced } => {
+        LineContent::Tick => format!("{head}  tick\n"),
+        LineContent::Activation { module, schema, replaced } => {
             let words = match replaced {
                 Some(replaced) => format!("{} replaces {}", label_text(module), label_text(replaced)),
                 None => format!("{} is the first", label_text(module)),
             };
             format!("{head}  activate module {} schema {schema}: {words}\n", module.id)
         }
-        What::Heard { id, step, outcome, position } => {
+        LineContent::Heard { id, step, outcome, position } => {
             let place = position.as_ref().map_or_else(String::new, |position| format!(" at {position}"));
             format!("{head}  {step} of {id}: {outcome}{place}\n")
         }
-        What::Ordered { id, order, by, vouched, why } => {
+        LineContent::Ordered { id, order, by, vouched, why } => {
             format!("{head}  {order} of {id} ordered by {}: {why}\n", says(by, *vouched))
         }
-        What::Command { id, part, name, caller, vouched, body, events, rejection, .. } => {
+        LineContent::Command { id, part, name, caller, vouched, body, events, rejection, .. } => {
             let json = |value: &Value| to_json(value).map_or_else(|error| error.to_string(), |json| json.to_string());
             let part = match part {
                 LinePart::Whole => String::new(),
@@ -219,19 +219,19 @@ fn part_json(part: &LinePart) -> serde_json::Value {
 /// One JSON object per line.
 fn line_json(line: &Line) -> anyhow::Result<String> {
     let what = match &line.what {
-        What::Tick => json!({"kind": "tick"}),
-        What::Activation { module, schema, replaced } => json!({
+        LineContent::Tick => json!({"kind": "tick"}),
+        LineContent::Activation { module, schema, replaced } => json!({
             "kind": "activate", "module": module.id.to_string(), "schema": schema, "version": module.version,
             "replaced": replaced.as_ref().map(|before| before.id.to_string()),
             "replaced_version": replaced.as_ref().map(|before| &before.version),
         }),
-        What::Heard { id, step, outcome, position } => json!({
+        LineContent::Heard { id, step, outcome, position } => json!({
             "kind": "heard", "id": id.to_string(), "step": step, "outcome": outcome, "at": position,
         }),
-        What::Ordered { id, order, by, vouched, why } => json!({
+        LineContent::Ordered { id, order, by, vouched, why } => json!({
             "kind": "order", "id": id.to_string(), "order": order, "by": by, "vouched_by": vouched, "why": why,
         }),
-        What::Command { id, part, name, caller, vouched, request_id, body, events, rejection } => json!({
+        LineContent::Command { id, part, name, caller, vouched, request_id, body, events, rejection } => json!({
             "kind": "command", "id": id.to_string(), "part": part_json(part), "command": name,
             "caller": caller, "vouched_by": vouched, "request_id": request_id,
             "body": to_json(body)?, "events": events.iter().map(to_json).collect::<Result<Vec<_>, _>>()?,

@@ -6,9 +6,9 @@
 use std::fmt::Write;
 use std::time::Duration;
 
-use crate::audit::replay::explain::Explained;
+use crate::audit::replay::explain::Explanation;
 use crate::audit::replay::report::{Difference, Side};
-use crate::audit::replay::{Class, Report, Verdict};
+use crate::audit::replay::{Class, ReplayVerdict, Report};
 use crate::cli::output::table;
 use crate::ids::Micros;
 use crate::rfc3339::print_time;
@@ -16,7 +16,7 @@ use crate::rfc3339::print_time;
 /// How many differing numbers fit a page.
 const NUMBERS_SHOWN: usize = 20;
 
-pub fn report_page(report: &Report, verdict: Verdict, took: Duration) -> String {
+pub fn report_page(report: &Report, verdict: ReplayVerdict, took: Duration) -> String {
     let counts = &report.counts;
     let millis = u64::try_from(took.as_millis()).unwrap_or(u64::MAX).max(1);
     let mut out = format!(
@@ -68,9 +68,9 @@ pub fn report_page(report: &Report, verdict: Verdict, took: Duration) -> String 
 }
 
 /// The life of one command: the record, the same module now, and the candidate.
-pub fn explained_page(explained: &Explained) -> String {
-    let mut out = format!("{}\n{}", explained.difference.brief.class, difference_text(&explained.difference));
-    side_text(&mut out, "decided again by the recorded module", &explained.control);
+pub fn explanation_page(explanation: &Explanation) -> String {
+    let mut out = format!("{}\n{}", explanation.difference.brief.class, difference_text(&explanation.difference));
+    side_text(&mut out, "decided again by the recorded module", &explanation.control);
     out
 }
 

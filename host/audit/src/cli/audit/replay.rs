@@ -14,15 +14,15 @@ use clap::Args;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use super::page::{explained_page, report_page};
-use super::{From, Reach, open};
+use super::page::{explanation_page, report_page};
+use super::{Reach, SourceArgs, open};
 use crate::audit::Source;
 use crate::audit::certificate::Certificate;
 use crate::audit::replay::explain::explain;
 use crate::audit::replay::report::SCHEMA;
 use crate::audit::replay::resume::{Keep, forget};
 use crate::audit::replay::words::{parse_approved, parse_filter, parse_mode, parse_moment, place};
-use crate::audit::replay::{FolderHistory, Meter, Mode, Report, Request, Verdict, html, run_kept};
+use crate::audit::replay::{FolderHistory, Meter, ReplayMode, ReplayVerdict, Report, Request, html, run_kept};
 use crate::cli::output::{bar, complain, print, print_json};
 use crate::ids::{Micros, ModuleId, PartitionId, Position};
 use crate::key::NodeKey;
@@ -40,7 +40,7 @@ const INCONCLUSIVE: u8 = 3;
 #[derive(Args)]
 pub struct ReplayArgs<A: Args> {
     #[command(flatten)]
-    pub source: From,
+    pub source: SourceArgs,
     /// The name of the machine
     #[arg(long, default_value = "wallet")]
     pub machine: String,
@@ -54,7 +54,7 @@ pub struct ReplayArgs<A: Args> {
     /// `isolated` makes each decision on the recorded state before it; `cumulative` makes it on the state that the
     /// candidate's own decisions lead to
     #[arg(long, default_value = "isolated", value_parser = parse_mode)]
-    pub mode: Mode,
+    pub mode: ReplayMode,
     /// Decide from this RFC 3339 time or position on; what is before it is only applied
     #[arg(long)]
     pub from: Option<String>,
@@ -140,11 +140,11 @@ fn carry_out<R: Reach>(args: &ReplayArgs<R::Access>, reach: &R) -> anyhow::Resul
     if let Some(at) = &args.at {
         let position: Position =
             at.parse().map_err(|_| anyhow::anyhow!("`{at}` is not a position like 0.42.0~1a2b3c4d"))?;
-        let explained = explain(&history, &request, position)?;
+        let explanation = explain(&history, &request, position)?;
         if args.source.json {
-            print_json(&explained)?;
+            print_json(&explanation)?;
         } else {
-            print(&explained_page(&explained))?;
+            print(&explanation_page(&explanation))?;
         }
         return Ok(0);
     }
@@ -166,7 +166,7 @@ fn carry_out<R: Reach>(args: &ReplayArgs<R::Access>, reach: &R) -> anyhow::Resul
     let report = run_kept(&history, &request, &meter, &keep);
     progress.finish_and_clear();
     let report = report?;
-    let verdict = Verdict::of(&report, &approved);
+    let verdict = ReplayVerdict::of(&report, &approved);
     give(args, &report, verdict, begun.elapsed())?;
     if let (Some(path), Some(key)) = (&args.certificate, &key) {
         write_certificate(args, path, &report, key)?;
@@ -181,7 +181,12 @@ fn carry_out<R: Reach>(args: &ReplayArgs<R::Access>, reach: &R) -> anyhow::Resul
 ///
 /// # Errors
 /// A file cannot be written, or its name says no form.
-pub fn give<A: Args>(args: &ReplayArgs<A>, report: &Report, verdict: Verdict, took: Duration) -> anyhow::Result<()> {
+pub fn give<A: Args>(
+    args: &ReplayArgs<A>,
+    report: &Report,
+    verdict: ReplayVerdict,
+    took: Duration,
+) -> anyhow::Result<()> {
     if args.source.json {
         print_json(report)?;
     } else {
@@ -207,7 +212,7 @@ fn stop_on_signals(stop: Arc<Stop>) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn write_report(path: &Path, report: &Report, verdict: Verdict) -> anyhow::Result<()> {
+fn write_report(path: &Path, report: &Report, verdict: ReplayVerdict) -> anyhow::Result<()> {
     let text = match path.extension().and_then(|ending| ending.to_str()) {
         Some("json") => serde_json::to_string_pretty(report)? + "\n",
         Some("html" | "htm") => html::page(report, verdict),
@@ -243,9 +248,9 @@ fn signing_key<A: Args>(args: &ReplayArgs<A>) -> anyhow::Result<NodeKey> {
 
 /// Finds a file, a release, or a module of the data folder.
 fn find_candidate<A: Args>(source: &Source, args: &ReplayArgs<A>) -> anyhow::Result<Arc<dyn Logic>> {
-    match find_named(args) {
-        Ok(Named::Wasm(wasm)) => Ok(source.compile(&wasm)?),
-        Ok(Named::Id(id)) => source.load(id).map_err(anyhow::Error::msg),
+    match find_source(args) {
+        Ok(CandidateSource::Wasm(wasm)) => Ok(source.compile(&wasm)?),
+        Ok(CandidateSource::Id(id)) => source.load(id).map_err(anyhow::Error::msg),
         Err(error) => find_in_folder(source, args)?.ok_or(error),
     }
 }
@@ -274,7 +279,7 @@ fn find_in_folder<A: Args>(source: &Source, args: &ReplayArgs<A>) -> anyhow::Res
 }
 
 /// What the name of a candidate refers to.
-pub enum Named {
+pub enum CandidateSource {
     /// The bytes of a file.
     Wasm(Vec<u8>),
     /// A module that the data folder or the node may have.
@@ -285,17 +290,17 @@ pub enum Named {
 ///
 /// # Errors
 /// There is no such file or release, and the name is not an id; or the file cannot be read.
-pub fn find_named<A: Args>(args: &ReplayArgs<A>) -> anyhow::Result<Named> {
+pub fn find_source<A: Args>(args: &ReplayArgs<A>) -> anyhow::Result<CandidateSource> {
     let name = args.candidate.as_deref().unwrap_or_default();
     let releases = [format!("{name}.wasm"), format!("{}-{name}.wasm", args.machine)];
     let released = releases.iter().map(|release| args.releases.join(release));
     for path in std::iter::once(PathBuf::from(name)).chain(released) {
         if path.is_file() {
-            return Ok(Named::Wasm(std::fs::read(&path).with_context(|| format!("{}", path.display()))?));
+            return Ok(CandidateSource::Wasm(std::fs::read(&path).with_context(|| format!("{}", path.display()))?));
         }
     }
     if let Ok(id) = name.parse() {
-        return Ok(Named::Id(id));
+        return Ok(CandidateSource::Id(id));
     }
     bail!(
         "there is no candidate `{name}`: name a .wasm file, a release in {} (its file without `.wasm`), or a module in \

@@ -13,7 +13,7 @@ use statehouse_kernel::ids::PartitionId;
 
 use super::nodes::Nodes;
 use super::writers::Writers;
-use crate::bench::spread::Spread;
+use crate::bench::spread::LatencySpread;
 use crate::bench::wallet::Accounts;
 
 /// Clients that write meanwhile.
@@ -27,7 +27,7 @@ const PARTITION: PartitionId = PartitionId(0);
 #[derive(Serialize)]
 pub struct Silences {
     /// The longest silence of each kill or restart.
-    pub longest: Spread,
+    pub longest: LatencySpread,
     pub transfers: u64,
     /// Requests that got an answer other than success, or none, and were sent again.
     pub sent_again: u64,
@@ -81,5 +81,5 @@ pub async fn restart_all(
 
 async fn silences(longest: Vec<Duration>, writers: Writers) -> Silences {
     let (transfers, sent_again) = writers.finish().await;
-    Silences { longest: Spread::of(longest), transfers, sent_again }
+    Silences { longest: LatencySpread::of(longest), transfers, sent_again }
 }

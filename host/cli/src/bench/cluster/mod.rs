@@ -23,8 +23,8 @@ use statehouse_node::limits::{BATCH_COMMANDS_MAX, SLOT_COUNT};
 use tokio::time::sleep;
 
 use self::nodes::Nodes;
-use self::report::{Idle, RateRow, Report};
-use super::load::{Load, Work};
+use self::report::{BenchReport, IdleFigures, RateRow};
+use super::load::{Load, RequestLoad};
 use super::wallet::{Accounts, Mix, open_accounts};
 use crate::host::{self, Process};
 use crate::output::{print, print_json, progress};
@@ -39,7 +39,7 @@ const IDLE_PARTITIONS: u32 = 16;
 const SETTLE: Duration = Duration::from_secs(5);
 
 #[derive(Args)]
-pub struct ClusterArgs {
+pub struct BenchClusterArgs {
     /// For how many seconds each row is measured
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=3600))]
     seconds: u64,
@@ -66,12 +66,16 @@ pub struct ClusterArgs {
     json: bool,
 }
 
-pub fn run(args: ClusterArgs) -> anyhow::Result<ExitCode> {
+pub fn run(args: BenchClusterArgs) -> anyhow::Result<ExitCode> {
     const { assert!(256 <= SLOT_COUNT && BATCH == 8192) };
     ensure!(!args.clients.contains(&0), "--clients: numbers are at least 1");
     host::run(async move |process: Process| {
-        let mut report =
-            Report { partitions: args.partitions, cross: args.mix.cross, tcc: args.mix.tcc, ..Report::default() };
+        let mut report = BenchReport {
+            partitions: args.partitions,
+            cross: args.mix.cross,
+            tcc: args.mix.tcc,
+            ..BenchReport::default()
+        };
         report.load_average[0] = load_average();
         let measured = tokio::select! {
             measured = measure(&args, &mut report) => measured,
@@ -87,23 +91,25 @@ pub fn run(args: ClusterArgs) -> anyhow::Result<ExitCode> {
     })
 }
 
-async fn measure(args: &ClusterArgs, report: &mut Report) -> anyhow::Result<()> {
+async fn measure(args: &BenchClusterArgs, report: &mut BenchReport) -> anyhow::Result<()> {
     let bar = progress("starting three nodes");
     let mut nodes = Nodes::start(args.partitions).await?;
     bar.finish_and_clear();
     open_accounts(nodes.addresses()[0], 0..ACCOUNTS).await?;
     let accounts = Arc::new(Accounts::new(ACCOUNTS, args.partitions, args.mix)?);
     for clients in &args.clients {
-        report.rates.push(rate(&nodes, args, (ACCOUNTS, &accounts), *clients, Work::Transfer).await?);
+        report.rates.push(rate(&nodes, args, (ACCOUNTS, &accounts), *clients, RequestLoad::Transfer).await?);
     }
     for clients in [1, 2] {
-        report.rates.push(rate(&nodes, args, (ACCOUNTS, &accounts), clients, Work::Batch(BATCH)).await?);
+        report.rates.push(rate(&nodes, args, (ACCOUNTS, &accounts), clients, RequestLoad::Batch(BATCH)).await?);
     }
     if ACCOUNTS < args.accounts {
         open_accounts(nodes.addresses()[0], ACCOUNTS..args.accounts).await?;
         let accounts = Arc::new(Accounts::new(args.accounts, args.partitions, args.mix)?);
         for clients in [1, 2] {
-            report.rates.push(rate(&nodes, args, (args.accounts, &accounts), clients, Work::Batch(BATCH)).await?);
+            report
+                .rates
+                .push(rate(&nodes, args, (args.accounts, &accounts), clients, RequestLoad::Batch(BATCH)).await?);
         }
     }
     if args.kills == 0 {
@@ -123,15 +129,15 @@ async fn measure(args: &ClusterArgs, report: &mut Report) -> anyhow::Result<()> 
 
 async fn rate(
     nodes: &Nodes,
-    args: &ClusterArgs,
+    args: &BenchClusterArgs,
     (count, accounts): (u32, &Arc<Accounts>),
     clients: u32,
-    work: Work,
+    work: RequestLoad,
 ) -> anyhow::Result<RateRow> {
     let name = match work {
-        Work::Transfer => "one per request",
-        Work::TransferOrTwice => "one per request, some of them twice",
-        Work::Batch(_) => BATCHES,
+        RequestLoad::Transfer => "one per request",
+        RequestLoad::TransferOrTwice => "one per request, some of them twice",
+        RequestLoad::Batch(_) => BATCHES,
     };
     let bar = progress(&format!("{name}, {count} accounts; clients"));
     bar.set_position(u64::from(clients));
@@ -143,13 +149,13 @@ async fn rate(
     Ok(RateRow::new(name, count, clients, rate, append_bytes))
 }
 
-async fn idle_nodes(seconds: u64, bar: &ProgressBar) -> anyhow::Result<Idle> {
+async fn idle_nodes(seconds: u64, bar: &ProgressBar) -> anyhow::Result<IdleFigures> {
     bar.set_message("idle nodes");
     let nodes = Nodes::start(IDLE_PARTITIONS).await?;
     sleep(SETTLE).await;
     let percent = idle::percent_of_a_core(&nodes.pids(), seconds.max(5)).await?;
     nodes.stop_all().await?;
-    Ok(Idle { partitions: IDLE_PARTITIONS, percent })
+    Ok(IdleFigures { partitions: IDLE_PARTITIONS, percent })
 }
 
 /// The load average of the last minute, if the system provides it.

@@ -16,12 +16,12 @@ use statehouse_kernel::ids::{JournalIndex, NodeId, PartitionId, Position};
 use statehouse_node::api::{ClusterPage, ReplicaPage};
 use tokio::time::{Instant, sleep};
 
-use crate::bench::Folder;
-use crate::client::{Access, Client};
+use crate::bench::BenchFolder;
+use crate::client::{AccessArgs, Client};
 use crate::cluster::init_body;
 use crate::dev::WALLET_NAME;
 use crate::dev::folder::{DevFolder, DevNode};
-use crate::dev::processes::{Served, write_configs};
+use crate::dev::processes::{DevContent, write_configs};
 
 const NODES: u32 = 3;
 const APPEND_BYTES: &str = "statehouse_append_bytes_sent_total";
@@ -31,26 +31,26 @@ const LOOK: Duration = Duration::from_millis(20);
 
 pub struct Nodes {
     /// The first field, so that all children have ended before the folder is deleted.
-    members: Vec<Member>,
+    members: Vec<BenchMember>,
     _lock: DevFolder,
-    _folder: Folder,
+    _folder: BenchFolder,
 }
 
-struct Member {
+struct BenchMember {
     node: DevNode,
     config: PathBuf,
     log: PathBuf,
     client: Client,
-    running: Option<Running>,
+    running: Option<NodeProcess>,
 }
 
-struct Running {
+struct NodeProcess {
     child: Child,
     /// Held open: the child stops when it ends.
     stdin: Option<ChildStdin>,
 }
 
-impl Drop for Running {
+impl Drop for NodeProcess {
     fn drop(&mut self) {
         // Neither has an effect if it has ended.
         self.child.kill().ok();
@@ -61,17 +61,17 @@ impl Drop for Running {
 impl Nodes {
     /// Starts them, initializes the cluster, and waits until every node serves the wallet.
     pub async fn start(partitions: u32) -> anyhow::Result<Self> {
-        let folder = Folder::new(None)?;
+        let folder = BenchFolder::new(None)?;
         let lock = DevFolder::open(folder.path(), NODES)?;
         let bound = lock.bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).await?;
         let nodes = bound.iter().map(|bound| bound.node(0)).collect::<anyhow::Result<Vec<_>>>()?;
-        let configs = write_configs(&lock, &nodes, &Served { machines: &[], partitions, views: &[], tls: None })?;
+        let configs = write_configs(&lock, &nodes, &DevContent { machines: &[], partitions, views: &[], tls: None })?;
         // From here on the children may take the addresses.
         drop(bound);
         let member = |(node, config): (&DevNode, PathBuf)| {
             let log = config.with_extension("log");
-            let client = Client::new(&format!("http://{}", node.http), &Access::default())?;
-            Ok(Member { node: node.clone(), config, log, client, running: None })
+            let client = Client::new(&format!("http://{}", node.http), &AccessArgs::default())?;
+            Ok(BenchMember { node: node.clone(), config, log, client, running: None })
         };
         let members = nodes.iter().zip(configs).map(member).collect::<anyhow::Result<_>>()?;
         let mut started = Self { members, _lock: lock, _folder: folder };
@@ -172,7 +172,7 @@ impl Nodes {
         command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(log);
         let mut child = command.spawn().with_context(|| format!("starting the process of node {id}"))?;
         let stdin = child.stdin.take();
-        member.running = Some(Running { child, stdin });
+        member.running = Some(NodeProcess { child, stdin });
         Ok(())
     }
 
@@ -196,12 +196,12 @@ impl Nodes {
         member.wait(has_all).await
     }
 
-    fn member(&mut self, id: NodeId) -> &mut Member {
+    fn member(&mut self, id: NodeId) -> &mut BenchMember {
         self.members.iter_mut().find(|member| member.node.id == id).expect("ids are of members")
     }
 }
 
-impl Member {
+impl BenchMember {
     /// The cluster as this node sees it; `None` while it does not run or answer.
     async fn page(&self) -> Option<ClusterPage> {
         self.running.as_ref()?;

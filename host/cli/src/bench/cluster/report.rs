@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::failover::{CLIENTS, Silences};
 use crate::bench::load::Rate;
-use crate::bench::spread::Spread;
+use crate::bench::spread::LatencySpread;
 use crate::output::table;
 
 /// Measured once, with 2 cores shared by clients and nodes, and never again by this program.
@@ -22,13 +22,13 @@ const OTHERS: &str = "on a comparable machine, 2 cores for nodes and clients tog
 ";
 
 #[derive(Default, Serialize)]
-pub struct Report {
+pub struct BenchReport {
     pub partitions: u32,
     /// How many of a hundred transfers are between two of them, and by which protocol.
     pub cross: u32,
     pub tcc: bool,
     pub rates: Vec<RateRow>,
-    pub idle: Option<Idle>,
+    pub idle: Option<IdleFigures>,
     pub failover: Option<Silences>,
     pub rolling_restart: Option<Silences>,
     /// The machine's load over the last minute, at the start and at the end: it shows whether other programs worked
@@ -42,7 +42,7 @@ pub struct RateRow {
     pub accounts: u32,
     pub clients: u32,
     pub transfers_per_second: f64,
-    pub spread: Spread,
+    pub spread: LatencySpread,
     /// What leaders have sent to the two other nodes together.
     pub append_bytes_per_transfer: f64,
 }
@@ -61,13 +61,13 @@ impl RateRow {
 }
 
 #[derive(Serialize)]
-pub struct Idle {
+pub struct IdleFigures {
     pub partitions: u32,
     /// Percent of one core, for each node.
     pub percent: Vec<f64>,
 }
 
-impl Report {
+impl BenchReport {
     pub fn text(&self) -> String {
         let headings =
             ["what", "accounts", "clients", "transfers/s", "ms p50", "ms p99", "ms max", "bytes sent/transfer"];
@@ -114,7 +114,7 @@ impl Report {
              {protocol}\n{rates}\n{silences}\n"
         );
         writeln!(text, "the longest of each time, with {CLIENTS} clients at work").expect("a text takes everything");
-        if let Some(Idle { partitions, percent }) = &self.idle {
+        if let Some(IdleFigures { partitions, percent }) = &self.idle {
             let each: Vec<_> = percent.iter().map(|percent| format!("{percent:.1} %")).collect();
             let each = each.join(", ");
             writeln!(text, "idle with {partitions} partitions, of one core: {each}").expect("a text takes everything");
@@ -136,15 +136,15 @@ mod tests {
 
     #[test]
     fn a_report_says_what_was_measured_and_what_others_do() {
-        let spread = Spread { count: 2, ms_p50: 1.5, ms_p90: 9.0, ms_p99: 9.25, ms_max: 10.0 };
+        let spread = LatencySpread { count: 2, ms_p50: 1.5, ms_p90: 9.0, ms_p99: 9.25, ms_max: 10.0 };
         let rate = Rate { transfers: 1000, seconds: 2.0, spread: spread.clone() };
-        let longest = Spread::of(vec![Duration::from_millis(300), Duration::from_millis(500)]);
-        let report = Report {
+        let longest = LatencySpread::of(vec![Duration::from_millis(300), Duration::from_millis(500)]);
+        let report = BenchReport {
             partitions: 1,
             cross: 0,
             tcc: false,
             rates: vec![RateRow::new("one per request", 10_000, 16, rate, 123_000)],
-            idle: Some(Idle { partitions: 16, percent: vec![1.25, 2.0] }),
+            idle: Some(IdleFigures { partitions: 16, percent: vec![1.25, 2.0] }),
             failover: Some(Silences { longest, transfers: 7, sent_again: 3 }),
             rolling_restart: None,
             load_average: [Some(0.5), None],

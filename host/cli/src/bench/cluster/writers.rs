@@ -18,7 +18,7 @@ use statehouse_kernel::ids::PartitionId;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-use crate::bench::wallet::{Accounts, Connection};
+use crate::bench::wallet::{Accounts, BenchConnection};
 
 /// If a node takes longer to answer, the next one is tried.
 const ANSWER_MAX: Duration = Duration::from_secs(3);
@@ -36,7 +36,7 @@ struct WriteLoad {
     accounts: Arc<Accounts>,
     partition: PartitionId,
     started: Instant,
-    pulse: Mutex<Pulse>,
+    pulse: Mutex<TransferPulse>,
     failed: AtomicU64,
     is_over: AtomicBool,
 }
@@ -109,10 +109,10 @@ async fn write(shared: Arc<WriteLoad>, mut at: usize) {
     }
 }
 
-async fn attempt(open: Option<Connection>, address: SocketAddr, body: Bytes) -> anyhow::Result<Connection> {
+async fn attempt(open: Option<BenchConnection>, address: SocketAddr, body: Bytes) -> anyhow::Result<BenchConnection> {
     let mut connection = match open {
         Some(connection) => connection,
-        None => Connection::open(address).await?,
+        None => BenchConnection::open(address).await?,
     };
     connection.transfer(body).await?;
     Ok(connection)
@@ -120,13 +120,13 @@ async fn attempt(open: Option<Connection>, address: SocketAddr, body: Bytes) -> 
 
 /// When a transfer succeeded last, and the longest time without a success; times are counted from the writers' start.
 #[derive(Default)]
-struct Pulse {
+struct TransferPulse {
     last: Duration,
     longest: Duration,
     count: u64,
 }
 
-impl Pulse {
+impl TransferPulse {
     fn beat(&mut self, now: Duration) {
         self.longest = self.longest_at(now);
         // Clients read the clock before they take the lock, so they may take it in another order.
@@ -147,7 +147,7 @@ mod tests {
     #[test]
     fn the_longest_silence_is_between_two_beats_or_still_under_way() {
         let ms = Duration::from_millis;
-        let mut pulse = Pulse::default();
+        let mut pulse = TransferPulse::default();
         assert_eq!(pulse.longest_at(ms(5)), ms(5), "before the first success there was none");
         for now in [10, 12, 40, 39, 41] {
             pulse.beat(ms(now));

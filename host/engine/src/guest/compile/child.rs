@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 use parking_lot::{Mutex, MutexGuard};
 use rustix::process::{Resource, getrlimit};
 
-use super::Compiled;
-use super::wire::{Answer, Failure};
+use super::Compilation;
+use super::wire::{ChildAnswer, CompileFailure};
 use crate::guest::allowance::Allowance;
 use crate::guest::error::{CompileLimit, GuestError};
 use crate::guest::module::Pace;
@@ -38,7 +38,7 @@ static TURN_OF_FOREIGN: Mutex<()> = Mutex::new(());
 static TURN_OF_RECORDED: Mutex<()> = Mutex::new(());
 
 /// What is asked of a child.
-pub(super) struct Job<'a> {
+pub(super) struct CompileJob<'a> {
     pub(super) paces: &'a [Pace],
     /// The fingerprint of this process's engines.
     pub(super) fingerprint: &'a blake3::Hash,
@@ -50,7 +50,7 @@ pub(super) struct Job<'a> {
 
 /// Compiles a module in a child. The calling thread must live until this returns, because the child dies with that
 /// thread.
-pub(super) fn run(program: &Path, job: &Job<'_>) -> Result<Compiled, GuestError> {
+pub(super) fn run(program: &Path, job: &CompileJob<'_>) -> Result<Compilation, GuestError> {
     let _turn = wait_for_turn(job)?;
     let started = Instant::now();
     let mut child = start(program, job)?;
@@ -63,7 +63,7 @@ pub(super) fn run(program: &Path, job: &Job<'_>) -> Result<Compiled, GuestError>
         // A child that has ended reads no more, and has said why.
         scope.spawn(move || drop(stdin.write_all(wasm)));
         let (say, hear) = channel();
-        scope.spawn(move || drop(say.send(Answer::read(&mut stdout))));
+        scope.spawn(move || drop(say.send(ChildAnswer::read(&mut stdout))));
         let words = scope.spawn(move || last_words(stderr));
         let heard = wait(&hear, started, job);
         let answer = match &heard {
@@ -82,7 +82,7 @@ pub(super) fn run(program: &Path, job: &Job<'_>) -> Result<Compiled, GuestError>
     }
 }
 
-fn wait_for_turn(job: &Job<'_>) -> Result<MutexGuard<'static, ()>, GuestError> {
+fn wait_for_turn(job: &CompileJob<'_>) -> Result<MutexGuard<'static, ()>, GuestError> {
     let turn = match job.allowance {
         Allowance::Foreign => &TURN_OF_FOREIGN,
         Allowance::Recorded => &TURN_OF_RECORDED,
@@ -95,7 +95,7 @@ fn wait_for_turn(job: &Job<'_>) -> Result<MutexGuard<'static, ()>, GuestError> {
     }
 }
 
-fn start(program: &Path, job: &Job<'_>) -> Result<Child, GuestError> {
+fn start(program: &Path, job: &CompileJob<'_>) -> Result<Child, GuestError> {
     let mut command = Command::new(program);
     command.arg("compile-module");
     command.args((job.allowance == Allowance::Recorded).then_some("--recorded"));
@@ -108,7 +108,7 @@ fn start(program: &Path, job: &Job<'_>) -> Result<Child, GuestError> {
 }
 
 /// Waits until the child has said everything, or nobody waits for it any more.
-fn wait(hear: &Receiver<Answer>, started: Instant, job: &Job<'_>) -> Result<Answer, GuestError> {
+fn wait(hear: &Receiver<ChildAnswer>, started: Instant, job: &CompileJob<'_>) -> Result<ChildAnswer, GuestError> {
     let wall = job.allowance.wall();
     loop {
         match hear.recv_timeout(LOOK) {
@@ -187,17 +187,17 @@ fn is_memory(words: &str) -> bool {
 }
 
 /// Judges what a child said that finished.
-fn judge(answer: Answer, job: &Job<'_>) -> Result<Compiled, GuestError> {
+fn judge(answer: ChildAnswer, job: &CompileJob<'_>) -> Result<Compilation, GuestError> {
     match answer.failure {
-        Some(Failure::Compile(detail)) if is_memory(&detail) => {
+        Some(CompileFailure::Compile(detail)) if is_memory(&detail) => {
             return Err(memory_met(job.allowance));
         }
-        Some(Failure::Compile(detail)) => return Err(GuestError::Compile { detail }),
-        Some(Failure::Describe(fault)) => return Err(GuestError::Describe(fault)),
-        Some(Failure::TooLong { limit }) => {
+        Some(CompileFailure::Compile(detail)) => return Err(GuestError::Compile { detail }),
+        Some(CompileFailure::Describe(fault)) => return Err(GuestError::Describe(fault)),
+        Some(CompileFailure::TooLong { limit }) => {
             return Err(GuestError::Limit(CompileLimit::Artefact { mib: limit as u64 >> 20 }));
         }
-        Some(Failure::Other(detail)) => return Err(GuestError::Compiler { detail }),
+        Some(CompileFailure::Other(detail)) => return Err(GuestError::Compiler { detail }),
         None => {}
     }
     let strange = |detail: &str| GuestError::Compiler { detail: detail.to_owned() };
@@ -208,11 +208,11 @@ fn judge(answer: Answer, job: &Job<'_>) -> Result<Compiled, GuestError> {
         return Err(strange("it has compiled for other engines than it was asked to"));
     }
     let described = answer.described.ok_or_else(|| strange("it has not asked the module to describe itself"))?;
-    Ok(Compiled { artefacts: answer.artefacts, described })
+    Ok(Compilation { artefacts: answer.artefacts, described })
 }
 
 /// Once in the life of this process.
-fn tell_confined(answer: &Answer) {
+fn tell_confined(answer: &ChildAnswer) {
     static TOLD: Once = Once::new();
     let Some(missing) = &answer.confined else { return };
     TOLD.call_once(|| match missing.as_str() {

@@ -82,7 +82,7 @@ impl Bounds {
 
 /// The result of a compilation.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Compiled {
+pub(super) struct Compilation {
     /// In the order in which they were asked for.
     pub(super) artefacts: Vec<(Pace, Vec<u8>)>,
     /// What `sh1_describe` returned on the second engine.
@@ -96,7 +96,7 @@ pub(super) fn compile(
     wasm: &[u8],
     bounds: &Bounds,
     is_stopping: &dyn Fn() -> bool,
-) -> Result<Compiled, GuestError> {
+) -> Result<Compilation, GuestError> {
     bounds.check(is_stopping)?;
     let Some(program) = PROGRAM.get() else {
         if cfg!(any(test, feature = "testing")) {
@@ -106,6 +106,7 @@ pub(super) fn compile(
     };
     let paces: Vec<Pace> = engines.iter().map(|(pace, _)| *pace).collect();
     let is_wanted = || bounds.check(is_stopping);
-    let job = child::Job { paces: &paces, fingerprint, wasm, allowance: bounds.allowance, is_wanted: &is_wanted };
+    let job =
+        child::CompileJob { paces: &paces, fingerprint, wasm, allowance: bounds.allowance, is_wanted: &is_wanted };
     child::run(program, &job)
 }

@@ -11,7 +11,7 @@
 
 use std::io::{Error, ErrorKind, Read, Result, Write};
 
-use super::Compiled;
+use super::Compilation;
 use crate::guest::error::{GuestError, GuestFault};
 use crate::guest::module::Pace;
 use crate::limits;
@@ -20,19 +20,19 @@ use crate::limits;
 const SHORT_BYTES_MAX: usize = 16 << 10;
 
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Frame {
+pub(super) enum ChildFrame {
     /// What the kernel could not do; empty if it could do everything.
     Confined(String),
     Fingerprint([u8; 32]),
     Artefact(Pace, Vec<u8>),
     Described(Vec<u8>),
-    Failed(Failure),
+    Failed(CompileFailure),
     End,
 }
 
 /// Why the module was not compiled.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Failure {
+pub(super) enum CompileFailure {
     Compile(String),
     Describe(GuestFault),
     /// A frame that is longer than allowed.
@@ -44,17 +44,17 @@ pub(super) enum Failure {
 
 /// Everything that was said until the end.
 #[derive(Debug, Default)]
-pub(super) struct Answer {
+pub(super) struct ChildAnswer {
     pub(super) confined: Option<String>,
     pub(super) fingerprint: Option<[u8; 32]>,
     pub(super) artefacts: Vec<(Pace, Vec<u8>)>,
     pub(super) described: Option<Vec<u8>>,
-    pub(super) failure: Option<Failure>,
+    pub(super) failure: Option<CompileFailure>,
     /// If it is not set, the child has died.
     pub(super) is_whole: bool,
 }
 
-impl Failure {
+impl CompileFailure {
     pub(super) fn of(error: GuestError) -> Self {
         match error {
             GuestError::Compile { detail } => Self::Compile(detail),
@@ -94,7 +94,7 @@ impl Failure {
     }
 }
 
-impl Frame {
+impl ChildFrame {
     pub(super) fn write(&self, to: &mut impl Write) -> Result<()> {
         let failure;
         let (kind, bytes): (u8, &[u8]) = match self {
@@ -124,7 +124,7 @@ impl Frame {
             _ => SHORT_BYTES_MAX,
         };
         let Some(size) = usize::try_from(u64::from_le_bytes(size)).ok().filter(|size| *size <= limit) else {
-            return Ok(Self::Failed(Failure::TooLong { limit }));
+            return Ok(Self::Failed(CompileFailure::TooLong { limit }));
         };
         let mut bytes = vec![0; size];
         from.read_exact(&mut bytes)?;
@@ -135,31 +135,31 @@ impl Frame {
             b'F' => Self::Artefact(Pace::Fast, bytes),
             b'M' => Self::Artefact(Pace::Metered, bytes),
             b'D' => Self::Described(bytes),
-            b'E' => Self::Failed(Failure::decode(&bytes)),
+            b'E' => Self::Failed(CompileFailure::decode(&bytes)),
             b'.' => Self::End,
             _ => return Err(strange()),
         })
     }
 }
 
-impl Answer {
+impl ChildAnswer {
     /// Reads up to the end, the first failure, or the point where the child has died.
     pub(super) fn read(from: &mut impl Read) -> Self {
         let mut answer = Self::default();
-        while let Ok(frame) = Frame::read(from) {
+        while let Ok(frame) = ChildFrame::read(from) {
             match frame {
-                Frame::Confined(text) => answer.confined = Some(text),
-                Frame::Fingerprint(hash) => answer.fingerprint = Some(hash),
+                ChildFrame::Confined(text) => answer.confined = Some(text),
+                ChildFrame::Fingerprint(hash) => answer.fingerprint = Some(hash),
                 // One for each pace: a child that sends more is broken, and must not fill this process's memory.
-                Frame::Artefact(pace, _) if answer.artefacts.iter().any(|(known, _)| *known == pace) => break,
-                Frame::Artefact(pace, bytes) => answer.artefacts.push((pace, bytes)),
-                Frame::Described(bytes) => answer.described = Some(bytes),
-                Frame::Failed(failure) => {
+                ChildFrame::Artefact(pace, _) if answer.artefacts.iter().any(|(known, _)| *known == pace) => break,
+                ChildFrame::Artefact(pace, bytes) => answer.artefacts.push((pace, bytes)),
+                ChildFrame::Described(bytes) => answer.described = Some(bytes),
+                ChildFrame::Failed(failure) => {
                     answer.failure = Some(failure);
                     answer.is_whole = true;
                     break;
                 }
-                Frame::End => {
+                ChildFrame::End => {
                     answer.is_whole = true;
                     break;
                 }
@@ -168,13 +168,13 @@ impl Answer {
         answer
     }
 
-    pub(super) fn of(result: std::result::Result<Compiled, GuestError>) -> Vec<Frame> {
+    pub(super) fn of(result: std::result::Result<Compilation, GuestError>) -> Vec<ChildFrame> {
         match result {
-            Ok(Compiled { artefacts, described }) => {
-                let artefacts = artefacts.into_iter().map(|(pace, bytes)| Frame::Artefact(pace, bytes));
-                artefacts.chain([Frame::Described(described), Frame::End]).collect()
+            Ok(Compilation { artefacts, described }) => {
+                let artefacts = artefacts.into_iter().map(|(pace, bytes)| ChildFrame::Artefact(pace, bytes));
+                artefacts.chain([ChildFrame::Described(described), ChildFrame::End]).collect()
             }
-            Err(error) => vec![Frame::Failed(Failure::of(error)), Frame::End],
+            Err(error) => vec![ChildFrame::Failed(CompileFailure::of(error)), ChildFrame::End],
         }
     }
 }
@@ -183,11 +183,11 @@ impl Answer {
 mod tests {
     use super::*;
 
-    fn read(bytes: &[u8]) -> Answer {
-        Answer::read(&mut &bytes[..])
+    fn read(bytes: &[u8]) -> ChildAnswer {
+        ChildAnswer::read(&mut &bytes[..])
     }
 
-    fn written(frames: &[Frame]) -> Vec<u8> {
+    fn written(frames: &[ChildFrame]) -> Vec<u8> {
         let mut bytes = Vec::new();
         for frame in frames {
             frame.write(&mut bytes).expect("memory takes all");
@@ -197,12 +197,12 @@ mod tests {
 
     #[test]
     fn what_is_said_is_heard() {
-        let compiled = Compiled {
+        let compiled = Compilation {
             artefacts: vec![(Pace::Fast, vec![1; 70_000]), (Pace::Metered, Vec::new())],
             described: vec![2; 300],
         };
-        let mut frames = vec![Frame::Confined("no landlock".to_owned()), Frame::Fingerprint([7; 32])];
-        frames.extend(Answer::of(Ok(compiled)));
+        let mut frames = vec![ChildFrame::Confined("no landlock".to_owned()), ChildFrame::Fingerprint([7; 32])];
+        frames.extend(ChildAnswer::of(Ok(compiled)));
         let bytes = written(&frames);
         let answer = read(&bytes);
         assert!(answer.is_whole);
@@ -225,8 +225,8 @@ mod tests {
         ];
         for fault in faults {
             let text = fault.to_string();
-            let failure = Failure::of(fault);
-            let decoded = Failure::decode(&failure.encode());
+            let failure = CompileFailure::of(fault);
+            let decoded = CompileFailure::decode(&failure.encode());
             assert!(decoded == failure || SHORT_BYTES_MAX < text.len(), "{decoded:?}");
         }
     }
@@ -236,8 +236,12 @@ mod tests {
         let mut bytes = vec![b'F'];
         bytes.extend_from_slice(&u64::MAX.to_le_bytes());
         let answer = read(&bytes);
-        assert_eq!(answer.failure, Some(Failure::TooLong { limit: limits::ARTEFACT_BYTES_MAX }));
-        let twice = written(&[Frame::Artefact(Pace::Fast, vec![1]), Frame::Artefact(Pace::Fast, vec![1]), Frame::End]);
+        assert_eq!(answer.failure, Some(CompileFailure::TooLong { limit: limits::ARTEFACT_BYTES_MAX }));
+        let twice = written(&[
+            ChildFrame::Artefact(Pace::Fast, vec![1]),
+            ChildFrame::Artefact(Pace::Fast, vec![1]),
+            ChildFrame::End,
+        ]);
         assert!(!read(&twice).is_whole);
         assert!(!read(b"?\0\0\0\0\0\0\0\0.\0\0\0\0\0\0\0\0").is_whole);
     }

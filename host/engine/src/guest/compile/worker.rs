@@ -5,8 +5,8 @@
 
 use std::io::{Read, Write};
 
-use super::wire::{Answer, Frame};
-use super::{Compiled, confine};
+use super::wire::{ChildAnswer, ChildFrame};
+use super::{Compilation, confine};
 use crate::guest::allowance::Allowance;
 use crate::guest::engine::{compile_only, fingerprint};
 use crate::guest::error::GuestError;
@@ -26,11 +26,11 @@ pub fn compile_module(allowance: Allowance, paces: &[Pace]) -> Result<(), GuestE
         all.iter().filter(|(pace, _)| paces.contains(pace)).map(|(pace, engine)| (*pace, engine)).collect();
     let missing = confine::confine(allowance).map_err(|detail| GuestError::Compiler { detail })?;
     let fingerprint = *fingerprint(&[&all[0].1, &all[1].1]).as_bytes();
-    let mut frames = vec![Frame::Confined(missing.join(", ")), Frame::Fingerprint(fingerprint)];
+    let mut frames = vec![ChildFrame::Confined(missing.join(", ")), ChildFrame::Fingerprint(fingerprint)];
     let mut answer = || -> std::io::Result<()> {
         let mut wasm = Vec::new();
         std::io::stdin().lock().take(limits::MODULE_BYTES_MAX as u64 + 1).read_to_end(&mut wasm)?;
-        frames.extend(Answer::of(work(&engines, &wasm)));
+        frames.extend(ChildAnswer::of(work(&engines, &wasm)));
         let mut stdout = std::io::stdout().lock();
         frames.iter().try_for_each(|frame| frame.write(&mut stdout))?;
         stdout.flush()
@@ -39,11 +39,11 @@ pub fn compile_module(allowance: Allowance, paces: &[Pace]) -> Result<(), GuestE
 }
 
 /// Asks the module to describe itself, which may already fail, and compiles it.
-pub(super) fn work(engines: &[(Pace, &wasmtime::Engine)], wasm: &[u8]) -> Result<Compiled, GuestError> {
+pub(super) fn work(engines: &[(Pace, &wasmtime::Engine)], wasm: &[u8]) -> Result<Compilation, GuestError> {
     let described = second::describe(wasm)?;
     let compile = |(pace, engine): &(Pace, &wasmtime::Engine)| {
         let artefact = engine.precompile_module(wasm);
         Ok((*pace, artefact.map_err(|error| GuestError::Compile { detail: format!("{error:#}") })?))
     };
-    Ok(Compiled { artefacts: engines.iter().map(compile).collect::<Result<_, GuestError>>()?, described })
+    Ok(Compilation { artefacts: engines.iter().map(compile).collect::<Result<_, GuestError>>()?, described })
 }

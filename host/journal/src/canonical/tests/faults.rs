@@ -12,7 +12,7 @@ const STATE: &str = "CURRENT";
 
 /// The promises of the folder so far, by the entry of each snapshot.
 #[derive(Default)]
-struct Promised {
+struct SnapshotPromises {
     /// Its state was kept.
     kept: Vec<u64>,
     /// Its file is complete.
@@ -21,8 +21,8 @@ struct Promised {
     deleted: Vec<u64>,
 }
 
-fn due(index: u64) -> Due {
-    Due { index: JournalIndex(index), days: None }
+fn due(index: u64) -> DueSnapshot {
+    DueSnapshot { index: JournalIndex(index), days: None }
 }
 
 fn facts_at(index: u64) -> Facts {
@@ -35,14 +35,14 @@ fn open(disk: &SimDisk) -> Result<SnapshotFolder, CanonicalError> {
     SnapshotFolder::open(Arc::new(disk.clone()), Path::new(PARTITION))
 }
 
-fn make(folder: &SnapshotFolder, index: u64) -> Result<Listed, CanonicalError> {
+fn make(folder: &SnapshotFolder, index: u64) -> Result<ListedFile, CanonicalError> {
     let mut writer = folder.begin_file(&facts_at(index))?;
     few().iter().try_for_each(|(key, row)| writer.put(key, row))?;
     writer.finish()
 }
 
 /// Makes files of kept states, takes over one from elsewhere and deletes one, as far as the disk allows.
-fn work(disk: &SimDisk, from: &Path, promised: &mut Promised) -> Result<(), CanonicalError> {
+fn work(disk: &SimDisk, from: &Path, promised: &mut SnapshotPromises) -> Result<(), CanonicalError> {
     let folder = open(disk)?;
     for index in 1..=COUNT {
         // As in the store, the folder is complete before it has its name.
@@ -63,7 +63,7 @@ fn work(disk: &SimDisk, from: &Path, promised: &mut Promised) -> Result<(), Cano
 
 /// Checks that each kept state or its file is there, that files that were made are complete, and that the rest can be
 /// made.
-fn check_kept(disk: &SimDisk, promised: &Promised, what: &str) {
+fn check_kept(disk: &SimDisk, promised: &SnapshotPromises, what: &str) {
     let folder = open(disk).unwrap_or_else(|error| panic!("{what}: {error}"));
     let states = folder.list_due().unwrap_or_else(|error| panic!("{what}: {error}"));
     let is_gone = |index: &u64| promised.deleted.contains(index);
@@ -98,11 +98,11 @@ fn check_kept(disk: &SimDisk, promised: &Promised, what: &str) {
 fn a_power_cut_at_any_operation_loses_no_snapshot_that_is_due_or_made() {
     let elsewhere = tempdir().expect("a temporary folder");
     let whole = SimDisk::new();
-    work(&whole, elsewhere.path(), &mut Promised::default()).expect("nothing fails");
+    work(&whole, elsewhere.path(), &mut SnapshotPromises::default()).expect("nothing fails");
     for operations in 0..=whole.operations() {
         let disk = SimDisk::new();
         disk.crash_after(operations);
-        let mut promised = Promised::default();
+        let mut promised = SnapshotPromises::default();
         assert_eq!(work(&disk, elsewhere.path(), &mut promised).is_err(), operations < whole.operations());
         for seed in 0..8 {
             check_kept(&disk.crash(seed), &promised, &format!("cut at operation {operations}, seed {seed}"));
@@ -117,11 +117,11 @@ fn a_power_cut_at_any_operation_loses_no_snapshot_that_is_due_or_made() {
 fn an_operation_that_fails_is_reported_and_loses_no_snapshot() {
     let elsewhere = tempdir().expect("a temporary folder");
     let whole = SimDisk::new();
-    work(&whole, elsewhere.path(), &mut Promised::default()).expect("nothing fails");
+    work(&whole, elsewhere.path(), &mut SnapshotPromises::default()).expect("nothing fails");
     for accesses in 0..whole.accesses() {
         let disk = SimDisk::new();
         disk.fail_after(accesses);
-        let mut promised = Promised::default();
+        let mut promised = SnapshotPromises::default();
         work(&disk, elsewhere.path(), &mut promised).expect_err("it is told to fail");
         for seed in 0..8 {
             check_kept(&disk.copy().crash(seed), &promised, &format!("access {accesses} failed, then seed {seed}"));

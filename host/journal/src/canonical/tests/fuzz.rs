@@ -7,7 +7,7 @@ use std::path::Path;
 
 use statehouse_fuzz::{Target, fuzz, within};
 
-use super::super::manifest::{HEADER_SIZE, Manifest, TRAILER_SIZE, header};
+use super::super::manifest::{CanonicalManifest, HEADER_SIZE, TRAILER_SIZE, header};
 use super::super::write::hash;
 use super::*;
 use crate::disk::{Disk, SimDisk};
@@ -24,7 +24,7 @@ fn sealed(input: &[u8]) -> Option<Vec<u8>> {
     let trailer_at = input.len().checked_sub(TRAILER_SIZE)?;
     let size = u32::from_le_bytes(*input[trailer_at..].first_chunk()?) as usize;
     let manifest_at = trailer_at.checked_sub(size).filter(|at| HEADER_SIZE <= *at)?;
-    let mut manifest: Manifest = minicbor::decode(&input[manifest_at..trailer_at]).ok()?;
+    let mut manifest: CanonicalManifest = minicbor::decode(&input[manifest_at..trailer_at]).ok()?;
     let rows = &input[HEADER_SIZE..manifest_at];
     manifest.state_digest = *blake3::hash(rows).as_bytes();
     let mut rest = rows;

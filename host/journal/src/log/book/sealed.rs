@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use super::{Book, Part};
+use super::{Book, SealedPart};
 use crate::ids::LogIndex;
 use crate::log::EntryId;
 use crate::log::frame::Hash;
@@ -57,7 +57,7 @@ impl Book {
             self.sealed.clear();
             self.runs.clear();
         }
-        self.sealed.push_back(Part { seal: seal.clone(), first, last: last.index });
+        self.sealed.push_back(SealedPart { seal: seal.clone(), first, last: last.index });
         let is_same =
             |run: &EntryId| self.runs.back().is_some_and(|back| (back.term, back.node) == (run.term, run.node));
         let new = seal.runs.iter().skip(usize::from(seal.runs.first().is_some_and(is_same)));
@@ -90,7 +90,7 @@ impl Book {
                 assert!(self.sealed.back().is_none_or(|part| part.last.next() == first));
                 assert_eq!(last.segment.first_lsn, seal.first_lsn(), "segments are sealed in order");
                 self.sealed_end = Some((last.id, last.hash));
-                self.sealed.push_back(Part { seal: seal.clone(), first, last: last.id.index });
+                self.sealed.push_back(SealedPart { seal: seal.clone(), first, last: last.id.index });
             }
             self.slots.drain(..count);
             self.waiting.pop_front();
@@ -128,7 +128,7 @@ impl Book {
         sealed.filter(|sealed| !is_everything && last < Some(sealed.index))
     }
 
-    pub(super) fn find_part(&self, index: LogIndex) -> Option<&Part> {
+    pub(super) fn find_part(&self, index: LogIndex) -> Option<&SealedPart> {
         let position = self.sealed.partition_point(|part| part.last < index);
         self.sealed.get(position).filter(|part| part.first <= index)
     }

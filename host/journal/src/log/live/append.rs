@@ -5,7 +5,9 @@
 
 use parking_lot::MutexGuard;
 
-use super::state::{Hashed, OnDurable, Reserve, SMALL_FRAME_SIZE, State, Work, append_frame_size, entry_record_size};
+use super::state::{
+    HashedEntry, OnDurable, Reserve, SMALL_FRAME_SIZE, State, WriterWork, append_frame_size, entry_record_size,
+};
 use crate::log::{EntryId, Log, LogEntry, LogError};
 use crate::machine::limits::ENTRY_BYTES_MAX;
 
@@ -36,7 +38,11 @@ impl Log {
         self.place_entries(state, first, frames, on_durable)
     }
 
-    fn frames_of(&self, first: EntryId, entries: Vec<LogEntry>) -> Result<(Vec<Vec<Hashed>>, Vec<usize>), LogError> {
+    fn frames_of(
+        &self,
+        first: EntryId,
+        entries: Vec<LogEntry>,
+    ) -> Result<(Vec<Vec<HashedEntry>>, Vec<usize>), LogError> {
         check_entries(&entries)?;
         let frames = group_into_frames(entries);
         let mut sizes: Vec<_> = frames.iter().map(|entries| append_frame_size(entries)).collect();
@@ -50,7 +56,7 @@ impl Log {
         &self,
         mut state: MutexGuard<'_, State>,
         first: EntryId,
-        frames: Vec<Vec<Hashed>>,
+        frames: Vec<Vec<HashedEntry>>,
         on_durable: OnDurable,
     ) -> Result<(), LogError> {
         let shared = &self.threads.shared;
@@ -58,7 +64,7 @@ impl Log {
         state.append(frames);
         assert!(state.book.last().is_some_and(|last| first.index <= last.index));
         shared.announce_durable(&state);
-        state.queue.push(Work::Done(on_durable));
+        state.queue.push(WriterWork::Done(on_durable));
         shared.on_placed(state);
         Ok(())
     }
@@ -86,8 +92,8 @@ fn check_entries(entries: &[LogEntry]) -> Result<(), LogError> {
 }
 
 /// Splits the entries of an append into frames and hashes their payloads. No lock is held yet.
-fn group_into_frames(entries: Vec<LogEntry>) -> Vec<Vec<Hashed>> {
-    let mut frames: Vec<Vec<Hashed>> = Vec::new();
+fn group_into_frames(entries: Vec<LogEntry>) -> Vec<Vec<HashedEntry>> {
+    let mut frames: Vec<Vec<HashedEntry>> = Vec::new();
     let mut size = 0;
     for entry in entries {
         let record_size = entry_record_size(&entry);

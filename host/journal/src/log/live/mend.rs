@@ -21,7 +21,7 @@ use crate::disk::Disk;
 use crate::ids::{LogIndex, Lsn};
 use crate::log::frame::{Frame, Hash, Record, entry_hash, read_frame};
 use crate::log::seal::{Point, Seal};
-use crate::log::segment::{HEADER_SIZE, Readable, SegmentHeader, decode_watermark, file_name};
+use crate::log::segment::{HEADER_SIZE, ReadableBytes, SegmentHeader, decode_watermark, file_name};
 use crate::log::{Log, LogEntry, LogError, Misfit};
 
 /// The most bytes of entries that share a frame.
@@ -80,7 +80,7 @@ impl Log {
     }
 
     /// `None` once the segment was released.
-    fn mending(&self, first_lsn: Lsn) -> Result<Option<Mending>, LogError> {
+    fn mending(&self, first_lsn: Lsn) -> Result<Option<SegmentMend>, LogError> {
         let shared = &self.threads.shared;
         let Some(seal) = self.find_seal(first_lsn) else { return Ok(None) };
         let points = shared.sealed.points_of(&seal).map_err(|error| match error {
@@ -90,7 +90,7 @@ impl Log {
         })?;
         let on_disk = |error| LogError::disk(file_name(first_lsn), error);
         let file = shared.disk.open_to_read(&shared.dir.join(file_name(first_lsn))).map_err(on_disk)?;
-        let bytes = Readable::read(&*file, seal.size as usize).map_err(on_disk)?.bytes;
+        let bytes = ReadableBytes::read(&*file, seal.size as usize).map_err(on_disk)?.bytes;
         let next = shared.disk.open_to_read(&shared.dir.join(file_name(seal.end))).map_err(on_disk)?;
         let mut header = vec![0; HEADER_SIZE];
         next.read_at(&mut header, 0).map_err(on_disk)?;
@@ -98,11 +98,11 @@ impl Log {
         // The filler repeats the last vote, so that it is not lost with its bytes if the seal is ever lost.
         let committed = seal.last.or(seal.header.checkpoint.last);
         let filler = next.checkpoint.vote.map(Record::Vote).or(committed.map(Record::Commit));
-        Ok(Some(Mending { seal, points, bytes, filler }))
+        Ok(Some(SegmentMend { seal, points, bytes, filler }))
     }
 }
 
-struct Mending {
+struct SegmentMend {
     seal: Arc<Seal>,
     points: Vec<Point>,
     /// The file as far as it can be read; later its new content.
@@ -111,7 +111,7 @@ struct Mending {
     filler: Option<Record>,
 }
 
-impl Mending {
+impl SegmentMend {
     /// The stretches that are damaged.
     fn damaged(&self) -> Vec<usize> {
         (0..self.points.len()).filter(|position| self.read(*position).is_err()).collect()

@@ -28,20 +28,20 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::sync::{oneshot, watch};
 
-pub use repair::{DamagedLog, Repaired};
-pub use scrub::{Pace, SealedSegment};
+pub use repair::{DamagedLog, RepairReport};
+pub use scrub::{ScrubPace, SealedSegment};
 pub use state::OnDurable;
 
 use crate::disk::Disk;
 use crate::ids::Lsn;
 use crate::limits;
-use crate::log::book::Purged;
+use crate::log::book::PurgePolicy;
 use crate::log::frame::{self, Record};
-use crate::log::recover::{Access, Recovered, recover, releasable};
+use crate::log::recover::{Access, RecoveredLog, recover, releasable};
 use crate::log::segment::{HEADER_SIZE, SegmentHeader, Spare, file_name};
 use crate::log::{EntryId, LogError, StreamId, Vote, seal};
-use shared::Shared;
-use state::{Reserve, SMALL_FRAME_SIZE, Start, State, Work};
+use shared::SharedLog;
+use state::{LogStart, Reserve, SMALL_FRAME_SIZE, State, WriterWork};
 
 /// Bytes that stay free at the end of a segment, for votes while the disk is full.
 const RESERVE_BYTES_MAX: u64 = 64 << 10;
@@ -93,7 +93,7 @@ pub struct Log {
 }
 
 struct Threads {
-    shared: Arc<Shared>,
+    shared: Arc<SharedLog>,
     running: Mutex<Vec<JoinHandle<()>>>,
     /// Each thread holds a strong reference: nobody else may open the log before all threads have ended.
     open: Weak<()>,
@@ -114,11 +114,11 @@ impl Log {
         for name in disk.list(dir).map_err(on_disk)?.iter().filter(|name| name.ends_with(".tmp")) {
             disk.remove(&dir.join(name)).map_err(on_disk)?;
         }
-        let recovered = match recover(&*disk, dir, Access::Write, Purged::Dropped)? {
+        let recovered = match recover(&*disk, dir, Access::Write, PurgePolicy::Dropped)? {
             Some(recovered) => recovered,
             None => {
                 create_first_segment(&*disk, dir, &options)?;
-                recover(&*disk, dir, Access::Write, Purged::Dropped)?.expect("there is a segment now")
+                recover(&*disk, dir, Access::Write, PurgePolicy::Dropped)?.expect("there is a segment now")
             }
         };
         if recovered.stream != options.stream {
@@ -128,17 +128,17 @@ impl Log {
         recovered.repair(&*disk, dir)?;
         let seals_size = recovered.write_seals(&*disk, dir)?;
         let rot = rot::found(&*disk, dir, &recovered.seals)?;
-        Self::start(disk, dir, options, Recovered { size: recovered.size + seals_size, ..recovered }, rot)
+        Self::start(disk, dir, options, RecoveredLog { size: recovered.size + seals_size, ..recovered }, rot)
     }
 
     fn start(
         disk: Arc<dyn Disk>,
         dir: &Path,
         options: LogOptions,
-        recovered: Recovered,
+        recovered: RecoveredLog,
         rot: BTreeMap<Lsn, String>,
     ) -> Result<Self, LogError> {
-        let state = State::new(Start {
+        let state = State::new(LogStart {
             stream: recovered.stream,
             book: recovered.book,
             segment: recovered.segment,
@@ -150,7 +150,7 @@ impl Log {
             closed: recovered.closed,
             seals: recovered.seals,
         });
-        let shared = Arc::new(Shared::new(disk, dir.to_owned(), options, state, rot));
+        let shared = Arc::new(SharedLog::new(disk, dir.to_owned(), options, state, rot));
         let open = Arc::new(());
         let threads = Threads { shared, running: Mutex::default(), open: Arc::downgrade(&open) };
         let log = Self { threads: Arc::new(threads) };
@@ -164,7 +164,7 @@ impl Log {
         &self,
         name: &str,
         open: Arc<()>,
-        body: impl FnOnce(&Arc<Shared>) + Send + 'static,
+        body: impl FnOnce(&Arc<SharedLog>) + Send + 'static,
     ) -> Result<(), LogError> {
         let shared = self.threads.shared.clone();
         let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || {
@@ -178,7 +178,7 @@ impl Log {
     fn after_all(&self, on_durable: OnDurable) -> Result<(), LogError> {
         let shared = &self.threads.shared;
         let mut state = shared.admit(&[0], Reserve::Use)?;
-        state.queue.push(Work::Done(on_durable));
+        state.queue.push(WriterWork::Done(on_durable));
         shared.on_placed(state);
         Ok(())
     }
@@ -203,7 +203,7 @@ impl Log {
         let mut state = shared.admit(&[SMALL_FRAME_SIZE], Reserve::Use)?;
         state.book.vote = Some(vote);
         state.record(Record::Vote(vote));
-        state.queue.push(Work::Done(on_durable));
+        state.queue.push(WriterWork::Done(on_durable));
         shared.on_placed(state);
         Ok(())
     }

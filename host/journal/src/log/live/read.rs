@@ -9,7 +9,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use crate::ids::{LogIndex, Lsn};
-use crate::log::book::{Found, FoundRange, Place, Slot};
+use crate::log::book::{EntryPlace, EntrySlot, FoundEntry, FoundRange};
 use crate::log::frame::{Hash, NO_HASH};
 use crate::log::scan::read_slot;
 use crate::log::seal::Seal;
@@ -41,8 +41,8 @@ impl Log {
                 FoundRange::Tail(found) => {
                     for found in found {
                         let entry = match found {
-                            Found::InMemory(entry) => entry,
-                            Found::OnDisk(slot) => self.read_tail(&slot)?,
+                            FoundEntry::InMemory(entry) => entry,
+                            FoundEntry::OnDisk(slot) => self.read_tail(&slot)?,
                         };
                         // The book was asked for as much as is left, and returns at least one entry.
                         left = left.and_then(|left| left.checked_sub(entry.payload.size()));
@@ -71,7 +71,7 @@ impl Log {
         }
     }
 
-    fn read_tail(&self, slot: &Slot) -> Result<LogEntry, LogError> {
+    fn read_tail(&self, slot: &EntrySlot) -> Result<LogEntry, LogError> {
         read_slot(slot).inspect_err(|error| {
             if matches!(error, LogError::Corrupt { .. }) {
                 self.threads.shared.fail(error.clone());
@@ -107,8 +107,8 @@ impl Log {
         };
         match place {
             None => 0,
-            Some(Place::At(lsn)) => lsn.distance_to(end),
-            Some(Place::Sealed(seal, index)) => {
+            Some(EntryPlace::At(lsn)) => lsn.distance_to(end),
+            Some(EntryPlace::Sealed(seal, index)) => {
                 let lsn = shared.sealed.lsn_of(&seal, index).unwrap_or(seal.first_lsn());
                 lsn.distance_to(end)
             }

@@ -14,9 +14,9 @@ use std::sync::Arc;
 
 use crate::disk::Disk;
 use crate::ids::{LogIndex, Term};
-use crate::log::book::Purged;
+use crate::log::book::PurgePolicy;
 use crate::log::frame::{Hash, NO_HASH, entry_hash};
-use crate::log::live::salvage::{Anchor, Hole, Intact, Salvage};
+use crate::log::live::salvage::{EntryAnchor, Hole, IntactEntry, Salvage};
 use crate::log::live::state::entry_record_size;
 use crate::log::recover::{Access, recover};
 use crate::log::scan::read_slot;
@@ -37,7 +37,7 @@ pub struct DamagedLog {
 
 /// The result of a repair.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Repaired {
+pub struct RepairReport {
     pub last: Option<EntryId>,
     pub vote: Option<Vote>,
     /// A vote later than all readable ones may have been lost, so `vote` is a barrier; see [`DamagedLog::repair`].
@@ -47,8 +47,8 @@ pub struct Repaired {
 }
 
 /// What the repaired log consists of, in order of index.
-enum Piece<'a> {
-    Intact(&'a Intact),
+enum RepairPiece<'a> {
+    Intact(&'a IntactEntry),
     Given(&'a LogEntry),
     /// The entries up to this one were never here, or are gone. The chain continues from this hash.
     Hole(EntryId, Hash),
@@ -56,7 +56,7 @@ enum Piece<'a> {
 
 /// The state that the repaired log must have when it is read back.
 #[derive(Debug, PartialEq, Eq)]
-struct Expected {
+struct EndState {
     last: Option<EntryId>,
     last_hash: Hash,
     vote: Option<Vote>,
@@ -71,7 +71,7 @@ impl DamagedLog {
     /// that.
     pub fn examine(disk: Arc<dyn Disk>, dir: &Path, options: &LogOptions) -> Result<Option<Self>, LogError> {
         finish_swap(&*disk, dir)?;
-        let reason = match recover(&*disk, dir, Access::Read, Purged::Kept) {
+        let reason = match recover(&*disk, dir, Access::Read, PurgePolicy::Kept) {
             Ok(_) => return Ok(None),
             Err(error @ LogError::Corrupt { .. }) => error.reason(),
             Err(error) => return Err(error),
@@ -181,15 +181,15 @@ impl DamagedLog {
         entries: &[LogEntry],
         base: Option<(EntryId, Hash)>,
         vote_floor: Term,
-    ) -> Result<Repaired, LogError> {
+    ) -> Result<RepairReport, LogError> {
         let given = by_index(entries)?;
         let (pieces, last, last_hash) = self.assemble(&given, base)?;
         let vote = self.vote(vote_floor, last);
         let committed = self.salvage.committed.into_iter().chain(base.map(|(upto, _)| upto)).max_by_key(|id| id.index);
-        self.build(&pieces, committed, &Expected { last, last_hash, vote })?;
+        self.build(&pieces, committed, &EndState { last, last_hash, vote })?;
         let damaged = finish_swap(&*self.disk, &self.dir)?.expect("a repaired log was just put there");
         tracing::warn!(reason = self.reason, damaged = %damaged.display(), "a damaged log was repaired");
-        Ok(Repaired { last, vote, vote_may_be_lost: self.salvage.is_vote_doubtful, damaged })
+        Ok(RepairReport { last, vote, vote_may_be_lost: self.salvage.is_vote_doubtful, damaged })
     }
 
     fn vote(&self, floor: Term, last: Option<EntryId>) -> Option<Vote> {
@@ -206,7 +206,7 @@ impl DamagedLog {
         &'a self,
         given: &'a BTreeMap<LogIndex, &'a LogEntry>,
         base: Option<(EntryId, Hash)>,
-    ) -> Result<(Vec<Piece<'a>>, Option<EntryId>, Hash), LogError> {
+    ) -> Result<(Vec<RepairPiece<'a>>, Option<EntryId>, Hash), LogError> {
         let salvage = &self.salvage;
         let mut chain = Chain { last: None, hash: NO_HASH };
         let mut pieces = Vec::new();
@@ -215,7 +215,7 @@ impl DamagedLog {
         if let Some((upto, hash)) = base {
             let (hash, is_followed) = self.on_base(upto, hash)?;
             chain = Chain { last: Some(upto), hash };
-            pieces.push(Piece::Hole(upto, hash));
+            pieces.push(RepairPiece::Hole(upto, hash));
             next = upto.index.next();
             if !is_followed {
                 end = given.keys().next_back().copied();
@@ -242,14 +242,14 @@ impl DamagedLog {
                 }
                 (Some(entry), _) => {
                     chain.add_given(entry, anchor).map_err(misfit)?;
-                    pieces.push(Piece::Given(entry));
+                    pieces.push(RepairPiece::Given(entry));
                     if may_end_here && asked_by_next.is_some_and(|asked| asked != chain.hash) {
                         break;
                     }
                 }
                 (None, Some(intact)) => {
                     chain.add_intact(intact).map_err(misfit)?;
-                    pieces.push(Piece::Intact(intact));
+                    pieces.push(RepairPiece::Intact(intact));
                 }
                 (None, None) => return Err(misfit(Misfit::Missing)),
             }
@@ -283,7 +283,7 @@ impl DamagedLog {
     }
 
     /// Writes the new log in a folder of its own, reads it back, and gives it the name that makes it the log.
-    fn build(&self, pieces: &[Piece], committed: Option<EntryId>, expected: &Expected) -> Result<(), LogError> {
+    fn build(&self, pieces: &[RepairPiece], committed: Option<EntryId>, expected: &EndState) -> Result<(), LogError> {
         let building = beside(&self.dir, "building");
         let on_disk = |error| LogError::disk(building.display().to_string(), error);
         self.disk.remove_dir_all(&building).map_err(on_disk)?;
@@ -292,7 +292,7 @@ impl DamagedLog {
         log.close()?;
         drop(log);
         let scan = LogScan::open(&*self.disk, &building)?;
-        let found = Expected { last: scan.last(), last_hash: scan.last_hash(), vote: scan.vote() };
+        let found = EndState { last: scan.last(), last_hash: scan.last_hash(), vote: scan.vote() };
         assert_eq!(found, *expected, "the new log is not what was written");
         self.disk.sync_dir(&building).map_err(on_disk)?;
         self.disk.rename(&building, &beside(&self.dir, "repaired")).map_err(on_disk)?;
@@ -302,9 +302,9 @@ impl DamagedLog {
     fn write(
         &self,
         log: &Log,
-        pieces: &[Piece],
+        pieces: &[RepairPiece],
         committed: Option<EntryId>,
-        expected: &Expected,
+        expected: &EndState,
     ) -> Result<(), LogError> {
         let bytes_max = usize::try_from(self.options.segment_bytes_min / 2).expect("segments fit the memory");
         let mut entries = Vec::new();
@@ -312,9 +312,9 @@ impl DamagedLog {
         let append = |entries: &mut Vec<LogEntry>| log.append(std::mem::take(entries), Box::new(drop));
         for piece in pieces {
             let entry = match piece {
-                Piece::Intact(intact) => read_slot(&intact.slot)?,
-                Piece::Given(entry) => (*entry).clone(),
-                Piece::Hole(upto, hash) => {
+                RepairPiece::Intact(intact) => read_slot(&intact.slot)?,
+                RepairPiece::Given(entry) => (*entry).clone(),
+                RepairPiece::Hole(upto, hash) => {
                     append(&mut entries)?;
                     log.skip_to(*upto, *hash)?;
                     continue;
@@ -350,7 +350,7 @@ struct Chain {
 }
 
 impl Chain {
-    fn add_given(&mut self, entry: &LogEntry, anchor: Anchor) -> Result<(), Misfit> {
+    fn add_given(&mut self, entry: &LogEntry, anchor: EntryAnchor) -> Result<(), Misfit> {
         self.check_term(entry.id)?;
         if anchor.id.is_some_and(|id| id != entry.id) {
             return Err(Misfit::Id);
@@ -364,7 +364,7 @@ impl Chain {
         Ok(())
     }
 
-    fn add_intact(&mut self, intact: &Intact) -> Result<(), Misfit> {
+    fn add_intact(&mut self, intact: &IntactEntry) -> Result<(), Misfit> {
         if intact.before != self.hash {
             return Err(Misfit::Chain);
         }
@@ -373,10 +373,10 @@ impl Chain {
         Ok(())
     }
 
-    fn skip<'a>(&mut self, hole: &Hole) -> Option<Piece<'a>> {
+    fn skip<'a>(&mut self, hole: &Hole) -> Option<RepairPiece<'a>> {
         self.hash = hole.hash;
         self.last = hole.upto.or(self.last);
-        hole.upto.map(|upto| Piece::Hole(upto, hole.hash))
+        hole.upto.map(|upto| RepairPiece::Hole(upto, hole.hash))
     }
 
     fn check_term(&self, id: EntryId) -> Result<(), Misfit> {

@@ -16,23 +16,23 @@ use bytes::Bytes;
 
 use crate::disk::Disk;
 use crate::ids::{LogIndex, Lsn};
-use crate::log::book::Slot;
+use crate::log::book::EntrySlot;
 use crate::log::frame::{FRAME_HEADER_SIZE, FrameKey, FrameRead, Hash, NO_HASH, Record, entry_hash, read_frame};
 use crate::log::segment::{
-    Checkpoint, HEADER_SIZE, NONCE, Readable, Segment, SegmentHeader, decode_watermark, parse_file_name,
+    Checkpoint, HEADER_SIZE, NONCE, ReadableBytes, Segment, SegmentHeader, decode_watermark, parse_file_name,
 };
 use crate::log::{EntryId, LogError, StreamId, Vote};
 
 /// An entry whose record can be read.
-pub(super) struct Intact {
-    pub slot: Slot,
+pub(super) struct IntactEntry {
+    pub slot: EntrySlot,
     /// The hash that its record requires of the entry before it.
     pub before: Hash,
 }
 
 /// What headers, truncations and purges say about an entry. What the next entry's record says is kept in that record.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Anchor {
+pub(super) struct EntryAnchor {
     pub hash: Option<Hash>,
     pub id: Option<EntryId>,
 }
@@ -51,8 +51,8 @@ pub(super) struct Hole {
 #[derive(Default)]
 pub(super) struct Salvage {
     /// INVARIANT: this and the next two fields have no index beyond `last`.
-    pub intact: BTreeMap<LogIndex, Intact>,
-    pub anchors: BTreeMap<LogIndex, Anchor>,
+    pub intact: BTreeMap<LogIndex, IntactEntry>,
+    pub anchors: BTreeMap<LogIndex, EntryAnchor>,
     /// The holes, in order.
     pub holes: Vec<Hole>,
     /// The last index that is known to have existed.
@@ -84,7 +84,7 @@ impl Salvage {
             if lsn != starts[position] {
                 salvage.on_lost_bytes();
             }
-            let part = Part::open(disk, dir, name, starts[position], stream)?;
+            let part = SegmentPart::open(disk, dir, name, starts[position], stream)?;
             salvage.is_unreadable |= part.lost_until.is_some();
             if let Some(checkpoint) = &part.checkpoint {
                 salvage.on_checkpoint(checkpoint);
@@ -143,7 +143,7 @@ impl Salvage {
 
     /// Takes over the frames before `until`. Frames after a gap count only if the gap starts before `watermark`;
     /// otherwise neither the gap nor those frames were ever acknowledged. Returns where the last frame ends.
-    fn take_frames(&mut self, part: &Part, until: Lsn, watermark: Lsn) -> Lsn {
+    fn take_frames(&mut self, part: &SegmentPart, until: Lsn, watermark: Lsn) -> Lsn {
         let mut end = part.first_lsn;
         for (segment, read) in part.frames(until) {
             if end != read.frame.lsn {
@@ -161,7 +161,7 @@ impl Salvage {
         end
     }
 
-    fn take_newest(&mut self, part: &Part) -> Lsn {
+    fn take_newest(&mut self, part: &SegmentPart) -> Lsn {
         let marks = part.frames(Lsn(u64::MAX)).map(|(_, read)| read.durable);
         let watermark = marks.chain(part.mark).max().unwrap_or(Lsn(0)).max(part.first_lsn);
         let end = self.take_frames(part, Lsn(u64::MAX), watermark);
@@ -218,13 +218,13 @@ impl Salvage {
                 self.keep_up_to(last_before);
                 match last_before {
                     Some(last) if *before == NO_HASH => self.add_hole(last, None, NO_HASH),
-                    Some(last) => self.drop_replaced(last, Anchor { hash: Some(*before), id: None }),
+                    Some(last) => self.drop_replaced(last, EntryAnchor { hash: Some(*before), id: None }),
                     None => {}
                 }
                 let hash = entry_hash(before, entry.id, &entry.payload, &blake3::hash(entry.payload.bytes()));
                 let payload_size = u32::try_from(entry.payload.size()).expect("read from a field of four bytes");
-                let slot = Slot { id: entry.id, hash, segment: segment.clone(), lsn, payload_size };
-                self.intact.insert(index, Intact { slot, before: *before });
+                let slot = EntrySlot { id: entry.id, hash, segment: segment.clone(), lsn, payload_size };
+                self.intact.insert(index, IntactEntry { slot, before: *before });
                 self.last = Some(index);
             }
             Record::Vote(vote) => {
@@ -281,15 +281,15 @@ impl Salvage {
         if self.is_in_hole(id.index) {
             return;
         }
-        self.drop_replaced(id.index, Anchor { hash, id: Some(id) });
+        self.drop_replaced(id.index, EntryAnchor { hash, id: Some(id) });
         let known = self.anchors.entry(id.index).or_default();
-        *known = Anchor { hash: hash.or(known.hash), id: Some(id) };
+        *known = EntryAnchor { hash: hash.or(known.hash), id: Some(id) };
         self.last = self.last.max(Some(id.index));
     }
 
     /// An entry as in `anchor` existed. If another one was read, lost bytes replaced it, and perhaps others before it.
     /// Only settled entries have certainly stayed.
-    fn drop_replaced(&mut self, index: LogIndex, anchor: Anchor) {
+    fn drop_replaced(&mut self, index: LogIndex, anchor: EntryAnchor) {
         let is_other = self.intact.get(&index).is_some_and(|intact| {
             anchor.hash.is_some_and(|hash| hash != intact.slot.hash) || anchor.id.is_some_and(|id| id != intact.slot.id)
         });
@@ -335,7 +335,7 @@ impl Salvage {
 }
 
 /// A segment's file, as far as it can be read.
-struct Part {
+struct SegmentPart {
     first_lsn: Lsn,
     checkpoint: Option<Checkpoint>,
     /// The header and the watermark are both intact.
@@ -347,7 +347,7 @@ struct Part {
     lost_until: Option<u64>,
 }
 
-impl Part {
+impl SegmentPart {
     fn open(disk: &dyn Disk, dir: &Path, name: &str, first_lsn: Lsn, stream: &StreamId) -> Result<Self, LogError> {
         let on_disk = |error| LogError::disk(name, error);
         let file = disk.open_to_read(&dir.join(name)).map_err(on_disk)?;
@@ -357,7 +357,8 @@ impl Part {
         if size < HEADER_SIZE as u64 {
             return Ok(lost);
         }
-        let read = Readable::read(&*file, usize::try_from(size).expect("segments fit the memory")).map_err(on_disk)?;
+        let read =
+            ReadableBytes::read(&*file, usize::try_from(size).expect("segments fit the memory")).map_err(on_disk)?;
         let bytes = Bytes::from(read.bytes);
         let header = match SegmentHeader::decode(&bytes[..HEADER_SIZE], name) {
             Ok(header) if header.first_lsn == first_lsn => Some(header),

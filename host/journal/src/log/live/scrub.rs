@@ -5,14 +5,14 @@
 
 use std::sync::Arc;
 
-use super::sealed::Checked;
+use super::sealed::SealCheck;
 use crate::ids::Lsn;
 use crate::log::seal::{Point, Seal, seal_name};
 use crate::log::{Log, LogError};
 
 /// Whether to continue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Pace {
+pub enum ScrubPace {
     GoOn,
     Stop,
 }
@@ -38,25 +38,25 @@ impl Log {
     /// # Errors
     /// [`LogError::Corrupt`]: the segment is damaged; [`Log::watch_rot`] reports it from then on. [`LogError::Disk`]:
     /// the segment could not be checked.
-    pub fn scrub(&self, segment: SealedSegment, pace: impl FnMut(u64) -> Pace) -> Result<Pace, LogError> {
+    pub fn scrub(&self, segment: SealedSegment, pace: impl FnMut(u64) -> ScrubPace) -> Result<ScrubPace, LogError> {
         let shared = &self.threads.shared;
         let find = || shared.state.lock().seals.iter().find(|seal| seal.first_lsn() == segment.first_lsn).cloned();
-        let Some(seal) = find() else { return Ok(Pace::GoOn) };
+        let Some(seal) = find() else { return Ok(ScrubPace::GoOn) };
         match shared.sealed.check(&seal, pace) {
-            Ok(Checked::Stopped) => Ok(Pace::Stop),
-            Ok(Checked::Whole) => {
+            Ok(SealCheck::Stopped) => Ok(ScrubPace::Stop),
+            Ok(SealCheck::Whole) => {
                 if !seal.is_whole(&*shared.disk, &shared.dir) {
                     let points = shared.sealed.points_of(&seal)?;
                     self.reseal(seal, &points)?;
                 }
-                Ok(Pace::GoOn)
+                Ok(ScrubPace::GoOn)
             }
-            Ok(Checked::Other(other, points)) => {
+            Ok(SealCheck::Other(other, points)) => {
                 self.reseal(other, &points)?;
-                Ok(Pace::GoOn)
+                Ok(ScrubPace::GoOn)
             }
             // The segment was released meanwhile.
-            Err(_) if find().is_none() => Ok(Pace::GoOn),
+            Err(_) if find().is_none() => Ok(ScrubPace::GoOn),
             Err(error) => {
                 shared.on_rot(segment.first_lsn, &error);
                 Err(error)

@@ -18,7 +18,7 @@ use crate::durable;
 use crate::ids::{LogIndex, Lsn};
 use crate::limits::LOG_SEALED_OPEN_MAX;
 use crate::log::frame::{Hash, Record, entry_hash, read_frame};
-use crate::log::live::scrub::Pace;
+use crate::log::live::scrub::ScrubPace;
 use crate::log::seal::{Point, Seal};
 use crate::log::segment::{HEADER_SIZE, file_name};
 use crate::log::{Damage, LogEntry, LogError};
@@ -34,7 +34,7 @@ pub(super) struct SealedEntry {
 }
 
 /// The result of a check.
-pub(super) enum Checked {
+pub(super) enum SealCheck {
     Whole,
     Stopped,
     Other(Arc<Seal>, Vec<Point>),
@@ -104,24 +104,24 @@ impl SealedSegments {
     ///
     /// # Errors
     /// [`LogError::Corrupt`], with the first damage if it can be located.
-    pub fn check(&self, seal: &Seal, mut pace: impl FnMut(u64) -> Pace) -> Result<Checked, LogError> {
+    pub fn check(&self, seal: &Seal, mut pace: impl FnMut(u64) -> ScrubPace) -> Result<SealCheck, LogError> {
         let file = self.open_file(seal)?;
         check_size(&*file, seal)?;
         let (mut hasher, mut offset) = (blake3::Hasher::new(), 0);
         while offset < seal.size {
             let size = (seal.size - offset).min(CHECK_BYTES);
-            if pace(size) == Pace::Stop {
-                return Ok(Checked::Stopped);
+            if pace(size) == ScrubPace::Stop {
+                return Ok(SealCheck::Stopped);
             }
             hasher.update(&read(&*file, seal, offset, size, LogIndex(0))?);
             offset += size;
         }
         if *hasher.finalize().as_bytes() == seal.hash {
-            return Ok(Checked::Whole);
+            return Ok(SealCheck::Whole);
         }
         let (found, points) = Seal::survey(&seal.header, seal.end, &read_all(&*file, seal)?)?;
         if found.says_the_same(seal) {
-            Ok(Checked::Other(Arc::new(found), points))
+            Ok(SealCheck::Other(Arc::new(found), points))
         } else {
             Err(corrupt(seal, 0, LogIndex(0), Damage::Chain))
         }

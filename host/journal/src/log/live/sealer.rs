@@ -15,10 +15,10 @@ use crate::durable;
 use crate::ids::LogIndex;
 use crate::limits::LOG_SEAL_AGAIN;
 use crate::log::frame::NO_HASH;
-use crate::log::live::shared::Shared;
+use crate::log::live::shared::SharedLog;
 use crate::log::recover::read_segment;
 use crate::log::seal::{self, Point, Seal};
-use crate::log::segment::Closed;
+use crate::log::segment::ClosedSegment;
 use crate::log::{Damage, LogError};
 
 /// Held while a segment is in memory to be sealed: all logs together seal one at a time.
@@ -27,7 +27,7 @@ static SEALING: Mutex<()> = Mutex::new(());
 const LOOK: Duration = Duration::from_millis(50);
 
 /// The thread's body. It returns when the log closes or fails, or when nothing more can be sealed.
-pub(super) fn run(shared: &Arc<Shared>) {
+pub(super) fn run(shared: &Arc<SharedLog>) {
     while let Some(closed) = wait_for_closed(shared) {
         let Some(turn) = SEALING.try_lock_for(LOOK) else { continue };
         let started = Instant::now();
@@ -63,7 +63,7 @@ pub(super) fn run(shared: &Arc<Shared>) {
 }
 
 /// The next segment that can be sealed; `None` when the log ends.
-fn wait_for_closed(shared: &Shared) -> Option<Closed> {
+fn wait_for_closed(shared: &SharedLog) -> Option<ClosedSegment> {
     let mut state = shared.state.lock();
     loop {
         if state.is_closing || state.failed.is_some() {
@@ -77,7 +77,7 @@ fn wait_for_closed(shared: &Shared) -> Option<Closed> {
 }
 
 /// Waits for `time` while there is more to seal, or until the log closes.
-fn pause(shared: &Shared, time: Duration) {
+fn pause(shared: &SharedLog, time: Duration) {
     let until = Instant::now() + time;
     let mut state = shared.state.lock();
     while !state.is_closing && state.failed.is_none() && state.sealable().is_some() {
@@ -88,7 +88,7 @@ fn pause(shared: &Shared, time: Duration) {
 }
 
 /// Reads the segment back, so that the seal describes what is on disk. It must agree with what the log knows.
-fn survey(shared: &Shared, closed: &Closed) -> Result<(Seal, Vec<Point>), LogError> {
+fn survey(shared: &SharedLog, closed: &ClosedSegment) -> Result<(Seal, Vec<Point>), LogError> {
     let segment = &closed.segment;
     let bytes = read_segment(segment)?;
     let (seal, points) = Seal::survey(&segment.header, closed.end, &bytes)?;

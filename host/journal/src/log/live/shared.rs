@@ -17,7 +17,7 @@ use crate::log::live::sealed::SealedSegments;
 use crate::log::live::state::{Reserve, Room, State};
 use crate::log::{EntryId, LogError, LogOptions};
 
-pub(super) struct Shared {
+pub(super) struct SharedLog {
     pub disk: Arc<dyn Disk>,
     pub dir: PathBuf,
     pub options: LogOptions,
@@ -42,7 +42,7 @@ pub(super) struct Shared {
     pub ended: watch::Sender<Option<String>>,
 }
 
-impl Shared {
+impl SharedLog {
     pub fn new(
         disk: Arc<dyn Disk>,
         dir: PathBuf,
@@ -80,7 +80,7 @@ impl Shared {
         Ok(state)
     }
 
-    /// Like [`Shared::admit`], but does not block the thread. If the call is dropped, nothing has happened.
+    /// Like [`SharedLog::admit`], but does not block the thread. If the call is dropped, nothing has happened.
     pub async fn admitted(&self, sizes: &[usize], reserve: Reserve) -> Result<MutexGuard<'_, State>, LogError> {
         loop {
             // Registered before the check, so that no notification in between is missed.

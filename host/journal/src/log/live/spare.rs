@@ -7,13 +7,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::durable;
-use crate::log::live::shared::Shared;
+use crate::log::live::shared::SharedLog;
 use crate::log::live::state::State;
 use crate::log::segment::Spare;
 use crate::log::{LogError, LogOptions};
 
 /// The thread's body. It returns when the log closes or fails.
-pub(super) fn run(shared: &Arc<Shared>) {
+pub(super) fn run(shared: &Arc<SharedLog>) {
     let mut number = 0;
     while let Some(size) = wait_for_wish(shared) {
         number += 1;
@@ -28,7 +28,7 @@ pub(super) fn run(shared: &Arc<Shared>) {
 }
 
 /// The size that the next spare should have; `None` when no further spare is needed because the log ends.
-fn wait_for_wish(shared: &Shared) -> Option<u64> {
+fn wait_for_wish(shared: &SharedLog) -> Option<u64> {
     let mut state = shared.state.lock();
     loop {
         if state.is_closing || state.failed.is_some() {
@@ -49,7 +49,7 @@ fn size_of_next(state: &State, options: &LogOptions) -> u64 {
     size
 }
 
-fn offer(shared: &Shared, spare: Spare) {
+fn offer(shared: &SharedLog, spare: Spare) {
     let replaced = {
         let mut state = shared.state.lock();
         assert!(state.spare.as_ref().is_none_or(|old| old.size < spare.size));
@@ -67,7 +67,7 @@ fn offer(shared: &Shared, spare: Spare) {
     }
 }
 
-fn wait_for_space(shared: &Shared, why: &str, retry: Duration) {
+fn wait_for_space(shared: &SharedLog, why: &str, retry: Duration) {
     let mut state = shared.state.lock();
     if !std::mem::replace(&mut state.is_full, true) {
         tracing::warn!(

@@ -8,17 +8,17 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::ids::{LogIndex, Lsn};
-use crate::log::book::{Book, Slot};
+use crate::log::book::{Book, EntrySlot};
 use crate::log::frame::{ENTRY_OVERHEAD, FRAME_HEADER_SIZE, Frame, Hash, RECORD_HEADER_SIZE, Record, entry_hash};
 use crate::log::seal::Seal;
-use crate::log::segment::{Closed, HEADER_SIZE, Segment, SegmentHeader, Spare};
+use crate::log::segment::{ClosedSegment, HEADER_SIZE, Segment, SegmentHeader, Spare};
 use crate::log::{EntryId, LogEntry, LogError, StreamId};
 
 /// Called once with the outcome of an append.
 pub type OnDurable = Box<dyn FnOnce(Result<(), LogError>) + Send>;
 
 /// A step for the writer thread, in stream order.
-pub(super) enum Work {
+pub(super) enum WriterWork {
     Write { frame: Frame, segment: Arc<Segment> },
     Roll(Box<Roll>),
     Done(OnDurable),
@@ -31,7 +31,7 @@ pub(super) struct Roll {
 }
 
 /// Entries whose records go into one frame, with their payloads' hashes.
-pub(super) type Hashed = (LogEntry, blake3::Hash);
+pub(super) type HashedEntry = (LogEntry, blake3::Hash);
 
 /// Whether a frame may use the last bytes of a segment. They are kept for votes and other small records while the disk
 /// is full.
@@ -58,9 +58,9 @@ pub(super) struct State {
     pub cursor: Lsn,
     /// Bytes at the end of a segment that appends leave free.
     pub reserve: u64,
-    pub queue: Vec<Work>,
+    pub queue: Vec<WriterWork>,
     /// Segments that are not sealed yet, oldest first.
-    closed: VecDeque<Closed>,
+    closed: VecDeque<ClosedSegment>,
     /// The seals of all segments that are sealed and not released.
     pub seals: VecDeque<Arc<Seal>>,
     /// Bytes of frames accepted and not yet durable.
@@ -90,7 +90,7 @@ pub(super) struct State {
 }
 
 /// The state of a log when it opens.
-pub(super) struct Start {
+pub(super) struct LogStart {
     pub stream: StreamId,
     pub book: Book,
     pub segment: Arc<Segment>,
@@ -99,13 +99,13 @@ pub(super) struct Start {
     pub marked: Lsn,
     pub size: u64,
     pub reserve: u64,
-    pub closed: Vec<Closed>,
+    pub closed: Vec<ClosedSegment>,
     pub seals: Vec<Arc<Seal>>,
 }
 
 impl State {
     /// Everything up to the end is durable.
-    pub fn new(start: Start) -> Self {
+    pub fn new(start: LogStart) -> Self {
         assert!(start.data_end <= start.end);
         assert!(start.marked <= start.end);
         assert!(start.segment.first_lsn <= start.end);
@@ -167,7 +167,7 @@ impl State {
             self.data_end = self.cursor;
             self.pending_bytes += frame.size();
         }
-        self.queue.push(Work::Write { frame, segment: self.segment.clone() });
+        self.queue.push(WriterWork::Write { frame, segment: self.segment.clone() });
     }
 
     fn roll_unless_fits(&mut self, size: usize, reserve: Reserve) {
@@ -187,7 +187,7 @@ impl State {
             before: Some(self.segment.first_lsn),
             checkpoint: self.book.checkpoint(),
         };
-        let closed = Closed {
+        let closed = ClosedSegment {
             segment: std::mem::replace(&mut self.segment, Arc::new(spare.segment(&header))),
             end: self.cursor,
             last: header.checkpoint.last.map(|last| last.index),
@@ -195,12 +195,12 @@ impl State {
         self.closed.push_back(closed);
         self.spare_bytes_wanted = 0;
         self.committed_recorded = self.book.committed;
-        self.queue.push(Work::Roll(Box::new(Roll { spare, header })));
+        self.queue.push(WriterWork::Roll(Box::new(Roll { spare, header })));
         assert!(size as u64 + kept <= self.cursor.distance_to(self.segment.end()));
     }
 
     /// Places the entries of one append, frame by frame, and makes them readable.
-    pub fn append(&mut self, frames: Vec<Vec<Hashed>>) {
+    pub fn append(&mut self, frames: Vec<Vec<HashedEntry>>) {
         let first = frames.first().and_then(|entries| entries.first()).map(|(entry, _)| entry.id);
         let first = first.expect("an append has at least one entry");
         assert!(self.failed.is_none());
@@ -218,7 +218,7 @@ impl State {
                 let before = self.book.last_hash();
                 let hash = entry_hash(&before, entry.id, &entry.payload, &payload_hash);
                 let payload_size = u32::try_from(entry.payload.size()).expect("payloads are bounded");
-                let slot = Slot { id: entry.id, hash, segment: self.segment.clone(), lsn: Lsn(lsn), payload_size };
+                let slot = EntrySlot { id: entry.id, hash, segment: self.segment.clone(), lsn: Lsn(lsn), payload_size };
                 self.book.push(slot, Some(entry.payload.clone()));
                 lsn += entry_record_size(&entry) as u64;
                 records.push(Record::Entry { entry, before });
@@ -258,7 +258,7 @@ impl State {
 
     /// The next segment to seal: it and the first bytes of its successor are durable, and nothing in it is ever
     /// dropped.
-    pub fn sealable(&self) -> Option<&Closed> {
+    pub fn sealable(&self) -> Option<&ClosedSegment> {
         let committed = self.book.committed.map(|committed| committed.index);
         self.closed.front().filter(|closed| closed.end < self.durable && closed.last <= committed)
     }
@@ -348,7 +348,7 @@ impl State {
 pub(super) const SMALL_FRAME_SIZE: usize = FRAME_HEADER_SIZE + RECORD_HEADER_SIZE;
 
 /// The largest size that the frame of these entries can have, which is with a COMMIT record in it.
-pub(super) fn append_frame_size(entries: &[Hashed]) -> usize {
+pub(super) fn append_frame_size(entries: &[HashedEntry]) -> usize {
     let records_size: usize = entries.iter().map(|(entry, _)| entry_record_size(entry)).sum();
     Frame::size_for(RECORD_HEADER_SIZE + records_size)
 }

@@ -11,8 +11,8 @@ use std::sync::Arc;
 
 use crate::ids::Lsn;
 use crate::log::frame::{Frame, Record};
-use crate::log::live::shared::Shared;
-use crate::log::live::state::{OnDurable, Roll, Work};
+use crate::log::live::shared::SharedLog;
+use crate::log::live::state::{OnDurable, Roll, WriterWork};
 use crate::log::segment::{Segment, WATERMARK_AT, encode_watermark};
 use crate::log::{EntryId, LogError};
 use crate::planted::{Bug, is_planted};
@@ -21,7 +21,7 @@ use crate::planted::{Bug, is_planted};
 const WRITE_BYTES_MAX: usize = 4 << 20;
 
 /// The thread's body. It returns when the log has closed or failed.
-pub(super) fn run(shared: &Arc<Shared>) {
+pub(super) fn run(shared: &Arc<SharedLog>) {
     let mut writer = Writer::new(shared.clone());
     shared.guard(|| {
         if let Err(error) = writer.run() {
@@ -32,9 +32,9 @@ pub(super) fn run(shared: &Arc<Shared>) {
 }
 
 struct Writer {
-    shared: Arc<Shared>,
+    shared: Arc<SharedLog>,
     /// The rest of the work that was taken from the queue.
-    batch: VecDeque<Work>,
+    batch: VecDeque<WriterWork>,
     /// Encoded frames, all of one segment.
     buffer: Vec<u8>,
     buffer_start: Option<(Arc<Segment>, Lsn)>,
@@ -54,7 +54,7 @@ struct Writer {
 }
 
 /// The next task of the writer.
-enum Task {
+enum WriterTask {
     /// Write the batch and sync it.
     Write,
     /// Write the batch without a sync, and the watermark into the header of this segment.
@@ -63,7 +63,7 @@ enum Task {
 }
 
 impl Writer {
-    fn new(shared: Arc<Shared>) -> Self {
+    fn new(shared: Arc<SharedLog>) -> Self {
         let (durable, last) = {
             let state = shared.state.lock();
             (state.durable, state.durable_last())
@@ -86,22 +86,22 @@ impl Writer {
     fn run(&mut self) -> Result<(), LogError> {
         loop {
             match self.next_task()? {
-                Task::Write => {
+                WriterTask::Write => {
                     self.carry_out()?;
                     self.sync()?;
                 }
-                Task::Mark(segment) => {
+                WriterTask::Mark(segment) => {
                     self.carry_out()?;
                     self.flush()?;
                     self.write_watermark(segment)?;
                 }
-                Task::Close => return self.sync(),
+                WriterTask::Close => return self.sync(),
             }
         }
     }
 
     /// Waits for work. A stream without work for a while is idle. A sync mark then says what no frame says yet.
-    fn next_task(&mut self) -> Result<Task, LogError> {
+    fn next_task(&mut self) -> Result<WriterTask, LogError> {
         assert!(self.batch.is_empty());
         let mut state = self.shared.state.lock();
         let mut is_idle = false;
@@ -111,16 +111,16 @@ impl Writer {
             }
             if !state.queue.is_empty() {
                 self.batch = std::mem::take(&mut state.queue).into();
-                return Ok(Task::Write);
+                return Ok(WriterTask::Write);
             }
             let wants_mark = state.wants_mark();
             if wants_mark && (is_idle || state.is_closing) {
                 state.place_mark();
                 self.batch = std::mem::take(&mut state.queue).into();
-                return Ok(Task::Mark(state.segment.clone()));
+                return Ok(WriterTask::Mark(state.segment.clone()));
             }
             if state.is_closing {
-                return Ok(Task::Close);
+                return Ok(WriterTask::Close);
             }
             if wants_mark {
                 is_idle = self.shared.work.wait_for(&mut state, self.shared.options.idle).timed_out();
@@ -135,9 +135,9 @@ impl Writer {
     fn carry_out(&mut self) -> Result<(), LogError> {
         while let Some(work) = self.batch.pop_front() {
             match work {
-                Work::Write { frame, segment } => self.encode(&frame, &segment)?,
-                Work::Roll(roll) => self.roll(&roll)?,
-                Work::Done(done) => self.done.push_back(done),
+                WriterWork::Write { frame, segment } => self.encode(&frame, &segment)?,
+                WriterWork::Roll(roll) => self.roll(&roll)?,
+                WriterWork::Done(done) => self.done.push_back(done),
             }
         }
         Ok(())
@@ -246,8 +246,8 @@ impl Writer {
         };
         let error = failed.unwrap_or(LogError::Closed);
         let left = std::mem::take(&mut self.batch).into_iter().chain(queue).filter_map(|work| match work {
-            Work::Done(done) => Some(done),
-            Work::Write { .. } | Work::Roll(_) => None,
+            WriterWork::Done(done) => Some(done),
+            WriterWork::Write { .. } | WriterWork::Roll(_) => None,
         });
         for done in std::mem::take(&mut self.done).into_iter().chain(left) {
             done(Err(error.clone()));

@@ -5,7 +5,7 @@ use super::*;
 use crate::ids::Lsn;
 use crate::log::frame::{Frame, FrameKey, Record, read_frame};
 use crate::log::segment::{HEADER_SIZE, SegmentHeader};
-use crate::log::{Damage, Tail};
+use crate::log::{Damage, LogTail};
 
 /// A closed log of one segment with small entries, and the place of its watermark in the file.
 fn closed_log(entries: u64) -> (SimDisk, PathBuf, usize) {
@@ -130,7 +130,7 @@ fn a_cut_in_frames_that_were_not_synced_loses_only_those() {
             assert_eq!(found[..], frames.iter().map(|frame| frame.entry.clone()).collect::<Vec<_>>()[..found.len()]);
             append_durably(&log, vec![entry(3, found.len() as u64)]);
             log.close().expect("closes");
-            assert_eq!(scan(&disk).expect("intact").tail(), Tail::Clean);
+            assert_eq!(scan(&disk).expect("intact").tail(), LogTail::Clean);
         }
     }
 }

@@ -4,7 +4,7 @@
 use super::sealing::{is_sealed, sealed_disk, sealed_log, seals, wait_until, without_seals};
 use super::*;
 use crate::ids::Lsn;
-use crate::log::{Damage, DamagedLog, Pace, ScannedEntry, Vote};
+use crate::log::{Damage, DamagedLog, ScannedEntry, ScrubPace, Vote};
 
 /// Reads entries in some places, so that their segments are open.
 fn touch(log: &Log, entries: &[LogEntry]) {
@@ -27,7 +27,7 @@ fn check(log: &Log, expected: &[LogEntry], what: &str) {
     }
     assert_eq!(log.term_starts(), starts, "{what}");
     for segment in log.sealed_segments() {
-        assert_eq!(log.scrub(segment, |_| Pace::GoOn).expect("whole"), Pace::GoOn, "{what}");
+        assert_eq!(log.scrub(segment, |_| ScrubPace::GoOn).expect("whole"), ScrubPace::GoOn, "{what}");
     }
 }
 
@@ -214,7 +214,7 @@ fn damage_in_what_was_given_up_is_repaired_without_it() {
     disk.put(&path, damaged);
     let first_lsn = Lsn(u64::from_str_radix(&name[4..20], 16).expect("a segment's name"));
     let segment = log.sealed_segments().into_iter().find(|it| it.first_lsn == first_lsn).expect("sealed");
-    log.scrub(segment, |_| Pace::GoOn).expect_err("it is damaged");
+    log.scrub(segment, |_| ScrubPace::GoOn).expect_err("it is damaged");
     let lost = log.lost_in(first_lsn);
     assert!(matches!(lost, Err(LogError::Unmendable { .. })), "{lost:?}");
     assert!(log.is_damaged(), "and stays so");

@@ -4,7 +4,7 @@
 use super::sealing::*;
 use super::*;
 use crate::ids::Lsn;
-use crate::log::Pace;
+use crate::log::ScrubPace;
 
 /// The entries in these ranges, as a peer that has all entries returns them.
 pub(super) fn give(entries: &[LogEntry], ranges: &[std::ops::RangeInclusive<LogIndex>]) -> Vec<LogEntry> {
@@ -35,7 +35,7 @@ fn a_damaged_sealed_segment_is_mended_in_place() {
                 disk.put(&path, damaged);
                 let segment = log.sealed_segments().into_iter().find(|it| it.first_lsn == first_lsn).expect("sealed");
                 let what = format!("{name}, {size} at {offset}");
-                if log.scrub(segment, |_| Pace::GoOn).is_ok() {
+                if log.scrub(segment, |_| ScrubPace::GoOn).is_ok() {
                     // The damaged bytes were unused.
                     continue;
                 }
@@ -50,7 +50,7 @@ fn a_damaged_sealed_segment_is_mended_in_place() {
                 mended.unwrap_or_else(|error| panic!("{what}: {}", error.reason()));
                 assert!(log.watch_rot().borrow().is_empty(), "{what}");
                 assert_eq!(all(&log), entries, "{what}");
-                assert_eq!(log.scrub(segment, |_| Pace::GoOn).expect("whole"), Pace::GoOn, "{what}");
+                assert_eq!(log.scrub(segment, |_| ScrubPace::GoOn).expect("whole"), ScrubPace::GoOn, "{what}");
                 drop(log);
                 let found = opened(&without_seals(&disk));
                 assert_eq!((found.vote(), found.last()), (vote, last), "{what}: without any seal");
@@ -82,7 +82,7 @@ fn a_power_cut_while_a_segment_is_mended_leaves_the_old_one_or_the_new_one() {
             let disk = disk.crash(seed);
             let log = opened(&disk);
             let segment = log.sealed_segments().into_iter().find(|it| it.first_lsn == first_lsn).expect("sealed");
-            if log.scrub(segment, |_| Pace::GoOn).is_err() {
+            if log.scrub(segment, |_| ScrubPace::GoOn).is_err() {
                 assert!(!is_mended);
                 let lost = log.lost_in(first_lsn).expect("sealed");
                 log.mend(first_lsn, &give(&entries, &lost)).expect("it is mended now");
@@ -111,7 +111,7 @@ fn a_segment_older_than_its_seal_is_damage_and_is_mended() {
     disk.put(&path, older);
     let log = opened(&disk);
     let segment = log.sealed_segments().into_iter().find(|it| it.first_lsn == first_lsn).expect("the seal is believed");
-    log.scrub(segment, |_| Pace::GoOn).expect_err("it is not what was sealed");
+    log.scrub(segment, |_| ScrubPace::GoOn).expect_err("it is not what was sealed");
     let lost = log.lost_in(first_lsn).expect("sealed");
     assert!(!lost.is_empty());
     log.mend(first_lsn, &give(&entries, &lost)).expect("the others have it");

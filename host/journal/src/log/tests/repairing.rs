@@ -5,7 +5,7 @@
 use std::ops::RangeInclusive;
 
 use super::*;
-use crate::log::{Damage, DamagedLog, Misfit, Repaired, Vote};
+use crate::log::{Damage, DamagedLog, Misfit, RepairReport, Vote};
 
 /// The highest term that the peers of these tests have heard of.
 const FLOOR: Term = Term(9);
@@ -70,7 +70,7 @@ fn fetched(damaged: &DamagedLog, copy: &[(LogEntry, [u8; 32])]) -> Vec<LogEntry>
 
 /// Repairs the log on `disk` from the intact one on `copy`, and checks that both are then the same. `None`: it was
 /// sound.
-fn check_repair(disk: &SimDisk, copy: &SimDisk, what: &str) -> Option<Repaired> {
+fn check_repair(disk: &SimDisk, copy: &SimDisk, what: &str) -> Option<RepairReport> {
     let expected = journal(copy);
     let damaged = examine(disk)?;
     let entries = fetched(&damaged, &expected);

@@ -5,7 +5,7 @@ use super::mending::give;
 use super::*;
 use crate::disk::SimOp;
 use crate::ids::Lsn;
-use crate::log::{Damage, Pace, Vote};
+use crate::log::{Damage, ScrubPace, Vote};
 
 /// Yields until the condition holds; another thread works on it.
 pub(super) fn wait_until(is_so: impl Fn() -> bool) {
@@ -236,7 +236,7 @@ fn a_damaged_seal_is_made_anew() {
             let log = opened(&disk);
             assert_eq!(all(&log), entries, "{name}, {offset:?}");
             for segment in log.sealed_segments() {
-                assert_eq!(log.scrub(segment, |_| Pace::GoOn).expect("the segments are whole"), Pace::GoOn);
+                assert_eq!(log.scrub(segment, |_| ScrubPace::GoOn).expect("the segments are whole"), ScrubPace::GoOn);
             }
             wait_until(|| disk.content(&path).as_ref() == Some(&content));
         }
@@ -303,7 +303,8 @@ fn damage_in_a_sealed_segment_is_met_by_who_reads_it_and_by_nobody_else() {
             let is_met = log.watch_rot().borrow().contains_key(&first_lsn);
             assert_eq!(is_met, 0 < lost, "{name}, {offset}");
             assert!(lost < entries.len() / 2, "{name}, {offset}: {lost}");
-            let found: Vec<_> = log.sealed_segments().into_iter().map(|it| log.scrub(it, |_| Pace::GoOn)).collect();
+            let found: Vec<_> =
+                log.sealed_segments().into_iter().map(|it| log.scrub(it, |_| ScrubPace::GoOn)).collect();
             assert_eq!(found.iter().filter(|found| found.is_err()).count(), 1, "{name}, {offset}");
             assert_eq!(log.watch_rot().borrow().keys().collect::<Vec<_>>(), [&first_lsn]);
             assert!(scan(&disk).is_err(), "the auditor believes no seal");
@@ -424,7 +425,7 @@ fn seals_newer_than_the_segments_beside_them_are_not_believed() {
     let copied = opened(&early);
     assert_eq!(all(&copied), expected);
     for segment in copied.sealed_segments() {
-        copied.scrub(segment, |_| Pace::GoOn).expect("whole");
+        copied.scrub(segment, |_| ScrubPace::GoOn).expect("whole");
     }
 }
 

@@ -30,7 +30,7 @@ fn segments() -> Vec<Vec<u8>> {
 fn sealed(input: &[u8]) -> Vec<u8> {
     let mut bytes = input.to_vec();
     let (Some(header), true) = (input.first_chunk::<HEADER_SIZE>(), TRAILER_SIZE <= input.len()) else { return bytes };
-    let (name_size, SegmentHeader { first, parent, .. }) = SegmentHeader::decode(header);
+    let (name_size, JournalSegmentHeader { first, parent, .. }) = JournalSegmentHeader::decode(header);
     let (mut at, mut last, mut head) = (HEADER_SIZE + name_size, first.0.wrapping_sub(1), parent);
     while let Some(size) = bytes.get(at..at + 4).map(|size| u32::from_le_bytes([size[0], size[1], size[2], size[3]])) {
         let Some(payload) = bytes.get(at + 36..at + 36 + size as usize).filter(|_| size != 0) else { break };
@@ -58,7 +58,7 @@ fn read_segment(input: &[u8]) {
     let (Some(header), Some(trailer)) = (input.first_chunk::<HEADER_SIZE>(), input.last_chunk::<TRAILER_SIZE>()) else {
         return;
     };
-    let (name_size, header) = SegmentHeader::decode(header);
+    let (name_size, header) = JournalSegmentHeader::decode(header);
     // A list has names in ASCII only, so no other name is ever looked for.
     let machine = input.get(HEADER_SIZE..HEADER_SIZE + name_size).unwrap_or_default();
     let Ok(machine) = std::str::from_utf8(machine) else { return };

@@ -11,15 +11,17 @@ use statehouse_abi::outcome::{GroupOutcome, OutcomeBlock, OutcomeWriter};
 use statehouse_abi::rows::{RowsBlock, RowsWriter, WritesBlock};
 
 use crate::machine::decide::block::{ExtraKey, sub_block};
-use crate::machine::decide::{Counts, Culprit, Decided, Diagnostic, Effect, HostFault, Run, may_ask, run};
+use crate::machine::decide::{
+    Culprit, DecidedBatch, DecisionCounts, Diagnostic, Effect, GroupRun, HostFault, may_ask, run,
+};
 use crate::machine::limits;
 use crate::machine::logic::{Fault, Logic, Pace};
 use crate::machine::replica::check_writes;
 
 /// The result of isolation.
-pub enum Isolated {
+pub enum IsolationOutcome {
     /// `ops` and `counts` are left empty, because the caller has them.
-    Decided(Decided),
+    Decided(DecidedBatch),
     /// A group needs keys. The numbers of the ops are those of the whole batch.
     NeedsKeys(Vec<ExtraKey>),
     /// The module's answers depend on how the batch is cut, or its `apply` fails on what is left. A smaller batch may
@@ -28,7 +30,7 @@ pub enum Isolated {
 }
 
 /// The groups that are decided so far, and the rows after them.
-struct Progress<'a> {
+struct IsolationProgress<'a> {
     ops: &'a OpsBlock<'a>,
     rows: Vec<Option<Vec<u8>>>,
     outcome: OutcomeWriter,
@@ -46,9 +48,9 @@ pub fn isolate(
     rows: &[u8],
     asked: &[usize],
     runs: &mut u64,
-) -> Result<Isolated, HostFault> {
+) -> Result<IsolationOutcome, HostFault> {
     let before = RowsBlock::parse(rows).expect("the host wrote this block");
-    let mut progress = Progress {
+    let mut progress = IsolationProgress {
         ops,
         rows: (0..before.count()).map(|at| before.row(at).map(<[u8]>::to_vec)).collect(),
         outcome: OutcomeWriter::default(),
@@ -67,36 +69,36 @@ pub fn isolate(
         let block = sub_block(ops, range.clone());
         let parsed = OpsBlock::parse_trusted(&block).expect("the host wrote this block");
         match run(logic, Pace::Metered, context, &parsed, &progress.rows_block()) {
-            Run::Done { outcome, .. } if progress.is_full(&outcome) => {
+            GroupRun::Done { outcome, .. } if progress.is_full(&outcome) => {
                 // The other groups get an entry of their own.
                 ranges.push(range);
                 break;
             }
-            Run::Done { outcome, writes } => progress.accept(&range, &parsed, &outcome, &writes),
-            Run::NeedsKeys(_) | Run::Failed(_) | Run::TooLarge(_) if range.len() > 1 => {
+            GroupRun::Done { outcome, writes } => progress.accept(&range, &parsed, &outcome, &writes),
+            GroupRun::NeedsKeys(_) | GroupRun::Failed(_) | GroupRun::TooLarge(_) if range.len() > 1 => {
                 let middle = range.start + range.len() / 2;
                 ranges.extend([middle..range.end, range.start..middle]);
             }
-            Run::NeedsKeys(mut keys) if may_ask(asked, range.start) => {
+            GroupRun::NeedsKeys(mut keys) if may_ask(asked, range.start) => {
                 // All of this runs again once the keys are there. Other missing keys are found on the way.
                 let first_op = ops.group(range.start).first_op;
                 keys.iter_mut().for_each(|key| key.op += first_op);
                 needed.extend(keys);
             }
-            Run::NeedsKeys(_) => progress.reject(range.start, &Culprit::Keys),
-            Run::Failed(culprit) => progress.reject(range.start, &culprit),
-            Run::TooLarge(culprit) if ops.group_count() == 1 => progress.reject(range.start, &culprit),
+            GroupRun::NeedsKeys(_) => progress.reject(range.start, &Culprit::Keys),
+            GroupRun::Failed(culprit) => progress.reject(range.start, &culprit),
+            GroupRun::TooLarge(culprit) if ops.group_count() == 1 => progress.reject(range.start, &culprit),
             // Each call has the rows of all groups, so the group may fit when it is alone in a batch.
-            Run::TooLarge(_) if range.start > 0 => {
+            GroupRun::TooLarge(_) if range.start > 0 => {
                 ranges.push(range);
                 break;
             }
-            Run::TooLarge(culprit) => return Ok(Isolated::Split(culprit.diagnostic())),
-            Run::Host(fault) => return Err(fault),
+            GroupRun::TooLarge(culprit) => return Ok(IsolationOutcome::Split(culprit.diagnostic())),
+            GroupRun::Host(fault) => return Err(fault),
         }
     }
     if !needed.is_empty() {
-        return Ok(Isolated::NeedsKeys(needed));
+        return Ok(IsolationOutcome::NeedsKeys(needed));
     }
     let plan_count = ranges.last().map_or(ops.group_count(), |range| range.start);
     finish(logic, context, progress, &before, plan_count)
@@ -106,16 +108,16 @@ pub fn isolate(
 fn finish(
     logic: &dyn Logic,
     context: Context,
-    progress: Progress<'_>,
+    progress: IsolationProgress<'_>,
     before: &RowsBlock<'_>,
     plan_count: usize,
-) -> Result<Isolated, HostFault> {
+) -> Result<IsolationOutcome, HostFault> {
     assert!(plan_count > 0, "the bound on runs exceeds what the first group takes");
     let outcome = progress.outcome.finish(Vec::new());
     let block = sub_block(progress.ops, 0..plan_count);
     let mut rows = RowsWriter::default();
     (0..before.count()).for_each(|at| rows.row(before.row(at)));
-    let split = |text: String| Ok(Isolated::Split(Diagnostic { text, backtrace: Vec::new() }));
+    let split = |text: String| Ok(IsolationOutcome::Split(Diagnostic { text, backtrace: Vec::new() }));
     let rows = rows.finish(Vec::new());
     if limits::GUEST_INPUT_BYTES_MAX < (CallIn { context, ops: &block, rows: &rows, outcome: Some(&outcome) }).size() {
         return split("the batch does not fit into one call".to_owned());
@@ -123,7 +125,7 @@ fn finish(
     let writes = match logic.apply(Pace::Metered, context, &block, &rows, &outcome) {
         Ok(writes) => writes,
         Err(Fault::Host { what }) => return Err(HostFault(what)),
-        Err(fault) => return Ok(Isolated::Split(Culprit::Fault(fault).diagnostic())),
+        Err(fault) => return Ok(IsolationOutcome::Split(Culprit::Fault(fault).diagnostic())),
     };
     if let Err(source) = check_writes(progress.ops, &writes) {
         return split(format!("apply answered malformed writes: {source}"));
@@ -135,11 +137,11 @@ fn finish(
         return split("apply writes other rows for all commands at once than for one after the other".to_owned());
     }
     let (diagnostics, effect) = (progress.diagnostics, Effect::Applied);
-    let (ops, counts) = (Vec::new(), Counts::default());
-    Ok(Isolated::Decided(Decided { ops, outcome, writes, plan_count, diagnostics, effect, counts }))
+    let (ops, counts) = (Vec::new(), DecisionCounts::default());
+    Ok(IsolationOutcome::Decided(DecidedBatch { ops, outcome, writes, plan_count, diagnostics, effect, counts }))
 }
 
-impl Progress<'_> {
+impl IsolationProgress<'_> {
     /// Whether the outcome does not fit into the entry any more. The first outcome always fits.
     fn is_full(&self, outcome: &[u8]) -> bool {
         let size = self.outcome.size();

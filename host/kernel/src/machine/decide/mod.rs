@@ -19,7 +19,7 @@ use statehouse_abi::outcome::{GroupOutcome, OutcomeBlock, OutcomeWriter};
 use statehouse_abi::rows::WritesBlock;
 
 use crate::machine::decide::block::{BlockBuilder, ExtraKey, sub_block};
-use crate::machine::decide::isolate::{Isolated, isolate};
+use crate::machine::decide::isolate::{IsolationOutcome, isolate};
 use crate::machine::limits;
 use crate::machine::logic::{Fault, Logic, Pace};
 use crate::machine::plan::PlanView;
@@ -28,7 +28,7 @@ use crate::machine::replica::{check_rows, check_writes, is_key_of, no_writes};
 
 /// A decided batch, not yet an entry.
 #[derive(Debug)]
-pub struct Decided {
+pub struct DecidedBatch {
     /// OPS block.
     pub ops: Vec<u8>,
     /// OUTCOME block.
@@ -41,12 +41,12 @@ pub struct Decided {
     pub diagnostics: Vec<(usize, Diagnostic)>,
     /// Whether the module computed the writes.
     pub effect: Effect,
-    pub counts: Counts,
+    pub counts: DecisionCounts,
 }
 
 /// What the decision needed beyond one round. The caller may show it as metrics.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counts {
+pub struct DecisionCounts {
     /// Keys that ops touched without declaring them.
     pub undeclared_keys: u64,
     /// Runs in which a culprit was searched for.
@@ -117,7 +117,7 @@ impl Culprit {
 }
 
 /// The result of one `execute` and one `apply` of the same groups.
-pub enum Run {
+pub enum GroupRun {
     Done {
         outcome: Vec<u8>,
         writes: Vec<u8>,
@@ -146,12 +146,12 @@ pub fn decide<E: From<HostFault>>(
     context: Context,
     plans: &[PlanView<'_>],
     mut fetch: impl FnMut(&OpsBlock<'_>) -> Result<Vec<u8>, E>,
-) -> Result<Decided, E> {
+) -> Result<DecidedBatch, E> {
     assert!(!plans.is_empty());
     let mut plan_count = plans.len().min(limits::BATCH_COMMANDS_MAX);
     let mut extra: Vec<ExtraKey> = Vec::new();
     let mut asked = vec![0; plan_count];
-    let mut counts = Counts::default();
+    let mut counts = DecisionCounts::default();
     for round in 0..limits::DECIDE_ROUNDS_MAX {
         if 0 < round && round.is_multiple_of(limits::NEED_KEYS_BATCH_ROUNDS_MAX) {
             // Commands that write keys for each other discover them one after another; a smaller batch has fewer of
@@ -163,27 +163,29 @@ pub fn decide<E: From<HostFault>>(
         let rows = fetch(&ops)?;
         assert!(check_rows(&ops, &rows).is_ok());
         let more = match run(logic, Pace::Fast, context, &ops, &rows) {
-            Run::Done { outcome, writes } => {
+            GroupRun::Done { outcome, writes } => {
                 let (diagnostics, effect) = (Vec::new(), Effect::Applied);
-                return Ok(Decided { ops: ops_bytes, outcome, writes, plan_count, diagnostics, effect, counts });
+                return Ok(DecidedBatch { ops: ops_bytes, outcome, writes, plan_count, diagnostics, effect, counts });
             }
-            Run::Host(fault) => return Err(fault.into()),
-            Run::NeedsKeys(more) if more.iter().all(|key| may_ask(&asked, group_of(&ops, key.op))) => more,
-            Run::TooLarge(_) if plan_count > 1 => {
+            GroupRun::Host(fault) => return Err(fault.into()),
+            GroupRun::NeedsKeys(more) if more.iter().all(|key| may_ask(&asked, group_of(&ops, key.op))) => more,
+            GroupRun::TooLarge(_) if plan_count > 1 => {
                 plan_count = (plan_count / 2).max(1);
                 continue;
             }
-            Run::NeedsKeys(_) | Run::Failed(_) | Run::TooLarge(_) => {
+            GroupRun::NeedsKeys(_) | GroupRun::Failed(_) | GroupRun::TooLarge(_) => {
                 match isolate(logic, context, &ops, &rows, &asked, &mut counts.isolation_runs)? {
-                    Isolated::Decided(decided) if decided.plan_count < plan_count => {
-                        return Ok(Decided { ops: sub_block(&ops, 0..decided.plan_count), counts, ..decided });
+                    IsolationOutcome::Decided(decided) if decided.plan_count < plan_count => {
+                        return Ok(DecidedBatch { ops: sub_block(&ops, 0..decided.plan_count), counts, ..decided });
                     }
-                    Isolated::Decided(decided) => return Ok(Decided { ops: ops_bytes, counts, ..decided }),
-                    Isolated::NeedsKeys(more) => more,
-                    Isolated::Split(said) if plan_count == 1 => return Ok(unasked(ops_bytes, said, counts)),
+                    IsolationOutcome::Decided(decided) => {
+                        return Ok(DecidedBatch { ops: ops_bytes, counts, ..decided });
+                    }
+                    IsolationOutcome::NeedsKeys(more) => more,
+                    IsolationOutcome::Split(said) if plan_count == 1 => return Ok(unasked(ops_bytes, said, counts)),
                     // The module's answers depend on how a batch is cut. It gets no batches at all, because smaller and
                     // smaller ones would take many runs.
-                    Isolated::Split(_) => {
+                    IsolationOutcome::Split(_) => {
                         plan_count = 1;
                         continue;
                     }
@@ -201,12 +203,12 @@ pub fn decide<E: From<HostFault>>(
 }
 
 /// One command whose rejection the module cannot apply either. It is recorded as a trap, and nothing is written.
-fn unasked(ops: Vec<u8>, said: Diagnostic, counts: Counts) -> Decided {
+fn unasked(ops: Vec<u8>, said: Diagnostic, counts: DecisionCounts) -> DecidedBatch {
     let detail = "the module failed to apply even the rejection of this command";
     let rejection = Rejection { code: host_rejection::MODULE_TRAP.to_owned(), detail: detail.to_owned() };
     let mut outcome = OutcomeWriter::default();
     outcome.reject(0, &minicbor::to_vec(rejection).expect("writing to memory cannot fail"));
-    Decided {
+    DecidedBatch {
         ops,
         outcome: outcome.finish(Vec::new()),
         writes: no_writes(),
@@ -259,13 +261,13 @@ fn merge_extra(mut before: Vec<ExtraKey>, more: Vec<ExtraKey>) -> Vec<ExtraKey> 
 }
 
 /// One `execute` and one `apply` of all groups of a block.
-pub fn run(logic: &dyn Logic, pace: Pace, context: Context, ops: &OpsBlock<'_>, rows: &[u8]) -> Run {
+pub fn run(logic: &dyn Logic, pace: Pace, context: Context, ops: &OpsBlock<'_>, rows: &[u8]) -> GroupRun {
     let failed = |fault| match fault {
-        Fault::Host { what } => Run::Host(HostFault(what)),
-        fault => Run::Failed(Culprit::Fault(fault)),
+        Fault::Host { what } => GroupRun::Host(HostFault(what)),
+        fault => GroupRun::Failed(Culprit::Fault(fault)),
     };
     let malformed = |source: statehouse_abi::block::AbiError| failed(Fault::Output { what: source.to_string() });
-    let too_large = |what: String| Run::TooLarge(Culprit::Fault(Fault::Output { what }));
+    let too_large = |what: String| GroupRun::TooLarge(Culprit::Fault(Fault::Output { what }));
     let input = CallIn { context, ops: ops.raw(), rows, outcome: None }.size();
     if limits::GUEST_INPUT_BYTES_MAX < input {
         return too_large(format!("its ops and the rows they touch have {input} bytes, over the limit of one call"));
@@ -305,19 +307,21 @@ pub fn run(logic: &dyn Logic, pace: Pace, context: Context, ops: &OpsBlock<'_>, 
     let writes = match logic.apply(pace, context, ops.raw(), rows, parsed.outcome) {
         Ok(writes) => writes,
         Err(fault @ (Fault::Watchdog | Fault::Host { .. })) => return failed(fault),
-        Err(fault) => return Run::Failed(Culprit::Inconsistent(format!("apply of its own events failed: {fault}"))),
+        Err(fault) => {
+            return GroupRun::Failed(Culprit::Inconsistent(format!("apply of its own events failed: {fault}")));
+        }
     };
     if let Err(source) = check_writes(ops, &writes) {
-        return Run::Failed(Culprit::Inconsistent(format!("apply answered malformed writes: {source}")));
+        return GroupRun::Failed(Culprit::Inconsistent(format!("apply answered malformed writes: {source}")));
     }
     let applied = WritesBlock::parse(&writes, ops.key_count()).expect("just checked");
     if writes.len() < applied.writes().map(|(_, row)| row.map_or(0, <[u8]>::len)).sum() {
-        return Run::Failed(Culprit::Inconsistent("apply answered rows that share their bytes".to_owned()));
+        return GroupRun::Failed(Culprit::Inconsistent("apply answered rows that share their bytes".to_owned()));
     }
     if applied.raw() != believed.raw() && !applied.writes().eq(believed.writes()) {
-        return Run::Failed(Culprit::Inconsistent("execute and apply write different rows".to_owned()));
+        return GroupRun::Failed(Culprit::Inconsistent("execute and apply write different rows".to_owned()));
     }
-    Run::Done { outcome: parsed.outcome.to_vec(), writes }
+    GroupRun::Done { outcome: parsed.outcome.to_vec(), writes }
 }
 
 /// How many bytes the events and rejections have when each is copied. That is more than the block has where a module
@@ -343,7 +347,7 @@ fn check_rejections(logic: &dyn Logic, outcome: &OutcomeBlock<'_>) -> Result<(),
 }
 
 /// The keys that the module asks for, if it may have them.
-fn needed_keys(ops: &OpsBlock<'_>, executed: &ExecuteOut<'_>) -> Run {
+fn needed_keys(ops: &OpsBlock<'_>, executed: &ExecuteOut<'_>) -> GroupRun {
     let mut needed = Vec::new();
     for need in executed.needed() {
         let is_in_range = (need.op as usize) < ops.op_count();
@@ -352,16 +356,16 @@ fn needed_keys(ops: &OpsBlock<'_>, executed: &ExecuteOut<'_>) -> Run {
             || !is_key_of(need.key, ops.op(need.op as usize).entity)
         {
             let what = "it needs a key that does not belong to the op's entity".to_owned();
-            return Run::Failed(Culprit::Fault(Fault::Output { what }));
+            return GroupRun::Failed(Culprit::Fault(Fault::Output { what }));
         }
         if ops.op(need.op as usize).keyref_count() >= limits::OP_KEYS_MAX {
-            return Run::Failed(Culprit::Keys);
+            return GroupRun::Failed(Culprit::Keys);
         }
         needed.push(ExtraKey { op: need.op, key: need.key.to_vec() });
     }
     if needed.is_empty() {
         let what = "it needs keys, but names none".to_owned();
-        return Run::Failed(Culprit::Fault(Fault::Output { what }));
+        return GroupRun::Failed(Culprit::Fault(Fault::Output { what }));
     }
-    Run::NeedsKeys(needed)
+    GroupRun::NeedsKeys(needed)
 }

@@ -15,11 +15,11 @@ use statehouse_guest::borsh;
 
 use faulty::Faulty;
 
-use crate::machine::changed::Changed;
-use crate::machine::decide::{Decided, Effect, HostFault, decide};
+use crate::machine::changed::ChangedLogic;
+use crate::machine::decide::{DecidedBatch, Effect, HostFault, decide};
 use crate::machine::limits::{DECIDE_ROUNDS_MAX, ISOLATIONS_PER_BATCH_MAX, OUTCOME_BYTES_MAX};
 use crate::machine::logic::{Fault, Logic};
-use crate::machine::native::Native;
+use crate::machine::native::NativeLogic;
 use crate::machine::plan::{Plan, PlanView};
 use crate::machine::replica::no_writes;
 
@@ -44,11 +44,11 @@ fn plans(logic: &dyn Logic, acts: &[(&str, &str)]) -> Vec<Plan> {
     planned.into_iter().map(|plan| plan.expect("nothing is refused")).collect()
 }
 
-fn decide_on(rows: &Rows, logic: &dyn Logic, plans: &[Plan]) -> Decided {
+fn decide_on(rows: &Rows, logic: &dyn Logic, plans: &[Plan]) -> DecidedBatch {
     try_decide(rows, logic, plans).expect("the host does not fault")
 }
 
-fn try_decide(rows: &Rows, logic: &dyn Logic, plans: &[Plan]) -> Result<Decided, HostFault> {
+fn try_decide(rows: &Rows, logic: &dyn Logic, plans: &[Plan]) -> Result<DecidedBatch, HostFault> {
     let views: Vec<PlanView<'_>> = plans.iter().map(Plan::view).collect();
     let fetch = |ops: &OpsBlock<'_>| -> Result<Vec<u8>, HostFault> {
         let mut writer = RowsWriter::default();
@@ -60,7 +60,7 @@ fn try_decide(rows: &Rows, logic: &dyn Logic, plans: &[Plan]) -> Result<Decided,
 
 /// Decides everything, batch by batch; returns the outcome of each act: `ok`, or the code of its rejection.
 fn outcomes(rows: &mut Rows, acts: &[(&str, &str)], batch: usize) -> Vec<String> {
-    let logic = Native::<Faulty>::new();
+    let logic = NativeLogic::<Faulty>::new();
     let mut found = Vec::new();
     for acts in acts.chunks(batch) {
         let mut left = plans(&logic, acts);
@@ -74,7 +74,7 @@ fn outcomes(rows: &mut Rows, acts: &[(&str, &str)], batch: usize) -> Vec<String>
     found
 }
 
-fn codes(decided: &Decided) -> Vec<String> {
+fn codes(decided: &DecidedBatch) -> Vec<String> {
     let ops = OpsBlock::parse(&decided.ops).expect("the decided block is well-formed");
     let outcome = OutcomeBlock::parse(&decided.outcome, &ops).expect("the outcome answers the ops");
     let code = |at| match outcome.group(at) {
@@ -85,7 +85,7 @@ fn codes(decided: &Decided) -> Vec<String> {
     (0..outcome.group_count()).map(code).collect()
 }
 
-fn write(rows: &mut Rows, decided: &Decided) {
+fn write(rows: &mut Rows, decided: &DecidedBatch) {
     let ops = OpsBlock::parse(&decided.ops).expect("the decided block is well-formed");
     for (key, row) in WritesBlock::parse(&decided.writes, ops.key_count()).expect("checked").writes() {
         match row {
@@ -110,7 +110,7 @@ fn a_panic_is_pinned_to_its_command() {
 
 #[test]
 fn the_panic_text_is_kept_beside_the_outcome() {
-    let logic = Native::<Faulty>::new();
+    let logic = NativeLogic::<Faulty>::new();
     let plans = plans(&logic, &[("a", "add"), ("b", "panic")]);
     let decided = decide_on(&Rows::new(), &logic, &plans);
     let (plan, diagnostic) = decided.diagnostics.first().expect("one command was isolated");
@@ -152,7 +152,7 @@ fn a_batch_is_its_commands_one_at_a_time() {
 fn a_module_whose_apply_always_fails_has_an_outcome_for_each_command() {
     let trap = Fault::Trap { text: "apply is another export".to_owned(), backtrace: Vec::new() };
     for (fault, count) in [(trap, 5), (Fault::Budget, 700), (Fault::Output { what: "no block".to_owned() }, 1)] {
-        let logic = Changed::of(Some(fault.clone()), None);
+        let logic = ChangedLogic::of(Some(fault.clone()), None);
         let plans = plans(&logic, &vec![("a", "add"); count]);
         let decided = decide_on(&Rows::new(), &logic, &plans);
         assert_eq!((decided.plan_count, decided.effect), (1, Effect::Unasked));
@@ -162,14 +162,14 @@ fn a_module_whose_apply_always_fails_has_an_outcome_for_each_command() {
         assert!(logic.executed() <= 2 * (ISOLATIONS_PER_BATCH_MAX + 1), "{} calls", logic.executed());
     }
     // A fault of the host says nothing about the command.
-    let logic = Changed::of(Some(Fault::Host { what: "no memory".to_owned() }), None);
+    let logic = ChangedLogic::of(Some(Fault::Host { what: "no memory".to_owned() }), None);
     let decided = try_decide(&Rows::new(), &logic, &plans(&logic, &[("a", "add"), ("b", "panic")]));
     assert!(matches!(&decided, Err(HostFault(what)) if what == "no memory"), "{decided:?}");
 }
 
 #[test]
 fn events_that_fit_into_no_entry_together_get_entries_of_their_own() {
-    let logic = Changed::of(None, Some(OUTCOME_BYTES_MAX / 3));
+    let logic = ChangedLogic::of(None, Some(OUTCOME_BYTES_MAX / 3));
     let acts = vec![("a", "add"); 9];
     let mut left = plans(&logic, &acts);
     let mut counts = Vec::new();
@@ -181,7 +181,7 @@ fn events_that_fit_into_no_entry_together_get_entries_of_their_own() {
     }
     assert!(counts.iter().all(|count| (1..=2).contains(count)) && counts.iter().sum::<usize>() == 9, "{counts:?}");
     // Alone it does not fit either. No log takes such an entry, so it is the module's fault.
-    let logic = Changed::of(None, Some(OUTCOME_BYTES_MAX + 1));
+    let logic = ChangedLogic::of(None, Some(OUTCOME_BYTES_MAX + 1));
     let plans = plans(&logic, &[("a", "add"), ("b", "add")]);
     let decided = decide_on(&Rows::new(), &logic, &plans);
     assert_eq!(codes(&decided), vec![host_rejection::MODULE_TRAP; decided.plan_count]);

@@ -8,7 +8,7 @@
 use super::*;
 
 /// Two commands with one id, and what partitions do about them.
-struct Two {
+struct CommandPair {
     plans: [SagaPlan; 2],
     derivation: Derivation,
     rule: Rule,
@@ -28,18 +28,18 @@ enum Rule {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-struct Both {
+struct PairState {
     rows: [Option<Row>; 2],
     /// A home that has another command under the id answers 422 and records nothing.
     is_turned_away: [bool; 2],
     sent: BTreeSet<(usize, CallKey)>,
     /// By partition and id: the owner, and the outcome.
-    recorded: BTreeMap<(PartitionId, CommandId), (usize, CallKey, Recorded)>,
+    recorded: BTreeMap<(PartitionId, CommandId), (usize, CallKey, CallOutcome)>,
     /// The owner of the client's id in each partition.
     claims: BTreeMap<PartitionId, usize>,
 }
 
-impl Two {
+impl CommandPair {
     fn new(coordination: Planned, steps: [&[(&str, TccRole, bool)]; 2], rule: Rule) -> Self {
         let plans = steps.map(|steps| plan(coordination, steps).expect("a good plan").expect("several partitions"));
         let plans = plans.map(|plan| if rule == Rule::Claims { plan } else { plan.without_claims() });
@@ -58,7 +58,7 @@ impl Two {
         }
     }
 
-    fn saga(both: &Both, number: usize) -> Option<Saga> {
+    fn saga(both: &PairState, number: usize) -> Option<Saga> {
         match both.rows[number].as_ref()? {
             Row::InFlight(row) => Some(Saga::of_row(row).expect("what was just written")),
             Row::Finished | Row::Aborted => None,
@@ -70,7 +70,7 @@ impl Two {
         (self.plans[number].branches[key.branch as usize].partition(), self.start(number).identity().call(key))
     }
 
-    fn following(&self, both: &Both) -> Vec<Both> {
+    fn following(&self, both: &PairState) -> Vec<PairState> {
         let mut following = Vec::new();
         for number in 0..2 {
             following.extend(self.started(both, number));
@@ -92,7 +92,7 @@ impl Two {
         following
     }
 
-    fn started(&self, both: &Both, number: usize) -> Option<Both> {
+    fn started(&self, both: &PairState, number: usize) -> Option<PairState> {
         if both.rows[number].is_some() || both.is_turned_away[number] {
             return None;
         }
@@ -105,70 +105,70 @@ impl Two {
         next.claims.insert(home, number);
         next.rows[number] = Some(Row::InFlight(self.start(number).to_row()));
         let first = CallKey { branch: 0, call: Call::Do, attempt: 0 };
-        next.recorded.insert(self.place(number, first), (number, first, Recorded::Done));
+        next.recorded.insert(self.place(number, first), (number, first, CallOutcome::Done));
         Some(next)
     }
 
-    fn delivered(&self, both: &Both, number: usize, key: CallKey, is_accepted: bool) -> Both {
+    fn delivered(&self, both: &PairState, number: usize, key: CallKey, is_accepted: bool) -> PairState {
         let mut next = both.clone();
         let saga = self.start(number);
         let (partition, id) = self.place(number, key);
         let tried = self.place(number, key.first_do());
         let is_final = key.call == Call::Undo || saga.branch(key).role == Role::Confirm;
-        let may_refuse = |recorded| if is_accepted || is_final { Recorded::Done } else { recorded };
+        let may_refuse = |recorded| if is_accepted || is_final { CallOutcome::Done } else { recorded };
         let recorded = if saga.is_cancel(key) && key.branch != 0 {
             let known = match both.recorded.get(&tried) {
-                None => Known::Nothing,
-                Some((owner, _, Recorded::Done)) if *owner == number => Known::Done,
-                Some(_) => Known::Refused,
+                None => CallKnowledge::Nothing,
+                Some((owner, _, CallOutcome::Done)) if *owner == number => CallKnowledge::Done,
+                Some(_) => CallKnowledge::Refused,
             };
             match on_cancel(known) {
-                OnCancel::Undo => Recorded::Done,
-                OnCancel::NothingDone | OnCancel::AskAgain => Recorded::NothingDone,
+                OnCancel::Undo => CallOutcome::Done,
+                OnCancel::NothingDone | OnCancel::AskAgain => CallOutcome::NothingDone,
                 OnCancel::Forbid => {
-                    next.recorded.insert(tried, (number, key.first_do(), Recorded::Forbidden));
-                    Recorded::NothingDone
+                    next.recorded.insert(tried, (number, key.first_do(), CallOutcome::Forbidden));
+                    CallOutcome::NothingDone
                 }
             }
         } else if self.derivation == Derivation::ByContent && saga.needs_claim(key) {
             if *next.claims.entry(partition).or_insert(number) == number {
-                may_refuse(Recorded::Refused)
+                may_refuse(CallOutcome::Refused)
             } else {
-                Recorded::Refused
+                CallOutcome::Refused
             }
         } else {
-            may_refuse(Recorded::Refused)
+            may_refuse(CallOutcome::Refused)
         };
         next.recorded.insert((partition, id), (number, key, recorded));
         next
     }
 
-    fn heard(&self, both: &Both, number: usize, key: CallKey) -> Option<Both> {
+    fn heard(&self, both: &PairState, number: usize, key: CallKey) -> Option<PairState> {
         let saga = Self::saga(both, number)?;
         let (owner, _, recorded) = both.recorded[&self.place(number, key)];
         let outcome = match recorded {
             _ if owner != number && self.rule == Rule::Silence => return None,
             _ if owner != number => refused(),
-            Recorded::Done => done(),
-            Recorded::Refused | Recorded::Forbidden => refused(),
-            Recorded::NothingDone => Outcome::NothingDone,
+            CallOutcome::Done => done(),
+            CallOutcome::Refused | CallOutcome::Forbidden => refused(),
+            CallOutcome::NothingDone => Outcome::NothingDone,
         };
         let mut next = both.clone();
         next.rows[number] = Some(match saga.advance(key, &outcome, &here(), &here()) {
             Ok(Advance::GoesOn(saga)) => Row::InFlight(saga.to_row()),
             Ok(Advance::Finished(finished)) if finished.rejection.is_some() => Row::Aborted,
             Ok(Advance::Finished(_)) => Row::Finished,
-            Err(Stale(_)) => return None,
+            Err(StaleOutcome(_)) => return None,
         });
         Some(next)
     }
 
     /// What is wrong in a state.
-    fn fault(&self, both: &Both) -> Option<&'static str> {
+    fn fault(&self, both: &PairState) -> Option<&'static str> {
         for number in 0..2 {
             let effect = |branch: usize| {
                 let own = both.recorded.values().filter(|(owner, key, recorded)| {
-                    *owner == number && key.branch as usize == branch && *recorded == Recorded::Done
+                    *owner == number && key.branch as usize == branch && *recorded == CallOutcome::Done
                 });
                 let effect_of = |call| match call {
                     Call::Do => 1,
@@ -193,14 +193,14 @@ impl Two {
     /// Visits every reachable state and returns the first fault, if there is one. A state without successors is a fault
     /// unless both commands are over.
     fn explore(&self) -> Result<usize, &'static str> {
-        let first = Both {
+        let first = PairState {
             rows: [None, None],
             is_turned_away: [false; 2],
             sent: BTreeSet::new(),
             recorded: BTreeMap::new(),
             claims: BTreeMap::new(),
         };
-        let mut seen: HashSet<Both> = [first.clone()].into_iter().collect();
+        let mut seen: HashSet<PairState> = [first.clone()].into_iter().collect();
         let mut queue = VecDeque::from([first]);
         let mut finished = BTreeSet::new();
         while let Some(both) = queue.pop_front() {
@@ -208,7 +208,7 @@ impl Two {
                 return Err(fault);
             }
             let is_over = |number: usize| both.is_turned_away[number] || Self::saga(&both, number).is_none();
-            let following: Vec<Both> = self.following(&both).into_iter().filter(|next| *next != both).collect();
+            let following: Vec<PairState> = self.following(&both).into_iter().filter(|next| *next != both).collect();
             if following.is_empty() && !(is_over(0) && is_over(1)) {
                 return Err("a command is in flight for ever");
             }
@@ -223,14 +223,14 @@ impl Two {
 #[test]
 fn of_two_commands_under_one_id_at_most_one_is_carried_out() {
     use TccRole::{Confirm, Try};
-    let saga = |steps| Two::new(Planned::Saga, steps, Rule::Claims).explore();
+    let saga = |steps| CommandPair::new(Planned::Saga, steps, Rule::Claims).explore();
     let shared = saga([&[("0", Try, true), ("2", Try, false)], &[("1", Try, true), ("2", Try, false)]]);
     let crossing = saga([&[("0", Try, true), ("1", Try, false)], &[("1", Try, true), ("0", Try, false)]]);
     let chain = saga([
         &[("0", Try, true), ("2", Try, true), ("3", Try, false)],
         &[("1", Try, true), ("3", Try, true), ("2", Try, false)],
     ]);
-    let tcc = |steps| Two::new(Planned::TryConfirmCancel, steps, Rule::Claims).explore();
+    let tcc = |steps| CommandPair::new(Planned::TryConfirmCancel, steps, Rule::Claims).explore();
     let phases = tcc([
         &[("0", Try, true), ("2", Try, true), ("2", Confirm, false)],
         &[("1", Try, true), ("2", Try, true), ("2", Confirm, false)],
@@ -256,7 +256,7 @@ fn what_the_first_release_started_under_one_id_ends() {
         &[("1", Try, true), ("2", Try, true), ("2", Confirm, false)],
     ];
     for (coordination, steps) in [(Planned::Saga, saga), (Planned::TryConfirmCancel, tcc)] {
-        let explored = Two::new(coordination, steps, Rule::Refusals).explore();
+        let explored = CommandPair::new(coordination, steps, Rule::Refusals).explore();
         assert!(explored.is_ok(), "{coordination:?}: {explored:?}");
     }
 }
@@ -277,10 +277,10 @@ fn a_partition_that_is_needed_at_the_confirm_alone_refuses_the_id_before() {
         &[("1", Try, true), ("3", Confirm, false), ("2", Confirm, false)],
     ];
     for (name, steps) in [("confirms", confirms), ("crossing", crossing), ("mixed", mixed), ("two", two)] {
-        let explored = Two::new(Planned::TryConfirmCancel, steps, Rule::Claims).explore();
+        let explored = CommandPair::new(Planned::TryConfirmCancel, steps, Rule::Claims).explore();
         println!("{name}: {explored:?}");
         assert!(explored.is_ok(), "{name}: {explored:?}");
-        let before = Two::new(Planned::TryConfirmCancel, steps, Rule::ClaimsOfTries).explore();
+        let before = CommandPair::new(Planned::TryConfirmCancel, steps, Rule::ClaimsOfTries).explore();
         assert_eq!(before, Err("both are carried out"), "{name}: the model finds what was");
     }
 }
@@ -290,5 +290,5 @@ fn a_partition_that_is_needed_at_the_confirm_alone_refuses_the_id_before() {
 fn silence_where_an_id_is_anothers_is_found() {
     use TccRole::Try;
     let steps = [&[("0", Try, true), ("2", Try, false)][..], &[("1", Try, true), ("2", Try, false)]];
-    assert_eq!(Two::new(Planned::Saga, steps, Rule::Silence).explore(), Err("a command is in flight for ever"));
+    assert_eq!(CommandPair::new(Planned::Saga, steps, Rule::Silence).explore(), Err("a command is in flight for ever"));
 }

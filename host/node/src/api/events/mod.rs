@@ -25,18 +25,18 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
-use self::reader::{Lane, LastWord, Pace, Reader, Stops};
+use self::reader::{EventReader, Lane, LastWord, Stops, StreamPace};
 use super::handle::Api;
 use super::live::LiveLimits;
 use super::problem::{Code, Problem};
 use super::reading;
 use super::roles::WATCH_ROLES;
 use super::route::HostRequest;
-use super::serve::Connected;
-use super::share::{Kind, Share};
+use super::serve::ConnectionContext;
+use super::share::{Share, ShareKind};
 use super::url::query_pairs;
 use crate::feed::cursor::{CURSOR_IS, Cursor};
-use crate::feed::rendered::{ACTIVATED, Filter, REJECTED};
+use crate::feed::rendered::{ACTIVATED, EventFilter, REJECTED};
 use crate::feed::{Feed, FeedPlace, Feeds, newest};
 use crate::ids::PartitionId;
 use crate::partition::PartitionError;
@@ -58,9 +58,9 @@ impl Events {
     }
 
     /// How patient a stream is that begins now.
-    fn pace(&self) -> Pace {
+    fn pace(&self) -> StreamPace {
         let limits = self.limits.now();
-        Pace {
+        StreamPace {
             patience: Duration::from_millis(limits.event_patience_ms),
             heartbeat: Duration::from_millis(limits.event_heartbeat_ms),
         }
@@ -69,7 +69,7 @@ impl Events {
 
 /// Where a stream begins.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum From {
+enum StreamStart {
     Now,
     Start,
     After(Cursor),
@@ -78,38 +78,38 @@ enum From {
 /// What a request asks for.
 #[derive(Debug, PartialEq, Eq)]
 struct EventsQuery {
-    from: From,
-    filter: Filter,
+    from: StreamStart,
+    filter: EventFilter,
     /// The partitions to read, without those that have none of the filter's keys.
     partitions: Vec<PartitionId>,
 }
 
 pub async fn get(api: &Api, request: HostRequest<'_>) -> Result<Response, Problem> {
     let machine = api.find_machine(request.machine_name())?;
-    let HostRequest { asked, parts, .. } = request;
+    let HostRequest { context, parts, .. } = request;
     let events = &api.events;
     let wanted = read_wanted(&machine, parts.uri.query().unwrap_or_default(), &parts.headers)?;
-    reading::check_keys(&wanted.filter.keys, &asked.caller)?;
-    let place = api.shares.take(Kind::Reader, 1, &api.who(&asked.caller, parts))?;
+    reading::check_keys(&wanted.filter.keys, &context.caller)?;
+    let place = api.shares.take(ShareKind::Reader, 1, &api.requester(&context.caller, parts))?;
     let feed = events.feeds.feed(machine, &api.cluster.view().cluster.unwrap_or_default());
-    let (lanes, cursor) = begin(&feed, &wanted, asked.deadline).await?;
-    let connected = parts.extensions.get::<Connected>().cloned();
-    let of_connection = |stop: fn(&Connected) -> &CancellationToken| {
-        connected.as_ref().map_or_else(CancellationToken::new, |connected| stop(connected).clone())
+    let (lanes, cursor) = begin(&feed, &wanted, context.deadline).await?;
+    let connection = parts.extensions.get::<ConnectionContext>().cloned();
+    let of_connection = |stop: fn(&ConnectionContext) -> &CancellationToken| {
+        connection.as_ref().map_or_else(CancellationToken::new, |connection| stop(connection).clone())
     };
     let stops = Stops {
-        node: of_connection(|connected| &connected.stopping),
-        connection: of_connection(|connected| &connected.retired),
-        token: api.callers.removal(&asked.caller),
+        node: of_connection(|connection| &connection.stopping),
+        connection: of_connection(|connection| &connection.retired),
+        token: api.callers.removal(&context.caller),
     };
     let pace = events.pace();
-    let shows_callers = asked.caller.roles & WATCH_ROLES != 0;
-    let reader = Reader { feed, filter: wanted.filter, shows_callers, lanes, cursor, pace, stops };
+    let shows_callers = context.caller.roles & WATCH_ROLES != 0;
+    let reader = EventReader { feed, filter: wanted.filter, shows_callers, lanes, cursor, pace, stops };
     let (pieces, waiting) = mpsc::channel(PIECES_WAITING_MAX);
     let last = LastWord::default();
-    let stay = connected.map(|connected| connected.stay());
+    let stay = connection.map(|connection| connection.stay());
     let (last_word, patience) = (last.clone(), pace.patience);
-    let (present, gone) = Present::new(place);
+    let (present, gone) = ReaderPlace::new(place);
     tokio::spawn(async move {
         let is_stuck = reader.run(pieces, last_word).await;
         // The client may only have been slow, and may still take the last word.
@@ -135,12 +135,12 @@ fn stream_of(body: Body) -> Response {
 }
 
 /// A reader's place among all readers, from the answer's first byte until the connection drops it.
-struct Present {
+struct ReaderPlace {
     _place: Share,
     _gone: oneshot::Sender<()>,
 }
 
-impl Present {
+impl ReaderPlace {
     /// Also returns what hears when it is dropped.
     fn new(place: Share) -> (Self, oneshot::Receiver<()>) {
         metrics::gauge!("statehouse_event_readers").increment(1.0);
@@ -149,7 +149,7 @@ impl Present {
     }
 }
 
-impl Drop for Present {
+impl Drop for ReaderPlace {
     fn drop(&mut self) {
         metrics::gauge!("statehouse_event_readers").decrement(1.0);
     }
@@ -159,7 +159,7 @@ impl Drop for Present {
 fn body(
     waiting: mpsc::Receiver<Bytes>,
     last: LastWord,
-    present: Present,
+    present: ReaderPlace,
 ) -> impl stream::Stream<Item = Result<Bytes, std::convert::Infallible>> {
     stream::unfold((waiting, last, present), |(mut waiting, last, present)| async move {
         let next = match waiting.recv().await {
@@ -175,7 +175,7 @@ fn body(
 fn read_wanted(machine: &Machine, query: &str, headers: &HeaderMap) -> Result<EventsQuery, Problem> {
     let pairs = query_pairs(query)
         .ok_or_else(|| Problem::new(Code::BadParameter, "the query string is not percent-encoded UTF-8"))?;
-    let (mut after, mut filter, mut partitions) = (None, Filter::default(), Vec::new());
+    let (mut after, mut filter, mut partitions) = (None, EventFilter::default(), Vec::new());
     for (name, value) in &pairs {
         match name.as_ref() {
             "after" if after.is_some() => return Err(bad_parameter("after", "is given twice")),
@@ -206,15 +206,15 @@ fn read_wanted(machine: &Machine, query: &str, headers: &HeaderMap) -> Result<Ev
     let resumed = headers.get(LAST_EVENT_ID).filter(|value| !value.is_empty());
     let from = match (resumed, after) {
         (Some(value), _) => {
-            From::After(
+            StreamStart::After(
                 value.to_str().ok().and_then(Cursor::parse).ok_or_else(|| {
                     Problem::new(Code::BadHeader, format!("Last-Event-ID is not a cursor; {CURSOR_IS}"))
                 })?,
             )
         }
-        (None, None | Some("now")) => From::Now,
-        (None, Some("start")) => From::Start,
-        (None, Some(text)) => From::After(
+        (None, None | Some("now")) => StreamStart::Now,
+        (None, Some("start")) => StreamStart::Start,
+        (None, Some(text)) => StreamStart::After(
             Cursor::parse(text)
                 .ok_or_else(|| bad_parameter("after", &format!("must be `start`, `now` or a cursor; {CURSOR_IS}")))?,
         ),
@@ -249,7 +249,7 @@ fn bad_parameter(name: &str, what: &str) -> Problem {
 async fn begin(feed: &Feed, wanted: &EventsQuery, deadline: Instant) -> Result<(Vec<Lane>, Cursor), Problem> {
     let mut lanes = Vec::with_capacity(wanted.partitions.len());
     let mut cursor = Cursor::default();
-    if let From::After(given) = &wanted.from {
+    if let StreamStart::After(given) = &wanted.from {
         // The client keeps the positions of partitions that it does not ask for now.
         let count = feed.machine.partition_count();
         if let Some(other) = given.positions().find(|position| count <= position.partition.0) {
@@ -260,9 +260,9 @@ async fn begin(feed: &Feed, wanted: &EventsQuery, deadline: Instant) -> Result<(
     for partition in wanted.partitions.iter().copied() {
         let replica = feed.replica(partition).map_err(refused)?;
         let position = match &wanted.from {
-            From::Now => newest(&replica).await.map_err(refused)?,
-            From::Start => replica.genesis().position(partition, 0),
-            From::After(given) => given.find(partition).ok_or_else(|| {
+            StreamStart::Now => newest(&replica).await.map_err(refused)?,
+            StreamStart::Start => replica.genesis().position(partition, 0),
+            StreamStart::After(given) => given.find(partition).ok_or_else(|| {
                 let detail = format!(
                     "the cursor has no position of partition {partition}; use a cursor of a stream with all \
                      partitions that you ask for, or name the partitions you want with `partition`"
@@ -271,8 +271,8 @@ async fn begin(feed: &Feed, wanted: &EventsQuery, deadline: Instant) -> Result<(
             })?,
         };
         let (place, had) = match &wanted.from {
-            From::Now => (FeedPlace::behind(position), 0),
-            From::Start | From::After(_) => feed.place_of(position, deadline).await.map_err(refused)?,
+            StreamStart::Now => (FeedPlace::behind(position), 0),
+            StreamStart::Start | StreamStart::After(_) => feed.place_of(position, deadline).await.map_err(refused)?,
         };
         cursor.set(position);
         lanes.push(Lane { partition, place, had });

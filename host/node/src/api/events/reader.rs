@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::api::problem::Code;
 use crate::feed::cursor::Cursor;
-use crate::feed::rendered::{Filter, Rendered};
+use crate::feed::rendered::{EventFilter, RenderedEntry};
 use crate::feed::{Feed, FeedPlace};
 use crate::ids::{PartitionId, Position};
 use crate::limits;
@@ -41,7 +41,7 @@ pub struct Lane {
 
 /// How patient a reader's stream is.
 #[derive(Clone, Copy, Debug)]
-pub struct Pace {
+pub struct StreamPace {
     pub patience: Duration,
     pub heartbeat: Duration,
 }
@@ -70,16 +70,16 @@ impl End {
 /// What the client gets after the last piece.
 pub type LastWord = Arc<Mutex<Option<Bytes>>>;
 
-pub struct Reader {
+pub struct EventReader {
     pub feed: Arc<Feed>,
-    pub filter: Filter,
+    pub filter: EventFilter,
     /// Whether the client may know who asked for what.
     pub shows_callers: bool,
     pub lanes: Vec<Lane>,
     /// The cursor after the piece that is being made. It also has partitions that are not read, as the client gave
     /// them.
     pub cursor: Cursor,
-    pub pace: Pace,
+    pub pace: StreamPace,
     pub stops: Stops,
 }
 
@@ -115,7 +115,7 @@ impl Stops {
     }
 }
 
-impl Reader {
+impl EventReader {
     /// Runs until the client is gone or too slow, or nothing more can follow. Returns whether the client still waits
     /// for the rest of the answer but does not take it.
     pub async fn run(mut self, pieces: mpsc::Sender<Bytes>, last: LastWord) -> bool {
@@ -211,7 +211,7 @@ impl Reader {
     }
 
     /// Adds the events of an entry that are to be shown and were not sent yet, while the piece has room.
-    fn take(&mut self, number: usize, rendered: &Rendered, piece: &mut Vec<u8>) {
+    fn take(&mut self, number: usize, rendered: &RenderedEntry, piece: &mut Vec<u8>) {
         let lane = &mut self.lanes[number];
         let (lower, higher) = self.cursor.around(lane.partition);
         for item in rendered.items.iter().skip_while(|item| item.n < lane.had) {

@@ -8,10 +8,10 @@ use axum::http::request::Parts;
 use statehouse_abi::value::Value;
 
 use super::HostRoute;
-use crate::api::asked::Asked;
 use crate::api::body::{check_media_type, read_body, read_large_body};
 use crate::api::handle::Api;
 use crate::api::problem::Problem;
+use crate::api::request_context::RequestContext;
 use crate::api::share::Share;
 use crate::api::url::captures;
 use crate::json::{ObjectShape, read_json};
@@ -22,7 +22,7 @@ pub struct HostRequest<'r> {
     pub route: &'static HostRoute,
     /// One for each capture of the route's path, in order.
     pub captured: Vec<&'r str>,
-    pub asked: Asked,
+    pub context: RequestContext,
     pub parts: &'r Parts,
     pub body: Body,
 }
@@ -41,7 +41,7 @@ impl<'r> HostRequest<'r> {
 
     /// Who asks, for what is done through the cluster.
     pub fn wanting(&self) -> Wanting {
-        let Asked { request_id, caller, deadline } = self.asked.clone();
+        let RequestContext { request_id, caller, deadline } = self.context.clone();
         Wanting { caller, request_id, deadline }
     }
 
@@ -50,7 +50,7 @@ impl<'r> HostRequest<'r> {
     /// # Errors
     /// See [`read_body`].
     pub async fn take_json(&mut self) -> Result<Bytes, Problem> {
-        read_body(std::mem::take(&mut self.body), BODY_BYTES_MAX, self.asked.deadline).await
+        read_body(std::mem::take(&mut self.body), BODY_BYTES_MAX, self.context.deadline).await
     }
 
     /// Takes the bytes of a module, with the room that they take up.
@@ -59,9 +59,9 @@ impl<'r> HostRequest<'r> {
     /// 415; see [`read_large_body`].
     pub async fn take_wasm(&mut self, api: &Api) -> Result<(Bytes, Share), Problem> {
         self.check_media_type()?;
-        let who = api.who(&self.asked.caller, self.parts);
+        let requester = api.requester(&self.context.caller, self.parts);
         let body = std::mem::take(&mut self.body);
-        read_large_body(api, body, MODULE_BYTES_MAX, &who, self.asked.deadline).await
+        read_large_body(api, body, MODULE_BYTES_MAX, &requester, self.context.deadline).await
     }
 
     /// # Errors

@@ -11,10 +11,10 @@ use super::*;
 use crate::api::batch::{self, Format};
 use crate::api::openapi::document;
 use crate::api::problem::{Code, Problem};
-use crate::api::reply::Reply;
+use crate::api::reply::CommandReply;
 use crate::ids::{CommandId, Fingerprint, Micros, Position};
 use crate::json::read_json;
-use crate::router::answer::{Answer, Obstacle, Recorded, Unavailable, UnavailableReason};
+use crate::router::answer::{Answer, Obstacle, RecordedOutcome, Unavailability, UnavailableReason};
 
 fn id() -> CommandId {
     ID.parse().expect("a uuid")
@@ -24,12 +24,12 @@ fn position() -> Position {
     "0.42.1~1a2b3c4d".parse().expect("a position")
 }
 
-fn recorded(status: u16, is_replayed: bool, body: Value) -> Recorded {
-    Recorded { position: position(), time: Micros(0), is_replayed, status, body }
+fn recorded(status: u16, is_replayed: bool, body: Value) -> RecordedOutcome {
+    RecordedOutcome { position: position(), time: Micros(0), is_replayed, status, body }
 }
 
 fn unavailable(reason: UnavailableReason) -> Answer {
-    Answer::Unavailable(Unavailable { reason, retry_after: Duration::from_millis(1200) })
+    Answer::Unavailable(Unavailability { reason, retry_after: Duration::from_millis(1200) })
 }
 
 fn rejection() -> Answer {
@@ -53,7 +53,7 @@ async fn shown(response: Response) -> String {
 }
 
 async fn check(answer: Answer, expected: Expect) {
-    let reply = Reply::new(answer, "purse", &describe(), id());
+    let reply = CommandReply::new(answer, "purse", &describe(), id());
     expected.assert_eq(&shown(reply.into_response("r-1")).await);
 }
 
@@ -120,7 +120,7 @@ async fn refusals_of_every_kind_are_problems() {
 
 #[test]
 fn every_reason_has_its_status() {
-    let status = |reason| Reply::new(unavailable(reason), "purse", &describe(), id()).status();
+    let status = |reason| CommandReply::new(unavailable(reason), "purse", &describe(), id()).status();
     assert_eq!(status(UnavailableReason::Overloaded), 503);
     assert_eq!(status(UnavailableReason::RejectionLimit), 429);
     assert_eq!(status(UnavailableReason::StorageFull), 507);
@@ -138,7 +138,7 @@ fn every_reason_has_its_status() {
     ];
     let mut details = std::collections::BTreeSet::new();
     for reason in obstacles.map(UnavailableReason::NotNow).into_iter().chain([UnavailableReason::NoLeader]) {
-        let problem = Problem::from(Unavailable { reason, retry_after: Duration::from_secs(1) });
+        let problem = Problem::from(Unavailability { reason, retry_after: Duration::from_secs(1) });
         assert_eq!((problem.status(), problem.code()), (503, "no_leader"), "{reason:?}");
         assert!(details.insert(problem.detail().to_owned()), "{reason:?} has words of its own");
     }
@@ -160,7 +160,7 @@ fn a_fault_in_a_body_is_a_problem_with_its_place() {
 fn a_batch_is_answered_line_by_line() {
     let replies = || {
         let done = Answer::Done(recorded(200, false, Value::map([("ok", Value::Bool(true))])));
-        [done, rejection()].into_iter().map(|answer| Reply::new(answer, "purse", &describe(), id()))
+        [done, rejection()].into_iter().map(|answer| CommandReply::new(answer, "purse", &describe(), id()))
     };
     let lines = String::from_utf8(batch::print(replies(), Format::Ndjson, "r-1")).expect("JSON is text");
     expect![[r#"

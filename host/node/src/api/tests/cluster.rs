@@ -5,7 +5,7 @@ use axum::http::Request;
 use expect_test::expect;
 
 use super::*;
-use crate::api::cluster::{Change, ClusterPage};
+use crate::api::cluster::{ClusterChange, ClusterPage};
 use crate::api::problem::Problem;
 use crate::api::route::{HostRequest, find_host_route};
 use crate::ids::{FeatureLevel, Head, JournalIndex, Micros, NodeId, PartitionId, Position, Term};
@@ -112,18 +112,18 @@ fn a_view_is_a_page_of_fixed_names() {
 }
 
 /// What a request for a change is read as, or its status, code and detail.
-async fn sent(method: &str, path: &str, body: &'static str) -> Result<Change, String> {
+async fn sent(method: &str, path: &str, body: &'static str) -> Result<ClusterChange, String> {
     let request = Request::builder().method(method).uri(path).header("content-type", "application/json");
     let (parts, body) = request.body(Body::from(body)).expect("a request").into_parts();
     let (route, captured) = find_host_route(&parts.method, parts.uri.path()).map_err(shown)?;
-    let request = HostRequest { route, captured, asked: asked(), parts: &parts, body };
+    let request = HostRequest { route, captured, context: context(), parts: &parts, body };
     let read = match route.name {
-        "ClusterInit" => Change::init(request).await,
-        "NodeAdd" => Change::add(request).await,
-        "NodeRemove" => Change::remove(request).await,
-        "LeaderTransfer" => Change::transfer(request).await,
-        "ClockAccept" => Change::accept_clock(request).await,
-        "LossAccept" => Change::accept_loss(request).await,
+        "ClusterInit" => ClusterChange::init(request).await,
+        "NodeAdd" => ClusterChange::add(request).await,
+        "NodeRemove" => ClusterChange::remove(request).await,
+        "LeaderTransfer" => ClusterChange::transfer(request).await,
+        "ClockAccept" => ClusterChange::accept_clock(request).await,
+        "LossAccept" => ClusterChange::accept_loss(request).await,
         other => panic!("{other} does not change the cluster"),
     };
     read.map_err(shown)
@@ -138,14 +138,18 @@ fn shown(problem: Problem) -> String {
 async fn changes_are_read() {
     let init = r#"{"nodes":[{"id":2,"peer":"127.0.0.1:7002"},{"id":1,"peer":"n1:7001"}]}"#;
     let nodes = [(NodeId(1), "n1:7001".to_owned()), (NodeId(2), "127.0.0.1:7002".to_owned())];
-    assert_eq!(sent("POST", "/v1/cluster/init", init).await, Ok(Change::Init(nodes.into())));
+    assert_eq!(sent("POST", "/v1/cluster/init", init).await, Ok(ClusterChange::Init(nodes.into())));
     let add = sent("POST", "/v1/cluster/nodes", r#"{"id":4,"peer":"[::1]:7000"}"#).await;
-    assert_eq!(add, Ok(Change::Add(NodeId(4), "[::1]:7000".into())));
-    assert_eq!(sent("DELETE", "/v1/cluster/nodes/4", "").await, Ok(Change::Remove(NodeId(4))));
+    assert_eq!(add, Ok(ClusterChange::Add(NodeId(4), "[::1]:7000".into())));
+    assert_eq!(sent("DELETE", "/v1/cluster/nodes/4", "").await, Ok(ClusterChange::Remove(NodeId(4))));
     let transfer = sent("POST", "/v1/cluster/transfer", r#"{"machine":"wallet","partition":3,"to":2}"#).await;
-    assert_eq!(transfer, Ok(Change::Transfer { machine: "wallet".into(), partition: PartitionId(3), to: NodeId(2) }));
+    assert_eq!(
+        transfer,
+        Ok(ClusterChange::Transfer { machine: "wallet".into(), partition: PartitionId(3), to: NodeId(2) })
+    );
     let accept = sent("POST", "/v1/cluster/losses", r#"{"machine":"wallet","partition":3,"why":"fire"}"#).await;
-    let accepted = Change::AcceptLoss { machine: "wallet".into(), partition: PartitionId(3), why: "fire".into() };
+    let accepted =
+        ClusterChange::AcceptLoss { machine: "wallet".into(), partition: PartitionId(3), why: "fire".into() };
     assert_eq!(accept, Ok(accepted));
 }
 

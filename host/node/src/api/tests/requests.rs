@@ -7,7 +7,7 @@ use super::*;
 use crate::api::batch::{self, Format};
 use crate::api::command::command_id;
 use crate::api::command_roles::CommandRoles;
-use crate::api::mount::Target;
+use crate::api::mount::RouteTarget;
 use crate::api::query::read_options;
 use crate::ids::{CommandId, Micros};
 use crate::json::read_json;
@@ -16,7 +16,7 @@ use crate::router::answer::Consistency;
 
 /// The target and the fields of the path, or the status and detail.
 #[track_caller]
-fn check_route(method: Method, path: &str, expected: Result<(Target, &[&str]), (u16, &str)>) {
+fn check_route(method: Method, path: &str, expected: Result<(RouteTarget, &[&str]), (u16, &str)>) {
     let mount = mount();
     let found = mount.find(&method, path);
     let found = found.map(|(route, given)| (route.target, given.into_iter().map(|(_, text)| text).collect::<Vec<_>>()));
@@ -27,10 +27,10 @@ fn check_route(method: Method, path: &str, expected: Result<(Target, &[&str]), (
 
 #[test]
 fn routes_come_from_the_declarations() {
-    check_route(Method::POST, "balance_transfer", Ok((Target::Command(0), &[])));
-    check_route(Method::POST, "accounts/a%3Ab/freeze", Ok((Target::Command(1), &["a:b"])));
-    check_route(Method::GET, "accounts/alice", Ok((Target::Query(0), &["alice"])));
-    check_route(Method::HEAD, "accounts/alice/history", Ok((Target::Query(1), &["alice"])));
+    check_route(Method::POST, "balance_transfer", Ok((RouteTarget::Command(0), &[])));
+    check_route(Method::POST, "accounts/a%3Ab/freeze", Ok((RouteTarget::Command(1), &["a:b"])));
+    check_route(Method::GET, "accounts/alice", Ok((RouteTarget::Query(0), &["alice"])));
+    check_route(Method::HEAD, "accounts/alice/history", Ok((RouteTarget::Query(1), &["alice"])));
     check_route(Method::GET, "balance_transfer", Err((405, "use POST")));
     check_route(Method::DELETE, "accounts/alice", Err((405, "use GET, HEAD")));
     check_route(Method::GET, "accounts/%FF", Err((400, "`%FF` is not percent-encoded UTF-8")));
@@ -49,7 +49,7 @@ fn a_declaration_that_cannot_be_mounted_is_left_out() {
     assert!(mount.find(&Method::POST, "accounts/a/freeze").is_err());
     // Its parameter is not in the path any more, so the path has no capture and comes first.
     let (route, _) = mount.find(&Method::GET, "accounts/all").expect("mounted without its slash");
-    assert_eq!(route.target, Target::Query(0));
+    assert_eq!(route.target, RouteTarget::Query(0));
 }
 
 #[test]
@@ -71,10 +71,10 @@ fn the_id_is_the_bodys_or_the_headers_or_new() {
 }
 
 /// Freshness, moment, cursor and limit.
-type Shown = (Consistency, Option<Moment>, Option<String>, u32);
+type OptionValues = (Consistency, Option<Moment>, Option<String>, u32);
 
 /// What a query string asks of the query with this index, or the status and detail.
-fn options(query: usize, text: &str) -> Result<Shown, (u16, String)> {
+fn options(query: usize, text: &str) -> Result<OptionValues, (u16, String)> {
     let mount = mount();
     let declared = &mount.describe.queries[query];
     let path = declared.path.replace("{account}", "alice").replace("{transaction_id}", ID);
@@ -119,7 +119,7 @@ fn reads_say_how_fresh_and_where() {
 fn read_batch(format: Format, bytes: &[u8]) -> Result<Vec<Result<usize, u16>>, u16> {
     let declared = mount().describe.commands.clone();
     let index = |name: &str| declared.iter().position(|command| command.name == name).expect("it was found by name");
-    let batch = batch::read(&mount(), &CommandRoles::default(), format, &bytes.to_vec().into(), &asked())
+    let batch = batch::read(&mount(), &CommandRoles::default(), format, &bytes.to_vec().into(), &context())
         .map_err(|problem| problem.status())?;
     let mut requests = batch.requests.iter();
     let places = batch.places.iter().map(|place| match place {

@@ -12,13 +12,13 @@ use super::*;
 use crate::api::{Acceptor, ApiError, Descriptors, LiveLimits, Places, serve};
 use crate::config::LimitsConfig;
 
-struct Served {
+struct TestServer {
     address: SocketAddr,
     stop: oneshot::Sender<()>,
     ended: JoinHandle<Result<(), ApiError>>,
 }
 
-async fn start(service: axum::Router, connections_max: usize) -> Served {
+async fn start(service: axum::Router, connections_max: usize) -> TestServer {
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a free port");
     let address = listener.local_addr().expect("bound");
     let (stop, stopped) = oneshot::channel::<()>();
@@ -26,7 +26,7 @@ async fn start(service: axum::Router, connections_max: usize) -> Served {
     let limits = LimitsConfig { http_connections: connections_max, share_percent: 100, ..LimitsConfig::default() };
     let places = Places::new(LiveLimits::new(limits), Descriptors::new(None));
     let ended = tokio::spawn(serve(listener, Acceptor::Plaintext, service, places, shutdown));
-    Served { address, stop, ended }
+    TestServer { address, stop, ended }
 }
 
 /// Sends a request and reads until the server closes.
@@ -47,7 +47,7 @@ async fn requests_in_hand_are_finished_and_no_others_are_taken() {
         wait.notified().await;
         "done"
     });
-    let Served { address, stop, ended } = start(axum::Router::new().route("/", slow), 8).await;
+    let TestServer { address, stop, ended } = start(axum::Router::new().route("/", slow), 8).await;
     let exchanged = tokio::spawn(exchange(address, "GET / HTTP/1.1\r\nHost: x\r\n\r\n"));
     begun.notified().await;
     stop.send(()).expect("it serves");
@@ -71,7 +71,7 @@ async fn a_connection_too_many_is_told_so_unless_another_one_is_idle() {
         wait.notified().await;
         "done"
     });
-    let Served { address, stop, ended } = start(axum::Router::new().route("/", slow), 1).await;
+    let TestServer { address, stop, ended } = start(axum::Router::new().route("/", slow), 1).await;
     let mut idle = TcpStream::connect(address).await.expect("it listens");
     let busy = tokio::spawn(exchange(address, "GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"));
     begun.notified().await;

@@ -30,7 +30,7 @@ use crate::system::Wanting;
 use crate::system::webhook_row::WebhookRow;
 use crate::system::webhooks::{WebhookSettings, WebhookStep};
 use crate::system::{Cluster, ClusterError};
-use crate::webhooks::{Message, Outcome, Secret, Sender, WebhookError, make_again};
+use crate::webhooks::{PostOutcome, Secret, Sender, WebhookError, WebhookMessage, make_again};
 
 /// The longest cursor: it has as many positions as there may be.
 const CURSOR_CHARS_MAX: u32 = WEBHOOK_PARTITIONS_MAX * 48;
@@ -43,14 +43,14 @@ const STRIKE_PATIENCE: Duration = Duration::from_secs(5);
 /// # Errors
 /// 4xx with what is wrong and what to do; see [`ClusterError`](crate::system::ClusterError).
 pub async fn list(api: &Api, request: HostRequest<'_>) -> Result<Response, Problem> {
-    MachineWebhooks::of(api, &request)?.all(request.asked.deadline).await
+    MachineWebhooks::of(api, &request)?.all(request.context.deadline).await
 }
 
 /// # Errors
 /// As [`list`].
 pub async fn show(api: &Api, request: HostRequest<'_>) -> Result<Response, Problem> {
     let (webhooks, webhook) = (MachineWebhooks::of(api, &request)?, request.segment("webhook"));
-    let row = api.cluster.webhook_now(webhooks.name(), webhook, request.asked.deadline).await?;
+    let row = api.cluster.webhook_now(webhooks.name(), webhook, request.context.deadline).await?;
     Ok(pages::json(&webhooks.page(webhook, &row)))
 }
 
@@ -58,7 +58,7 @@ pub async fn show(api: &Api, request: HostRequest<'_>) -> Result<Response, Probl
 /// As [`list`].
 pub async fn create(api: &Api, mut request: HostRequest<'_>) -> Result<Response, Problem> {
     let webhooks = MachineWebhooks::of(api, &request)?;
-    let given = Given::read(&mut request).await?;
+    let given = WebhookBody::read(&mut request).await?;
     let wanting = webhooks.requested(&request, "");
     let (webhook, secret) = (given.text("webhook").unwrap_or_default(), given.secret()?);
     let settings = webhooks.settings(&given, &secret.secret, wanting.deadline).await?;
@@ -70,7 +70,7 @@ pub async fn create(api: &Api, mut request: HostRequest<'_>) -> Result<Response,
 /// As [`list`].
 pub async fn rotate(api: &Api, mut request: HostRequest<'_>) -> Result<Response, Problem> {
     let (webhooks, webhook) = (MachineWebhooks::of(api, &request)?, request.segment("webhook"));
-    let given = Given::read(&mut request).await?;
+    let given = WebhookBody::read(&mut request).await?;
     let wanting = webhooks.requested(&request, webhook);
     if given.is_set("finish") {
         return webhooks.take_step(webhook, WebhookStep::Settle, &wanting).await;
@@ -85,11 +85,11 @@ pub async fn rotate(api: &Api, mut request: HostRequest<'_>) -> Result<Response,
 /// As [`list`].
 pub async fn replay(api: &Api, mut request: HostRequest<'_>) -> Result<Response, Problem> {
     let (webhooks, webhook) = (MachineWebhooks::of(api, &request)?, request.segment("webhook"));
-    let given = Given::read(&mut request).await?;
+    let given = WebhookBody::read(&mut request).await?;
     let wanting = webhooks.requested(&request, webhook);
     let row = api.cluster.webhook_now(webhooks.name(), webhook, wanting.deadline).await?;
     let partitions: Vec<PartitionId> = row.lanes.iter().map(|lane| PartitionId(lane.at.partition)).collect();
-    let from = From::read(given.text("from"))?;
+    let from = WebhookStart::read(given.text("from"))?;
     let begin = webhooks.begin(&partitions, &from, wanting.deadline).await?;
     webhooks.take_step(webhook, WebhookStep::Replay(begin), &wanting).await
 }
@@ -98,7 +98,7 @@ pub async fn replay(api: &Api, mut request: HostRequest<'_>) -> Result<Response,
 /// As [`list`].
 pub async fn redeliver(api: &Api, mut request: HostRequest<'_>) -> Result<Response, Problem> {
     let (webhooks, webhook) = (MachineWebhooks::of(api, &request)?, request.segment("webhook"));
-    let given = Given::read(&mut request).await?;
+    let given = WebhookBody::read(&mut request).await?;
     let wanting = webhooks.requested(&request, webhook);
     Ok(pages::json(&webhooks.redeliver(webhook, &given, &wanting).await?))
 }
@@ -137,13 +137,13 @@ async fn change(api: &Api, request: HostRequest<'_>, step: WebhookStep) -> Resul
 }
 
 /// Where a webhook begins or continues.
-enum From {
+enum WebhookStart {
     Now,
     Start,
     After(Cursor),
 }
 
-impl From {
+impl WebhookStart {
     fn read(text: Option<&str>) -> Result<Self, Problem> {
         match text {
             None | Some("now") => Ok(Self::Now),
@@ -156,7 +156,7 @@ impl From {
 }
 
 /// The body of a request, which has the shape that its page declares.
-struct Given(Value);
+struct WebhookBody(Value);
 
 /// A secret of the request, or else a new one.
 struct GivenSecret {
@@ -171,7 +171,7 @@ impl GivenSecret {
     }
 }
 
-impl Given {
+impl WebhookBody {
     async fn read(request: &mut HostRequest<'_>) -> Result<Self, Problem> {
         let json = request.take_json().await?;
         if json.is_empty() && request.route.body.is_optional() {
@@ -288,13 +288,18 @@ impl<'a> MachineWebhooks<'a> {
         }
     }
 
-    async fn settings(&self, given: &Given, secret: &Secret, deadline: Instant) -> Result<WebhookSettings, Problem> {
+    async fn settings(
+        &self,
+        given: &WebhookBody,
+        secret: &Secret,
+        deadline: Instant,
+    ) -> Result<WebhookSettings, Problem> {
         let machine = self.machine.as_ref();
         let url = self.sender.read_url(given.text("url").unwrap_or_default())?;
         let keys = given.texts("keys");
         let kinds = given.texts("types").iter().map(|kind| read_kind(machine, kind)).collect::<Result<_, _>>()?;
         let partitions = given.partitions(machine, &keys)?;
-        let from = From::read(given.text("from"))?;
+        let from = WebhookStart::read(given.text("from"))?;
         let begin = self.begin(&partitions, &from, deadline).await?;
         let batch = given.0.find("batch").and_then(Value::as_int).map_or(1, |batch| u32::try_from(batch).unwrap_or(1));
         Ok(WebhookSettings { url, keys, kinds, batch, secret: secret.bytes().to_vec(), begin })
@@ -304,7 +309,7 @@ impl<'a> MachineWebhooks<'a> {
     async fn begin(
         &self,
         partitions: &[PartitionId],
-        from: &From,
+        from: &WebhookStart,
         deadline: Instant,
     ) -> Result<Vec<Position>, Problem> {
         let feed = self.sender.feed(self.machine.clone());
@@ -312,12 +317,12 @@ impl<'a> MachineWebhooks<'a> {
         for partition in partitions {
             let replica = feed.replica(*partition).map_err(refused)?;
             let position = match from {
-                From::Now => {
+                WebhookStart::Now => {
                     positions.push(newest(&replica).await.map_err(refused)?);
                     continue;
                 }
-                From::Start => replica.genesis().position(*partition, 0),
-                From::After(cursor) => cursor.find(*partition).ok_or_else(|| {
+                WebhookStart::Start => replica.genesis().position(*partition, 0),
+                WebhookStart::After(cursor) => cursor.find(*partition).ok_or_else(|| {
                     let detail = format!("`from` has no position of partition {partition}, which this webhook follows");
                     Problem::new(Code::InvalidChange, detail)
                 })?,
@@ -338,7 +343,12 @@ impl<'a> MachineWebhooks<'a> {
     }
 
     /// Sends a dead letter once more, and strikes it off the list when it is taken.
-    async fn redeliver(&self, webhook: &str, given: &Given, wanting: &Wanting) -> Result<WebhookSentPage, Problem> {
+    async fn redeliver(
+        &self,
+        webhook: &str,
+        given: &WebhookBody,
+        wanting: &Wanting,
+    ) -> Result<WebhookSentPage, Problem> {
         let (name, deadline) = (self.machine.name(), wanting.deadline);
         let row = self.cluster.webhook_now(name, webhook, deadline).await?;
         let letter = given.text("letter").and_then(|text| text.parse::<Position>().ok());
@@ -368,21 +378,21 @@ impl<'a> MachineWebhooks<'a> {
         &self,
         webhook: &str,
         row: &WebhookRow,
-        message: &Message,
+        message: &WebhookMessage,
         until: Instant,
     ) -> Result<WebhookSentPage, Problem> {
         let sent = self.sender.send(webhook, row, message, until).await?;
         Ok(WebhookSentPage {
             webhook: webhook.to_owned(),
             id: message.id.clone(),
-            is_delivered: sent.outcome == Outcome::Taken,
+            is_delivered: sent.outcome == PostOutcome::Taken,
             status: sent.status,
             problem: sent.problem(),
         })
     }
 }
 
-impl std::convert::From<WebhookError> for Problem {
+impl From<WebhookError> for Problem {
     fn from(error: WebhookError) -> Self {
         let code = match error {
             WebhookError::Url(_) => Code::InvalidChange,

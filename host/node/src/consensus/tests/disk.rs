@@ -12,7 +12,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use parking_lot::{Condvar, Mutex};
 
-use crate::disk::{Disk, DiskFile, DiskMap, Identity, Kind, RealDisk};
+use crate::disk::{Disk, DiskFile, DiskMap, FileIdentity, FileKind, RealDisk};
 use crate::ids::PartitionId;
 use crate::log::{Log, LogOptions, StreamId};
 
@@ -34,10 +34,10 @@ fn options() -> LogOptions {
 }
 
 #[derive(Clone, Default)]
-pub struct MemoryDisk(Arc<Shared>);
+pub struct MemoryDisk(Arc<SharedDisk>);
 
 #[derive(Default)]
-struct Shared {
+struct SharedDisk {
     state: Mutex<State>,
     released: Condvar,
 }
@@ -88,7 +88,7 @@ impl MemoryDisk {
             (path.clone(), Arc::new(Mutex::new(Content { now: synced.clone(), synced })))
         });
         let state = State { files: synced.collect(), ..State::default() };
-        Self(Arc::new(Shared { state: Mutex::new(state), released: Condvar::new() }))
+        Self(Arc::new(SharedDisk { state: Mutex::new(state), released: Condvar::new() }))
     }
 
     fn file(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
@@ -98,8 +98,8 @@ impl MemoryDisk {
 }
 
 impl Disk for MemoryDisk {
-    fn kind(&self, path: &Path) -> io::Result<Option<Kind>> {
-        Ok(self.0.state.lock().files.contains_key(path).then_some(Kind::File))
+    fn kind(&self, path: &Path) -> io::Result<Option<FileKind>> {
+        Ok(self.0.state.lock().files.contains_key(path).then_some(FileKind::File))
     }
 
     fn read_with_mode(&self, _path: &Path) -> io::Result<(Vec<u8>, u32)> {
@@ -160,7 +160,7 @@ struct MemoryFile {
 }
 
 impl DiskFile for MemoryFile {
-    fn identity(&self) -> io::Result<Identity> {
+    fn identity(&self) -> io::Result<FileIdentity> {
         Err(io::ErrorKind::Unsupported.into())
     }
 

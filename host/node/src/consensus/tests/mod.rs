@@ -17,7 +17,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::watch;
 
-use super::{Applier, ApplierError, Committed, ConsensusError, Group, GroupOptions, Leadership, Snapshot};
+use super::{Applier, ApplierError, CommittedValue, ConsensusError, Group, GroupOptions, Leadership, Snapshot};
 use crate::ids::{LogIndex, NodeId, Term};
 use crate::log::{EntryId, LogEntry, Payload};
 
@@ -86,12 +86,12 @@ impl Applier for Partition {
         (memory.applied, memory.membership)
     }
 
-    async fn apply(&mut self, entries: Vec<Committed<LogEntry>>) -> Result<(), ApplierError> {
+    async fn apply(&mut self, entries: Vec<CommittedValue<LogEntry>>) -> Result<(), ApplierError> {
         if self.memory().halted {
             return Err(ApplierError::Halted { reason: "the digests differ".to_owned() });
         }
         self.0.send_modify(|memory| {
-            for entry in entries.into_iter().map(Committed::into_inner) {
+            for entry in entries.into_iter().map(CommittedValue::into_inner) {
                 memory.applied = Some(entry.id);
                 if let Payload::Membership(bytes) = &entry.payload {
                     memory.membership = Some(bytes.clone());

@@ -17,17 +17,17 @@ use crate::ids::{CommandId, Head, JournalIndex, LogIndex, Micros, ModuleId, Part
 use crate::machine::entry::{Batch, Entry, EntryCommand, EntryKind, Part};
 use crate::machine::rejection::read_rejection;
 use crate::machine::replica::position_count;
-use crate::sequencer::submission::Recorded;
+use crate::sequencer::submission::RecordedEntry;
 
 /// An effective entry, applied on this replica. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct TailEntry {
     partition: PartitionId,
-    recorded: Arc<Recorded>,
+    recorded: Arc<RecordedEntry>,
 }
 
 impl TailEntry {
-    pub(super) fn new(partition: PartitionId, recorded: Recorded) -> Self {
+    pub(super) fn new(partition: PartitionId, recorded: RecordedEntry) -> Self {
         Self { partition, recorded: Arc::new(recorded) }
     }
 

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 
-use crate::archive::Past;
+use crate::archive::ArchivedJournal;
 use crate::ids::{Head, JournalIndex, LogIndex, PartitionId, Position};
 use crate::log::{Log, LogEntry, Payload};
 use crate::machine::entry::Entry;
@@ -22,7 +22,7 @@ use crate::partition::error::{HaltReason, PartitionError};
 use crate::partition::handle::Partition;
 use crate::partition::recorded::RecordedEntries;
 use crate::partition::status::Progress;
-use crate::sequencer::submission::Recorded;
+use crate::sequencer::submission::RecordedEntry;
 
 /// No place in a log: the entry is from the archive.
 const NOWHERE: LogIndex = LogIndex(u64::MAX);
@@ -33,7 +33,7 @@ pub struct Reader {
     pub(super) log: Log,
     pub(super) entries: Arc<RecordedEntries>,
     /// The archive of what the log has released.
-    pub(super) past: Option<Arc<Past>>,
+    pub(super) past: Option<Arc<ArchivedJournal>>,
 }
 
 /// A place between two entries.
@@ -56,7 +56,7 @@ pub struct Bound {
 }
 
 /// The place after what was read, and the entries. No entries do not mean the end if the place has changed.
-pub type Read = (Place, Vec<Recorded>);
+pub type Read = (Place, Vec<RecordedEntry>);
 
 impl Place {
     pub fn after(journal: &Journal) -> Self {
@@ -85,12 +85,12 @@ pub(super) fn head8(head: Head) -> [u8; 4] {
 }
 
 /// An entry from elsewhere than the log.
-pub(super) fn from_elsewhere(entry: Entry) -> Recorded {
-    Recorded::new(entry, NOWHERE)
+pub(super) fn from_elsewhere(entry: Entry) -> RecordedEntry {
+    RecordedEntry::new(entry, NOWHERE)
 }
 
 /// Where in the log an entry lies; `None` if it is from the archive.
-pub fn log_index_of(recorded: &Recorded) -> Option<LogIndex> {
+pub fn log_index_of(recorded: &RecordedEntry) -> Option<LogIndex> {
     Some(recorded.log_index).filter(|index| *index != NOWHERE)
 }
 
@@ -108,7 +108,7 @@ impl Partition {
     ///
     /// # Errors
     /// As for [`Reader::read_waiting`]; [`PartitionError::NoEntry`] if the journal does not reach that far.
-    pub async fn find_entry_anywhere(&self, index: JournalIndex) -> Result<Arc<Recorded>, PartitionError> {
+    pub async fn find_entry_anywhere(&self, index: JournalIndex) -> Result<Arc<RecordedEntry>, PartitionError> {
         match (self.find_entry(index), &self.parts.past) {
             (Err(error @ PartitionError::Released { .. }), Some(past)) => {
                 let found = past.entries_after(JournalIndex(index.0.saturating_sub(1)), 0).await?;
@@ -215,7 +215,7 @@ impl Reader {
         Ok(found)
     }
 
-    pub(super) fn find(&self, index: JournalIndex, applied: &Progress) -> Result<Arc<Recorded>, PartitionError> {
+    pub(super) fn find(&self, index: JournalIndex, applied: &Progress) -> Result<Arc<RecordedEntry>, PartitionError> {
         let find = |index| self.entries.find(index, Some(applied.log_index), &applied.journal);
         match find(index) {
             Err(PartitionError::Released { first, .. }) => {
@@ -239,7 +239,7 @@ impl Reader {
         if head8(first.header().parent) != place.head8 {
             return Err(PartitionError::OtherHistory(place.position(self.partition)));
         }
-        let entries: Vec<Recorded> = found.into_iter().map(from_elsewhere).collect();
+        let entries: Vec<RecordedEntry> = found.into_iter().map(from_elsewhere).collect();
         // The log's continuation is located again, by the head.
         let mut place = Place { log: None, ..place };
         if let Some(last) = entries.last() {
@@ -262,7 +262,7 @@ fn pick_effective(mut place: Place, found: Vec<LogEntry>) -> Result<Read, Partit
             continue;
         }
         assert!(entry.header().index == place.index.next(), "an applied entry has the number after its parent's");
-        let recorded = Recorded::new(entry, id.index);
+        let recorded = RecordedEntry::new(entry, id.index);
         (place.index, head) = (recorded.entry.header().index, recorded.head());
         entries.push(recorded);
     }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use futures_util::FutureExt;
 
 use super::*;
-use crate::archive::{Archive, Boundary, Past, Stream, Upload};
+use crate::archive::{Archive, ArchivedJournal, Boundary, Stream, Upload};
 use crate::disk::SimDisk;
 use crate::ids::{ClusterId, Digest, Head, LogIndex, Micros, ModuleId, NodeId, Term};
 use crate::log::{EntryId, Log, LogEntry, LogOptions, Payload, StreamId};
@@ -42,7 +42,7 @@ pub(in crate::partition) struct History {
     next: LogIndex,
     /// The entries that a tail must show, and where they are in the log.
     pub effective: Vec<(Position, LogIndex)>,
-    past: Option<Arc<Past>>,
+    past: Option<Arc<ArchivedJournal>>,
 }
 
 impl History {
@@ -256,7 +256,7 @@ async fn archive(history: &mut History, folder: &Path, count: usize) {
         go.push(tail.next().await.expect("there are more").entry()).await.expect("it is kept");
     }
     go.finish().await.expect("it is kept");
-    history.past = Some(Arc::new(Past::new(archive, stream, folder.join("cache"))));
+    history.past = Some(Arc::new(ArchivedJournal::new(archive, stream, folder.join("cache"))));
 }
 
 #[tokio::test]

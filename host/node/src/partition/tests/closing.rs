@@ -67,7 +67,7 @@ async fn what_has_halted_does_not_lead_on() {
     tokio::time::timeout_at(soon(), stopped).await.expect("in time").expect("it says so");
     assert_eq!((partition.leader(), partition.is_running()), (None, false));
     let answer = ask(&partition, 2).await;
-    let Answer::Unavailable(Unavailable { reason: UnavailableReason::Halted, .. }) = answer else {
+    let Answer::Unavailable(Unavailability { reason: UnavailableReason::Halted, .. }) = answer else {
         panic!("{answer:?}")
     };
     partition.close().await.expect("it closes");
@@ -76,7 +76,7 @@ async fn what_has_halted_does_not_lead_on() {
 /// What another node was heard to hold.
 struct Heard(parking_lot::Mutex<u64>);
 
-impl Seen for Heard {
+impl SeenEntries for Heard {
     fn on_durable(&self, _: NodeId, _: &GroupName, _: EntryId) {}
 
     fn held(&self, node: NodeId, _: &GroupName) -> Option<EntryId> {
@@ -107,7 +107,7 @@ async fn a_replica_counts_as_level_once_it_has_all_but_a_few_of_its_leaders_entr
 
 /// Decides as `system` does, until it is told to fail.
 struct Breaking {
-    inner: Native<System>,
+    inner: NativeLogic<System>,
     /// 0: it does not fail. 1: the host cannot run it. 2: it panics, as only a bug of the host does.
     how: Arc<AtomicU8>,
 }
@@ -159,7 +159,7 @@ impl Logic for Breaking {
 async fn those_whose_command_halts_the_partition_are_told_at_once_that_its_outcome_is_unknown() {
     for how in [1, 2] {
         let (folder, breaks) = (tempfile::tempdir().expect("a folder"), Arc::new(AtomicU8::new(0)));
-        let logic = Breaking { inner: Native::new(), how: breaks.clone() };
+        let logic = Breaking { inner: NativeLogic::new(), how: breaks.clone() };
         let modules = Arc::new(Only(Arc::new(logic)));
         let partition = open_with(PartitionOptions { modules, ..options(folder.path()) }).await.expect("it opens");
         create(&partition, 0..1).await;

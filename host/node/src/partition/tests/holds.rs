@@ -47,13 +47,13 @@ impl Modules for InMemory {
 
 /// Decides as `system` does, on rows of another schema: the first row of each entity is written anew.
 struct NextSchema {
-    inner: Native<System>,
+    inner: NativeLogic<System>,
     describe: Describe,
 }
 
 impl NextSchema {
     fn new() -> Self {
-        let inner = Native::<System>::new();
+        let inner = NativeLogic::<System>::new();
         let mut describe = inner.describe().clone();
         describe.accepts.push(describe.schema);
         describe.schema += 1;
@@ -105,7 +105,7 @@ fn next() -> Activation {
 }
 
 fn in_memory() -> Arc<InMemory> {
-    let system: Arc<dyn Logic> = Arc::new(Native::<System>::new());
+    let system: Arc<dyn Logic> = Arc::new(NativeLogic::<System>::new());
     Arc::new(InMemory(Mutex::new(vec![system])))
 }
 

@@ -131,7 +131,7 @@ mod module {
 }
 
 fn logic() -> Arc<dyn Logic> {
-    Arc::new(Native::<Jars>::new())
+    Arc::new(NativeLogic::<Jars>::new())
 }
 
 /// What happens to the calls of a coordinator.

@@ -26,7 +26,7 @@ use crate::partition::requests::{ActivationRequest, NotOrdered, Ordered};
 use crate::partition::run::Executor;
 use crate::partition::status::RunState;
 use crate::saga::{Order, OrderKind};
-use crate::sequencer::admission::Admitted;
+use crate::sequencer::admission::Admission;
 use crate::sequencer::submission::{NotNow, Refusal, Replies, Reply, Submission};
 
 /// Those who wait, each in another place.
@@ -51,14 +51,14 @@ impl Waits {
         let in_flight = &mut base.waiters.in_flight;
         // Queued, and another request for the same.
         leader.queue.push(first(in_flight.admit(new(0, 0), None)));
-        assert!(matches!(in_flight.admit(new(1, 0), None), Admitted::Follows));
+        assert!(matches!(in_flight.admit(new(1, 0), None), Admission::Follows));
         // To be recorded as refused; with the id of another command; too late for the next entry.
         leader.queue.forbid(first(in_flight.admit(new(2, 2), None)), Vec::new());
         leader.queue.clash(new(3, 0));
         let late = first(in_flight.admit(new(4, 4), None));
         // Proposed, and another request for the same.
         let proposed = first(in_flight.admit(new(5, 5), None));
-        assert!(matches!(in_flight.admit(new(6, 5), None), Admitted::Follows));
+        assert!(matches!(in_flight.admit(new(6, 5), None), Admission::Follows));
         // The room of these two is given back when they follow, and that of the proposed one when it is proposed.
         board.release(3 * proposed.size);
         let now = base.now();
@@ -67,7 +67,7 @@ impl Waits {
         speculate(leader, journal, Entry::tick(header_after(journal, EntryKind::Tick)), proposed);
         // For the end of a command, once as a follower, and for an entry that is to be read.
         let started = first(base.waiters.in_flight.admit(new(7, 7), None));
-        assert!(matches!(base.waiters.in_flight.admit(new(10, 7), None), Admitted::Follows));
+        assert!(matches!(base.waiters.in_flight.admit(new(10, 7), None), Admission::Follows));
         board.release(2 * 512);
         base.waiters.wait_for_end(id_of(7), started.ticket);
         base.recall(JournalIndex(1), Purpose::End(replies.ticket(8), 0), out);
@@ -75,7 +75,7 @@ impl Waits {
         let (order_reply, order) = oneshot::channel();
         let (activation_reply, activation) = oneshot::channel();
         stepped.step(Input::Order(order_of(order_reply)));
-        let logic = Native::<System>::new();
+        let logic = NativeLogic::<System>::new();
         let wanted = Activation { module: logic.id(), schema: logic.describe().schema, number: 1 };
         stepped.step(Input::Activate(ActivationRequest { activation: wanted, reply: activation_reply }));
         Self { replies, order, activation }
@@ -101,10 +101,10 @@ impl Waits {
     }
 }
 
-fn first(admitted: Admitted) -> Submission {
+fn first(admitted: Admission) -> Submission {
     match admitted {
-        Admitted::First(submission) => submission,
-        Admitted::Follows | Admitted::Clashes(_) => panic!("nothing else has its id"),
+        Admission::First(submission) => submission,
+        Admission::Follows | Admission::Clashes(_) => panic!("nothing else has its id"),
     }
 }
 

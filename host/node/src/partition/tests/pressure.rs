@@ -12,7 +12,7 @@ use tokio::sync::Semaphore;
 use super::steps::{Stepped, command, leading_with};
 use super::timelines::{NOW, clock_at};
 use super::*;
-use crate::consensus::Committed;
+use crate::consensus::CommittedValue;
 use crate::ids::{LogIndex, Term};
 use crate::limits;
 use crate::log::{LogEntry, Payload};
@@ -131,7 +131,7 @@ async fn holding(folder: &Path, replies: &Arc<Replies>) -> Stepped {
     let stepped = Stepped::open(&narrow(folder, &StoreFaults::default()));
     let blank = |index| {
         let id = EntryId { term: Term(1), node: NodeId(2), index: LogIndex(index) };
-        Committed::by_test(LogEntry { id, payload: Payload::Blank })
+        CommittedValue::by_test(LogEntry { id, payload: Payload::Blank })
     };
     let permit = Arc::new(Semaphore::new(1)).acquire_owned().await.expect("it is open");
     let submission = command(0, replies);

@@ -17,7 +17,7 @@ async fn check_released(partition: &Arc<Partition>, ids: &[CommandId], expected:
     assert_eq!(partition.find_entry(newest).expect("it is kept").entry.header().index, newest);
     let answer = ask(partition, 0).await;
     assert!(
-        matches!(&answer, Answer::Unavailable(Unavailable { reason: UnavailableReason::OutcomeReleased, .. })),
+        matches!(&answer, Answer::Unavailable(Unavailability { reason: UnavailableReason::OutcomeReleased, .. })),
         "it is not executed again, and how it ended is not known: {answer:?}"
     );
     let newest = ask(partition, 29).await;

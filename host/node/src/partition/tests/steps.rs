@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 use super::timelines::{NOW, clock_at, submission};
 use super::*;
 use crate::clock::Clock;
-use crate::consensus::{Committed, Leadership};
+use crate::consensus::{CommittedValue, Leadership};
 use crate::ids::{Head, LogIndex, Micros, Term};
 use crate::log::{LogEntry, Payload};
 use crate::partition::actions::{Action, Actions, NextStep, OneshotReply};
@@ -28,7 +28,7 @@ use crate::partition::propose::Proposing;
 use crate::partition::requests::ActivationRequest;
 use crate::partition::run::Executor;
 use crate::partition::status::RunState;
-use crate::sequencer::admission::Admitted;
+use crate::sequencer::admission::Admission;
 use crate::sequencer::submission::{Refusal, Replies, Reply, Submission};
 use crate::store::{Meta, WrittenRows};
 
@@ -46,7 +46,7 @@ pub struct Stepped {
 impl Stepped {
     /// The module decides already.
     pub fn open(options: &PartitionOptions) -> Self {
-        Self::open_with(options, Some(Arc::new(Native::<System>::new())))
+        Self::open_with(options, Some(Arc::new(NativeLogic::<System>::new())))
     }
 
     pub fn open_with(options: &PartitionOptions, logic: Option<Arc<dyn Logic>>) -> Self {
@@ -81,7 +81,7 @@ impl Stepped {
     pub fn committed(&self, term: u64, payload: Payload) -> Input {
         let last = self.driver.executor.base.at.log_index().unwrap_or(LogIndex(0));
         let id = EntryId { term: Term(term), node: NodeId(1), index: last.next() };
-        Input::Committed(Committed::by_test(LogEntry { id, payload }))
+        Input::Committed(CommittedValue::by_test(LogEntry { id, payload }))
     }
 
     pub fn commit(&mut self, term: u64, payload: Payload) {
@@ -95,7 +95,7 @@ impl Stepped {
     /// Puts a submission into the queue, as if a majority were heard.
     pub fn queue(&mut self, submission: Submission) {
         let admitted = self.driver.executor.base.waiters.in_flight.admit(submission, None);
-        let Admitted::First(submission) = admitted else { panic!("nothing else has its id") };
+        let Admission::First(submission) = admitted else { panic!("nothing else has its id") };
         self.leader().queue.push(submission);
     }
 
@@ -180,7 +180,7 @@ fn leading(folder: &Path, clock: Arc<dyn Clock>) -> Stepped {
 pub fn leading_with(options: &PartitionOptions) -> Stepped {
     let mut stepped = Stepped::open_with(options, None);
     stepped.elect(1);
-    let logic = Native::<System>::new();
+    let logic = NativeLogic::<System>::new();
     let activation = Activation { module: logic.id(), schema: logic.describe().schema, number: 0 };
     let (reply, _) = oneshot::channel();
     stepped.check(Input::Activate(ActivationRequest { activation, reply }), expect![""]);
@@ -231,7 +231,7 @@ async fn an_entry_is_proposed_and_published_before_it_answers() {
     // The same command once more, while it is under way and after it is recorded.
     let again = |slot| submission(0, Micros(i64::MAX), None, replies.ticket(slot));
     let follows = stepped.driver.executor.base.waiters.in_flight.admit(again(2), None);
-    assert!(matches!(follows, Admitted::Follows));
+    assert!(matches!(follows, Admission::Follows));
     let applied = stepped.oldest_committed();
     stepped.check(
         applied,

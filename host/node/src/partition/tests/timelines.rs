@@ -133,7 +133,7 @@ async fn a_time_far_ahead_is_taken_once_all_nodes_take_it() {
 
 /// A command of `system` that creates a machine.
 pub fn submission(number: u8, expires: Micros, deadline: Option<Instant>, ticket: Ticket) -> Submission {
-    let logic = Native::<System>::new();
+    let logic = NativeLogic::<System>::new();
     let (name, body) = creation(number).to_body();
     let command = CommandBody::find(name).expect("it is declared");
     let body = body.to_cbor().expect("no integer over 64 bits");

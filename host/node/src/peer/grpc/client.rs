@@ -84,7 +84,7 @@ impl Grpc {
         requests: BoxStream<'static, PeerRequest>,
     ) -> Result<Streaming<wire::AppendReply>, PeerError> {
         let (mut client, left) = self.client_until_left(to)?;
-        let messages = Outgoing { first: Some(group), requests, left: Box::pin(left.cancelled_owned()) };
+        let messages = OutgoingAppends { first: Some(group), requests, left: Box::pin(left.cancelled_owned()) };
         let request = handshake::stamp(&self.identity, to, messages, None);
         let replies = client.appends(request).await.map_err(|status| status::of_peer(to, &status))?;
         Ok(replies.into_inner())
@@ -144,13 +144,13 @@ impl Network for Grpc {
 }
 
 /// The messages of a stream of appends: the group, then each append until new requests take another connection.
-struct Outgoing {
+struct OutgoingAppends {
     first: Option<wire::Group>,
     requests: BoxStream<'static, PeerRequest>,
     left: Pin<Box<WaitForCancellationFutureOwned>>,
 }
 
-impl Stream for Outgoing {
+impl Stream for OutgoingAppends {
     type Item = wire::AppendsRequest;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<wire::AppendsRequest>> {

@@ -16,16 +16,16 @@ use crate::peer::{Call, GroupName, Topic};
 /// What a message lacks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
-pub(super) struct Unreadable(&'static str);
+pub(super) struct UnreadableMessage(&'static str);
 
-type Read<T> = Result<T, Unreadable>;
+type ReadMessage<T> = Result<T, UnreadableMessage>;
 
 pub(super) fn group_out(group: &GroupName) -> wire::Group {
     wire::Group { machine: group.machine.to_string(), partition: group.partition.0 }
 }
 
-pub(super) fn group_in(group: Option<wire::Group>) -> Read<GroupName> {
-    let group = group.ok_or(Unreadable("it names no group"))?;
+pub(super) fn group_in(group: Option<wire::Group>) -> ReadMessage<GroupName> {
+    let group = group.ok_or(UnreadableMessage("it names no group"))?;
     Ok(GroupName::new(&group.machine, PartitionId(group.partition)))
 }
 
@@ -33,8 +33,8 @@ pub(super) fn call_out(call: Call) -> wire::CallRequest {
     wire::CallRequest { topic: call.topic as u32, group: call.group.as_ref().map(group_out), body: call.body }
 }
 
-pub(super) fn call_in(call: wire::CallRequest) -> Read<Call> {
-    let topic = Topic::from_number(call.topic).ok_or(Unreadable("its topic is unknown"))?;
+pub(super) fn call_in(call: wire::CallRequest) -> ReadMessage<Call> {
+    let topic = Topic::from_number(call.topic).ok_or(UnreadableMessage("its topic is unknown"))?;
     let group = call.group.map(|group| group_in(Some(group))).transpose()?;
     Ok(Call { topic, group, body: call.body })
 }
@@ -51,8 +51,8 @@ pub(super) fn request_out(group: &GroupName, request: PeerRequest) -> wire::Raft
     wire::RaftRequest { group: Some(group_out(group)), message: Some(message) }
 }
 
-pub(super) fn request_in(request: wire::RaftRequest) -> Read<(GroupName, PeerRequest)> {
-    let message = match request.message.ok_or(Unreadable("it holds no message that is known"))? {
+pub(super) fn request_in(request: wire::RaftRequest) -> ReadMessage<(GroupName, PeerRequest)> {
+    let message = match request.message.ok_or(UnreadableMessage("it holds no message that is known"))? {
         Message::Append(append) => append_in(append)?,
         Message::Vote(ballot) => {
             PeerRequest::Vote { vote: vote_in(ballot.vote)?, last: ballot.last.map(id_in), transfer: ballot.transfer }
@@ -80,11 +80,11 @@ pub(super) fn append_out(request: PeerRequest) -> wire::Append {
     }
 }
 
-pub(super) fn append_in(append: wire::Append) -> Read<PeerRequest> {
+pub(super) fn append_in(append: wire::Append) -> ReadMessage<PeerRequest> {
     Ok(PeerRequest::Append {
         vote: vote_in(append.vote)?,
         previous: append.previous.map(id_in),
-        entries: append.entries.into_iter().map(entry_in).collect::<Read<_>>()?,
+        entries: append.entries.into_iter().map(entry_in).collect::<ReadMessage<_>>()?,
         committed: append.committed.map(id_in),
     })
 }
@@ -100,8 +100,8 @@ pub(super) fn reply_out(reply: PeerReply) -> wire::RaftReply {
     wire::RaftReply { reply: Some(reply) }
 }
 
-pub(super) fn reply_in(reply: wire::RaftReply) -> Read<PeerReply> {
-    Ok(match reply.reply.ok_or(Unreadable("it holds no reply that is known"))? {
+pub(super) fn reply_in(reply: wire::RaftReply) -> ReadMessage<PeerReply> {
+    Ok(match reply.reply.ok_or(UnreadableMessage("it holds no reply that is known"))? {
         Reply::Append(reply) => PeerReply::Append(append_reply_in(reply)?),
         Reply::Vote(reply) => {
             PeerReply::Vote { vote: vote_in(reply.vote)?, granted: reply.granted, last: reply.last.map(id_in) }
@@ -120,8 +120,8 @@ pub(super) fn append_reply_out(reply: AppendReply) -> wire::AppendReply {
     wire::AppendReply { outcome: Some(outcome) }
 }
 
-pub(super) fn append_reply_in(reply: wire::AppendReply) -> Read<AppendReply> {
-    Ok(match reply.outcome.ok_or(Unreadable("it holds no outcome that is known"))? {
+pub(super) fn append_reply_in(reply: wire::AppendReply) -> ReadMessage<AppendReply> {
+    Ok(match reply.outcome.ok_or(UnreadableMessage("it holds no outcome that is known"))? {
         Outcome::Success(_) => AppendReply::Success,
         Outcome::Partial(partial) => AppendReply::Partial(partial.last.map(id_in)),
         Outcome::Conflict(_) => AppendReply::Conflict,
@@ -138,13 +138,13 @@ fn entry_out(entry: LogEntry) -> wire::Entry {
     wire::Entry { id: Some(id_out(entry.id)), payload: Some(payload) }
 }
 
-fn entry_in(entry: wire::Entry) -> Read<LogEntry> {
-    let payload = match entry.payload.ok_or(Unreadable("an entry has no payload that is known"))? {
+fn entry_in(entry: wire::Entry) -> ReadMessage<LogEntry> {
+    let payload = match entry.payload.ok_or(UnreadableMessage("an entry has no payload that is known"))? {
         WirePayload::Blank(_) => Payload::Blank,
         WirePayload::Entry(bytes) => Payload::Entry(bytes),
         WirePayload::Membership(bytes) => Payload::Membership(bytes),
     };
-    Ok(LogEntry { id: entry.id.map(id_in).ok_or(Unreadable("an entry has no id"))?, payload })
+    Ok(LogEntry { id: entry.id.map(id_in).ok_or(UnreadableMessage("an entry has no id"))?, payload })
 }
 
 fn ballot_out(vote: Vote, last: Option<EntryId>, transfer: bool) -> wire::Ballot {
@@ -155,8 +155,8 @@ fn vote_out(vote: Vote) -> wire::Vote {
     wire::Vote { term: vote.term.0, node: vote.node.map(|node| node.0), committed: vote.committed }
 }
 
-fn vote_in(vote: Option<wire::Vote>) -> Read<Vote> {
-    let vote = vote.ok_or(Unreadable("it carries no vote"))?;
+fn vote_in(vote: Option<wire::Vote>) -> ReadMessage<Vote> {
+    let vote = vote.ok_or(UnreadableMessage("it carries no vote"))?;
     Ok(Vote { term: Term(vote.term), node: vote.node.map(NodeId), committed: vote.committed })
 }
 

@@ -19,7 +19,7 @@ use tokio_util::sync::WaitForCancellationFutureOwned;
 use tonic::transport::Uri;
 use tower::Service;
 
-use super::tls::{self, PeerCertificates, Shown};
+use super::tls::{self, PeerCertificates, ShownCertificate};
 use crate::ids::NodeId;
 use crate::limits;
 
@@ -33,7 +33,7 @@ pub struct Dial {
 }
 
 impl Service<Uri> for Dial {
-    type Response = TokioIo<Dialed>;
+    type Response = TokioIo<DialedStream>;
     type Error = io::Error;
     type Future = BoxFuture<'static, io::Result<Self::Response>>;
 
@@ -48,7 +48,7 @@ impl Service<Uri> for Dial {
 }
 
 impl Dial {
-    async fn open(self) -> io::Result<Dialed> {
+    async fn open(self) -> io::Result<DialedStream> {
         let socket = connect(&self.address).await?;
         socket.set_nodelay(true)?;
         let (connector, replaced) = self.certificates.connector();
@@ -58,9 +58,9 @@ impl Dial {
         if session.alpn_protocol() != Some(tls::HTTP_2) {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "it does not speak HTTP/2"));
         }
-        let (node, shown) = (self.node, Shown::now(session.peer_certificates()));
+        let (node, shown) = (self.node, ShownCertificate::now(session.peer_certificates()));
         let replaced = Box::pin(replaced.cancelled_owned());
-        Ok(Dialed { stream, node, shown, certificates: self.certificates, replaced, is_over: false })
+        Ok(DialedStream { stream, node, shown, certificates: self.certificates, replaced, is_over: false })
     }
 }
 
@@ -83,16 +83,16 @@ async fn in_time<T>(work: impl Future<Output = io::Result<T>>, what: &'static st
 }
 
 /// What HTTP/2 runs over.
-pub struct Dialed {
+pub struct DialedStream {
     stream: TlsStream<TcpStream>,
     node: NodeId,
-    shown: Shown,
+    shown: ShownCertificate,
     certificates: PeerCertificates,
     replaced: Pin<Box<WaitForCancellationFutureOwned>>,
     is_over: bool,
 }
 
-impl Dialed {
+impl DialedStream {
     /// An error once the node is not trusted any more; otherwise the waiting task is woken when that may have changed.
     fn check(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
         while !self.is_over && self.replaced.as_mut().poll(cx).is_ready() {
@@ -114,14 +114,14 @@ fn trusted_no_more() -> io::Error {
     io::Error::new(io::ErrorKind::ConnectionAborted, "the node's certificate is no longer trusted")
 }
 
-impl AsyncRead for Dialed {
+impl AsyncRead for DialedStream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         self.check(cx)?;
         Pin::new(&mut self.stream).poll_read(cx, into)
     }
 }
 
-impl AsyncWrite for Dialed {
+impl AsyncWrite for DialedStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         if self.is_over {
             return Poll::Ready(Err(trusted_no_more()));

@@ -24,7 +24,7 @@ use tokio_rustls::server::TlsStream;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::transport::server::Connected;
 
-use super::tls::{PeerCertificates, Shown};
+use super::tls::{PeerCertificates, ShownCertificate};
 use crate::ids::NodeId;
 use crate::limits;
 
@@ -40,7 +40,7 @@ pub struct Link {
     /// Since when no node that is known here has owned it; `None` while one does.
     unknown: Mutex<Option<Instant>>,
     /// The node's certificate, and those that lead to its authority; unset without TLS.
-    shown: OnceLock<Shown>,
+    shown: OnceLock<ShownCertificate>,
     closing: CancellationToken,
 }
 
@@ -80,11 +80,11 @@ impl Default for LinkLimits {
 #[derive(Clone, Default)]
 pub struct Links {
     limits: LinkLimits,
-    open: Arc<Mutex<Open>>,
+    open: Arc<Mutex<OpenLinks>>,
 }
 
 #[derive(Default)]
-struct Open {
+struct OpenLinks {
     links: BTreeMap<u64, Arc<Link>>,
     next: u64,
 }
@@ -203,7 +203,7 @@ async fn make_ready(
     };
     match shaken {
         Ok(Ok(stream)) => {
-            let shown = link.link.shown.get_or_init(|| Shown::now(stream.get_ref().1.peer_certificates()));
+            let shown = link.link.shown.get_or_init(|| ShownCertificate::now(stream.get_ref().1.peer_certificates()));
             // The certificates may have been replaced by now, and the replacement did not see what was just shown.
             if !certificates.is_trusted_caller(shown) {
                 return;

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::convert::Unreadable;
+use super::convert::UnreadableMessage;
 use super::wire::appends_request::Message;
 use super::wire::peer_server::{Peer, PeerServer};
 use super::{Identity, PeerOptions, convert, handshake, links, status, wire};
@@ -34,7 +34,7 @@ pub async fn serve_peers(
 ) -> Result<(), PeerSetupError> {
     let stopping = CancellationToken::new();
     let _stopped_when_dropped = stopping.clone().drop_guard();
-    let answers = PeerServer::new(Answers { identity: options.identity, service, stopping: stopping.clone() })
+    let answers = PeerServer::new(ServiceAnswers { identity: options.identity, service, stopping: stopping.clone() })
         .max_decoding_message_size(limits::PEER_MESSAGE_BYTES_MAX)
         .max_encoding_message_size(limits::PEER_MESSAGE_BYTES_MAX);
     let signal = async {
@@ -64,13 +64,13 @@ pub async fn serve_peers(
     served
 }
 
-struct Answers {
+struct ServiceAnswers {
     identity: Identity,
     service: Arc<dyn Service>,
     stopping: CancellationToken,
 }
 
-impl Answers {
+impl ServiceAnswers {
     /// The node that asks, if it may ask at all.
     fn admit<T>(&self, request: &Request<T>, topic: Option<Topic>) -> Result<NodeId, Status> {
         let from = handshake::admit(&self.identity, request, topic)?;
@@ -104,7 +104,7 @@ impl Answers {
 }
 
 #[tonic::async_trait]
-impl Peer for Answers {
+impl Peer for ServiceAnswers {
     type AppendsStream = BoxStream<'static, Result<wire::AppendReply, Status>>;
     type FetchStream = BoxStream<'static, Result<wire::Piece, Status>>;
 
@@ -168,7 +168,7 @@ fn appends_until_fault(
     appends.scan((), move |(), append| note(append)).boxed()
 }
 
-fn unreadable(error: Unreadable) -> Status {
+fn unreadable(error: UnreadableMessage) -> Status {
     status::of_service(ServiceError::Malformed(error.to_string()))
 }
 

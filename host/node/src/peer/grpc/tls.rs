@@ -57,14 +57,14 @@ struct Contents {
 }
 
 /// What the other side of a connection has shown, and when.
-pub(super) struct Shown {
+pub(super) struct ShownCertificate {
     pub chain: Vec<CertificateDer<'static>>,
     /// The time of the handshake: a connection outlives the expiry of its certificate, as usual. It ends when its
     /// certificate is not trusted any more, not because of its age.
     pub at: UnixTime,
 }
 
-impl Shown {
+impl ShownCertificate {
     pub fn now(chain: Option<&[CertificateDer<'static>]>) -> Self {
         Self { chain: chain.unwrap_or_default().to_vec(), at: UnixTime::now() }
     }
@@ -85,7 +85,7 @@ impl PeerCertificates {
     pub fn check(&self, node: NodeId) -> Result<(), PeerSetupError> {
         let contents = self.now();
         let files = &contents.files;
-        let shown = Shown::now(Some(&contents.own));
+        let shown = ShownCertificate::now(Some(&contents.own));
         if !shown.chain.first().is_some_and(|own| is_certificate_of(node, own)) {
             let reason = format!("it is not valid for the name `{}`", node_name(node));
             return Err(wrong(&files.certificate, &reason));
@@ -122,12 +122,12 @@ impl PeerCertificates {
     }
 
     /// Whether the authorities, as they were last read, have signed what a caller has shown.
-    pub(super) fn is_trusted_caller(&self, shown: &Shown) -> bool {
+    pub(super) fn is_trusted_caller(&self, shown: &ShownCertificate) -> bool {
         self.now().verify_client(shown).is_ok()
     }
 
     /// Whether the authorities, as they were last read, have signed what the node that was called has shown.
-    pub(super) fn is_trusted_node(&self, node: NodeId, shown: &Shown) -> bool {
+    pub(super) fn is_trusted_node(&self, node: NodeId, shown: &ShownCertificate) -> bool {
         self.now().verify_server(node, shown).is_ok()
     }
 
@@ -166,12 +166,12 @@ impl Contents {
         Ok(Self { files, own, acceptor, connector, clients, servers })
     }
 
-    fn verify_client(&self, shown: &Shown) -> Result<(), rustls::Error> {
+    fn verify_client(&self, shown: &ShownCertificate) -> Result<(), rustls::Error> {
         let Some((own, intermediates)) = shown.chain.split_first() else { return Err(nothing_shown()) };
         self.clients.verify_client_cert(own, intermediates, shown.at).map(drop)
     }
 
-    fn verify_server(&self, node: NodeId, shown: &Shown) -> Result<(), rustls::Error> {
+    fn verify_server(&self, node: NodeId, shown: &ShownCertificate) -> Result<(), rustls::Error> {
         let Some((own, intermediates)) = shown.chain.split_first() else { return Err(nothing_shown()) };
         self.servers.verify_server_cert(own, intermediates, &server_name(node), &[], shown.at).map(drop)
     }

@@ -16,7 +16,7 @@ use crate::ids::NodeId;
 
 pub(super) type Parcel = Box<dyn FnOnce() + Send>;
 
-pub(super) struct Link {
+pub(super) struct SimLink {
     from: NodeId,
     to: NodeId,
     pub is_cut: bool,
@@ -31,7 +31,7 @@ pub(super) struct Link {
     queue: Option<mpsc::UnboundedSender<(Instant, Parcel)>>,
 }
 
-impl Link {
+impl SimLink {
     pub fn new(seed: u64, from: NodeId, to: NodeId) -> Self {
         let chance = StdRng::seed_from_u64(seed ^ from.0.rotate_left(32) ^ to.0);
         Self {

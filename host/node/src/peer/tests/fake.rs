@@ -55,9 +55,9 @@ impl Fake {
 }
 
 /// Sends a signal when it is dropped.
-struct Held(mpsc::UnboundedSender<()>);
+struct DropSignal(mpsc::UnboundedSender<()>);
 
-impl Drop for Held {
+impl Drop for DropSignal {
     fn drop(&mut self) {
         // Nobody listens any more once the test is over.
         let _ = self.0.send(());
@@ -111,7 +111,7 @@ impl Service for Fake {
                 b"fail" => Err(failed()),
                 b"no group" => Err(ServiceError::NoGroup(call.group.expect("the test names one"))),
                 b"hang" => {
-                    let _held = Held(gave_up);
+                    let _held = DropSignal(gave_up);
                     std::future::pending().await
                 }
                 _ => Ok(call.body),

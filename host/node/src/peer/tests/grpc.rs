@@ -25,7 +25,7 @@ use crate::peer::{
 };
 
 /// A node that answers.
-pub struct Serving {
+pub struct ServingNode {
     pub address: SocketAddr,
     service: Arc<Fake>,
     pub certificates: Option<PeerCertificates>,
@@ -34,7 +34,7 @@ pub struct Serving {
     served: JoinHandle<Result<(), PeerSetupError>>,
 }
 
-impl Serving {
+impl ServingNode {
     pub async fn start(identity: Identity, tls: Option<PeerTls>) -> Self {
         Self::start_at("127.0.0.1:0".parse().expect("it is an address"), identity, tls).await
     }
@@ -73,7 +73,7 @@ fn caller(identity: Identity, address: SocketAddr) -> Grpc {
 }
 
 async fn pair() -> Pair {
-    let serving = Serving::start(member(ANSWERER), None).await;
+    let serving = ServingNode::start(member(ANSWERER), None).await;
     let network = caller(member(CALLER), serving.address);
     Pair { network: Arc::new(network), service: serving.service.clone(), _alive: Box::new(serving) }
 }
@@ -103,7 +103,7 @@ async fn a_stranger_is_only_told_what_strangers_may_know() {
         ),
     ];
     for (answerer, asker, refusal) in cases {
-        let serving = Serving::start(answerer, None).await;
+        let serving = ServingNode::start(answerer, None).await;
         let network = caller(asker, serving.address);
         for topic in Topic::ALL {
             let is_open = [Topic::Join, Topic::Clock, Topic::Status].contains(&topic);
@@ -120,7 +120,7 @@ async fn a_stranger_is_only_told_what_strangers_may_know() {
 #[tokio::test]
 async fn a_node_that_joins_is_a_member_from_then_on() {
     let (answerer, asker) = (Identity::stranger(ANSWERER), Identity::stranger(CALLER));
-    let serving = Serving::start(answerer.clone(), None).await;
+    let serving = ServingNode::start(answerer.clone(), None).await;
     let network = caller(asker.clone(), serving.address);
     assert!(ask(&network, Topic::Submit).await.contains("refused"));
     answerer.cluster.set(CLUSTER).expect("it had none");
@@ -130,7 +130,7 @@ async fn a_node_that_joins_is_a_member_from_then_on() {
 
 #[tokio::test]
 async fn another_cluster_is_refused_even_what_strangers_may_ask() {
-    let serving = Serving::start(member(ANSWERER), None).await;
+    let serving = ServingNode::start(member(ANSWERER), None).await;
     let network = caller(Identity::member(CALLER, ClusterId([8; 16])), serving.address);
     for topic in [Topic::Submit, Topic::Join] {
         assert_eq!(
@@ -143,14 +143,14 @@ async fn another_cluster_is_refused_even_what_strangers_may_ask() {
 
 #[tokio::test]
 async fn a_request_for_another_node_is_refused() {
-    let serving = Serving::start(member(NodeId(5)), None).await;
+    let serving = ServingNode::start(member(NodeId(5)), None).await;
     let network = caller(member(CALLER), serving.address);
     assert_eq!(ask(&network, Topic::Status).await, "node 2 refused: this is node 5, not node 2");
 }
 
 #[tokio::test]
 async fn a_request_that_does_not_say_what_it_must_is_refused() {
-    let serving = Serving::start(member(ANSWERER), None).await;
+    let serving = ServingNode::start(member(ANSWERER), None).await;
     let mut client = PeerClient::connect(format!("http://{}", serving.address)).await.expect("it listens");
     for (key, value, refusal) in [
         ("sh-format", Some("2"), "format 2 is unknown, this node speaks 1"),
@@ -172,7 +172,7 @@ async fn a_request_that_does_not_say_what_it_must_is_refused() {
 
 #[tokio::test]
 async fn what_cannot_be_read_is_refused_in_words() {
-    let serving = Serving::start(member(ANSWERER), None).await;
+    let serving = ServingNode::start(member(ANSWERER), None).await;
     let mut client = PeerClient::connect(format!("http://{}", serving.address)).await.expect("it listens");
     let call = wire::CallRequest { topic: 4711, group: None, body: "x".into() };
     let status = client.call(handshake::stamp(&member(CALLER), ANSWERER, call, None)).await;
@@ -191,7 +191,7 @@ async fn what_cannot_be_read_is_refused_in_words() {
 
 #[tokio::test]
 async fn a_node_that_is_down_fails_at_once_and_is_found_again_when_it_is_back() {
-    let serving = Serving::start(member(ANSWERER), None).await;
+    let serving = ServingNode::start(member(ANSWERER), None).await;
     let address = serving.address;
     let network = caller(member(CALLER), address);
     assert_eq!(ask(&network, Topic::Clock).await, ANSWERED);
@@ -204,7 +204,7 @@ async fn a_node_that_is_down_fails_at_once_and_is_found_again_when_it_is_back() 
         let answer = network.call(ANSWERER, question(Topic::Clock, "hello"), LONG).await;
         assert!(matches!(&answer, Err(PeerError::Failed { .. })), "{answer:?}");
     }
-    let _back = Serving::start_at(address, member(ANSWERER), None).await;
+    let _back = ServingNode::start_at(address, member(ANSWERER), None).await;
     assert_eq!(ask(&network, Topic::Clock).await, ANSWERED);
 }
 
@@ -224,7 +224,8 @@ async fn a_node_that_never_says_a_word_costs_the_deadline() {
 
 #[tokio::test]
 async fn a_route_decides_where_a_node_is_reached() {
-    let (old, new) = (Serving::start(member(ANSWERER), None).await, Serving::start(member(ANSWERER), None).await);
+    let (old, new) =
+        (ServingNode::start(member(ANSWERER), None).await, ServingNode::start(member(ANSWERER), None).await);
     let routes = Routes::default();
     let network = Grpc::new(member(CALLER), routes.clone(), None);
     for serving in [&old, &new, &old] {
@@ -242,7 +243,7 @@ async fn a_route_decides_where_a_node_is_reached() {
 
 #[tokio::test]
 async fn a_message_beyond_the_limit_is_an_error_and_no_end_of_the_connection() {
-    let serving = Serving::start(member(ANSWERER), None).await;
+    let serving = ServingNode::start(member(ANSWERER), None).await;
     let network = caller(member(CALLER), serving.address);
     let body = vec![1; crate::limits::PEER_MESSAGE_BYTES_MAX + 1].into();
     let answer = network.call(ANSWERER, Call { topic: Topic::Submit, group: None, body }, LONG).await;
@@ -300,7 +301,7 @@ pub fn read(tls: &PeerTls) -> PeerCertificates {
 }
 
 /// What a caller with these files hears from `serving`.
-pub async fn ask_with(serving: &Serving, tls: Option<&PeerTls>) -> Result<bytes::Bytes, PeerError> {
+pub async fn ask_with(serving: &ServingNode, tls: Option<&PeerTls>) -> Result<bytes::Bytes, PeerError> {
     let routes = Routes::default();
     routes.set(ANSWERER, serving.address.to_string());
     let network = Grpc::new(member(CALLER), routes, tls.map(read));
@@ -310,7 +311,7 @@ pub async fn ask_with(serving: &Serving, tls: Option<&PeerTls>) -> Result<bytes:
 #[tokio::test]
 async fn with_certificates_both_sides_are_who_they_say() {
     let (ours, theirs) = (Authority::new(), Authority::new());
-    let serving = Serving::start(member(ANSWERER), Some(ours.sign(ANSWERER))).await;
+    let serving = ServingNode::start(member(ANSWERER), Some(ours.sign(ANSWERER))).await;
     assert_eq!(told(ask_with(&serving, Some(&ours.sign(CALLER))).await), ANSWERED);
     serving.service.calls_heard.lock().clear();
 
@@ -323,7 +324,7 @@ async fn with_certificates_both_sides_are_who_they_say() {
     }
     assert!(serving.service.calls_heard.lock().is_empty(), "nothing of it reached the service");
 
-    let impostor = Serving::start(member(ANSWERER), Some(ours.sign(NodeId(3)))).await;
+    let impostor = ServingNode::start(member(ANSWERER), Some(ours.sign(NodeId(3)))).await;
     let answer = ask_with(&impostor, Some(&ours.sign(CALLER))).await;
     assert!(matches!(&answer, Err(PeerError::Failed { .. })), "{answer:?}");
     assert!(impostor.service.calls_heard.lock().is_empty(), "nothing is said to a node with another's certificate");
@@ -353,7 +354,7 @@ async fn a_flood_of_silent_connections_keeps_no_node_out() {
     const COUNT: usize = 8;
     let limits = LinkLimits { count: COUNT, unknown: 10 * SHORT, idle: LONG };
     let address = "127.0.0.1:0".parse().expect("it is an address");
-    let serving = Serving::start_within(address, member(ANSWERER), None, limits).await;
+    let serving = ServingNode::start_within(address, member(ANSWERER), None, limits).await;
     let known = caller(member(CALLER), serving.address);
     assert_eq!(ask(&known, Topic::Clock).await, ANSWERED);
     let mut silent = Vec::new();
@@ -375,7 +376,7 @@ async fn a_flood_of_silent_connections_keeps_no_node_out() {
 
 #[tokio::test]
 async fn a_connection_is_one_nodes() {
-    let serving = Serving::start(member(ANSWERER), None).await;
+    let serving = ServingNode::start(member(ANSWERER), None).await;
     let mut client = PeerClient::connect(format!("http://{}", serving.address)).await.expect("it listens");
     let call = || wire::CallRequest { topic: Topic::Clock as u32, group: None, body: "x".into() };
     client.call(handshake::stamp(&member(CALLER), ANSWERER, call(), Some(LONG))).await.expect("it is a node");

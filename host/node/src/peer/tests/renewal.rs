@@ -19,7 +19,7 @@ use tonic::transport::{Endpoint, Uri};
 
 use super::conformance::append;
 use super::fake;
-use super::grpc::{ANSWERED, Authority, Serving, ask, ask_with, member, read, write};
+use super::grpc::{ANSWERED, Authority, ServingNode, ask, ask_with, member, read, write};
 use super::{ANSWERER, CALLER, LONG, entry_id, group, question, told};
 use crate::clock::{Clock, SystemClock};
 use crate::consensus::{AppendReply, PeerError};
@@ -35,7 +35,7 @@ struct Caller {
 }
 
 impl Caller {
-    fn of(serving: &Serving, files: &PeerTls) -> Self {
+    fn of(serving: &ServingNode, files: &PeerTls) -> Self {
         let (routes, certificates) = (Routes::default(), read(files));
         routes.set(ANSWERER, serving.address.to_string());
         let network = Grpc::new(member(CALLER), routes.clone(), Some(certificates.clone()));
@@ -60,7 +60,7 @@ impl Caller {
     }
 }
 
-fn renewal(serving: &Serving) -> PeerRenewal {
+fn renewal(serving: &ServingNode) -> PeerRenewal {
     let certificates = serving.certificates.clone().expect("it has some");
     PeerRenewal { certificates, routes: Routes::default(), links: serving.links.clone() }
 }
@@ -75,7 +75,7 @@ fn trusting(files: PeerTls, authorities: &[&Authority]) -> PeerTls {
 }
 
 /// Asks until there are so many connections.
-async fn until_count(caller: &Caller, serving: &Serving, count: usize) {
+async fn until_count(caller: &Caller, serving: &ServingNode, count: usize) {
     let asking = async {
         while serving.links.count() != count {
             assert_eq!(ask(&caller.network, Topic::Clock).await, ANSWERED);
@@ -87,7 +87,7 @@ async fn until_count(caller: &Caller, serving: &Serving, count: usize) {
 #[tokio::test]
 async fn a_renewal_of_both_sides_loses_nothing_that_is_under_way() {
     let authority = Authority::new();
-    let serving = Serving::start(member(ANSWERER), Some(authority.sign(ANSWERER))).await;
+    let serving = ServingNode::start(member(ANSWERER), Some(authority.sign(ANSWERER))).await;
     let caller = Caller::of(&serving, &authority.sign(CALLER));
     let (mut stream, mut endless) = (caller.stream().await, caller.endless().await);
     assert_eq!(serving.links.count(), 1);
@@ -109,7 +109,7 @@ async fn a_renewal_of_both_sides_loses_nothing_that_is_under_way() {
 #[tokio::test]
 async fn a_certificate_may_expire_once_it_is_renewed() {
     let authority = Authority::new();
-    let serving = Serving::start(member(ANSWERER), Some(authority.sign(ANSWERER))).await;
+    let serving = ServingNode::start(member(ANSWERER), Some(authority.sign(ANSWERER))).await;
     let end = Micros(SystemClock.now().0 + 3_000_000);
     let expiring = read(&authority.sign_until(CALLER, Some(end)));
     let caller = Caller::of(&serving, &authority.sign(CALLER));
@@ -143,7 +143,7 @@ async fn a_certificate_may_expire_once_it_is_renewed() {
 #[tokio::test]
 async fn an_authority_is_replaced_in_two_steps_and_a_caller_that_missed_them_is_cut_off() {
     let (old, new) = (Authority::new(), Authority::new());
-    let serving = Serving::start(member(ANSWERER), Some(old.sign(ANSWERER))).await;
+    let serving = ServingNode::start(member(ANSWERER), Some(old.sign(ANSWERER))).await;
     let caller = Caller::of(&serving, &old.sign(CALLER));
     let mut missing = Caller::of(&serving, &old.sign(CALLER)).endless().await;
     let mut open = caller.endless().await;
@@ -174,7 +174,7 @@ async fn an_authority_is_replaced_in_two_steps_and_a_caller_that_missed_them_is_
 async fn a_node_that_is_trusted_no_more_is_left_at_once() {
     let (old, new) = (Authority::new(), Authority::new());
     let both = [&old, &new];
-    let serving = Serving::start(member(ANSWERER), Some(trusting(old.sign(ANSWERER), &both))).await;
+    let serving = ServingNode::start(member(ANSWERER), Some(trusting(old.sign(ANSWERER), &both))).await;
     let caller = Caller::of(&serving, &trusting(new.sign(CALLER), &both));
     let (mut stream, mut endless) = (caller.stream().await, caller.endless().await);
 
@@ -194,7 +194,7 @@ async fn a_node_that_is_trusted_no_more_is_left_at_once() {
 #[tokio::test]
 async fn who_shakes_hands_while_its_authority_is_removed_is_not_let_in() {
     let (old, new) = (Authority::new(), Authority::new());
-    let serving = Serving::start(member(ANSWERER), Some(old.sign(ANSWERER))).await;
+    let serving = ServingNode::start(member(ANSWERER), Some(old.sign(ANSWERER))).await;
     let socket = TcpStream::connect(serving.address).await.expect("it listens");
     while serving.links.count() == 0 {
         tokio::task::yield_now().await;

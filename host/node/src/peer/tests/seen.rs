@@ -10,7 +10,7 @@ use super::{ANSWERER, CALLER, entry_id, group};
 use crate::disk::SimDisk;
 use crate::ids::{LogIndex, NodeId, Term};
 use crate::log::EntryId;
-use crate::peer::{GroupName, Seen, SeenBook, SeenLost};
+use crate::peer::{GroupName, SeenBook, SeenEntries, SeenLost};
 
 const PATH: &str = "data/seen.book";
 

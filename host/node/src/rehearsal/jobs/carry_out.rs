@@ -10,12 +10,12 @@ use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use super::record::{JobState, Record};
-use super::{Job, ResultFile, remove};
+use super::record::{JobState, ReplayRecord};
+use super::{ReplayJob, ResultFile, remove};
 use crate::audit::certificate::{Certificate, CertificateError};
 use crate::audit::replay::resume::Keep;
 use crate::audit::replay::words::{ParseTime, parse_approved, parse_filter, parse_moment, place};
-use crate::audit::replay::{FolderHistory, Meter, ReplayFault, Report, Request, Verdict, html, run_kept};
+use crate::audit::replay::{FolderHistory, Meter, ReplayFault, ReplayVerdict, Report, Request, html, run_kept};
 use crate::audit::source::Source;
 use crate::disk::RealDisk;
 use crate::durable;
@@ -27,7 +27,7 @@ const STATE: &str = "state";
 
 /// Why a replay has failed.
 #[derive(Debug, thiserror::Error)]
-enum Failure {
+enum ReplayFailure {
     #[error(transparent)]
     Fault(#[from] ReplayFault),
     #[error("its files cannot be written: {0}")]
@@ -43,7 +43,7 @@ enum Failure {
     Panicked(String),
 }
 
-impl Job {
+impl ReplayJob {
     pub(super) fn carry_out(&self, data: &Path, parse_time: ParseTime) {
         let record = {
             let mut record = self.record.lock();
@@ -56,19 +56,19 @@ impl Job {
         };
         if REPLAY_RESUMES_MAX < record.resumed {
             // The replay itself may be what ends the node.
-            return self.conclude(record.clone(), Err(Failure::Interrupted(record.resumed)));
+            return self.conclude(record.clone(), Err(ReplayFailure::Interrupted(record.resumed)));
         }
         tracing::info!(id = record.id, machine = record.machine, resumed = record.resumed, "a replay begins");
         *self.meter.begun.lock() = Some(Instant::now());
-        let replayed = record.write(&self.folder).map_err(Failure::from).and_then(|()| {
+        let replayed = record.write(&self.folder).map_err(ReplayFailure::from).and_then(|()| {
             let caught = std::panic::catch_unwind(AssertUnwindSafe(|| self.replay(data, &record, parse_time)));
-            caught.unwrap_or_else(|panic| Err(Failure::Panicked(text_of(panic.as_ref()))))
+            caught.unwrap_or_else(|panic| Err(ReplayFailure::Panicked(text_of(panic.as_ref()))))
         });
         self.conclude(record, replayed);
     }
 
     /// Replays, and writes the files.
-    fn replay(&self, data: &Path, record: &Record, parse_time: ParseTime) -> Result<Record, Failure> {
+    fn replay(&self, data: &Path, record: &ReplayRecord, parse_time: ParseTime) -> Result<ReplayRecord, ReplayFailure> {
         let asked = &record.asked;
         let source = Source::open(data).map_err(ReplayFault::from)?;
         let history = FolderHistory::new(&source, &record.machine).map_err(ReplayFault::from)?;
@@ -100,17 +100,17 @@ impl Job {
         let state = self.folder.join(STATE);
         let keep = Keep { folder: Some(state), bytes: REPLAY_SAVE_BYTES, stop: self.stop.clone() };
         let report = run_kept(&history, &request, &meter, &keep)?;
-        let verdict = Verdict::of(&report, &parse_approved(&asked.approve).map_err(word)?);
+        let verdict = ReplayVerdict::of(&report, &parse_approved(&asked.approve).map_err(word)?);
         self.write_results(data, record, &report, verdict)
     }
 
     fn write_results(
         &self,
         data: &Path,
-        record: &Record,
+        record: &ReplayRecord,
         report: &Report,
-        verdict: Verdict,
-    ) -> Result<Record, Failure> {
+        verdict: ReplayVerdict,
+    ) -> Result<ReplayRecord, ReplayFailure> {
         let write = |file: ResultFile, text: String| write_synced(&self.folder.join(file.name()), text.as_bytes());
         let json = serde_json::to_string_pretty(report).expect("texts and integers only");
         write(ResultFile::Json, json + "\n")?;
@@ -125,7 +125,7 @@ impl Job {
             Err(error) => Some(error.to_string()),
         };
         fail::fail_point!("replays::written", |_| std::process::abort());
-        Ok(Record {
+        Ok(ReplayRecord {
             state: JobState::Done,
             exit_code: Some(verdict.exit_code()),
             verdict: Some(verdict.text().to_owned()),
@@ -135,7 +135,7 @@ impl Job {
         })
     }
 
-    fn conclude(&self, record: Record, replayed: Result<Record, Failure>) {
+    fn conclude(&self, record: ReplayRecord, replayed: Result<ReplayRecord, ReplayFailure>) {
         let mut current = self.record.lock();
         if current.state == JobState::Cancelled {
             // The thread that cancelled the replay has left its folder to this one.
@@ -147,8 +147,8 @@ impl Job {
         *current = match replayed {
             Ok(done) => done,
             // The node is ending; the record says that the replay is under way.
-            Err(Failure::Fault(ReplayFault::Stopped { .. })) => return,
-            Err(failure) => Record { state: JobState::Failed, problem: Some(failure.to_string()), ..record },
+            Err(ReplayFailure::Fault(ReplayFault::Stopped { .. })) => return,
+            Err(failure) => ReplayRecord { state: JobState::Failed, problem: Some(failure.to_string()), ..record },
         };
         tracing::info!(id = current.id, state = current.state.name(), problem = current.problem, "a replay is over");
         let written = current.write(&self.folder).and_then(|()| remove(&self.folder.join(STATE)));

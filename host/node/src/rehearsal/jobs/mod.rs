@@ -20,7 +20,7 @@ use std::time::Instant;
 
 use parking_lot::{Condvar, Mutex};
 
-pub use record::{JobState, Record, ReplayRequest};
+pub use record::{JobState, ReplayRecord, ReplayRequest};
 
 use crate::audit::replay::words::{ParseTime, WordError, parse_approved, parse_filter, parse_moment};
 use crate::clock::Clock;
@@ -47,7 +47,7 @@ pub enum JobError {
 
 /// How far a replay is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Progress {
+pub struct ReplayProgress {
     /// Bytes of the journal as far as they are known, and how many of them are done.
     pub bytes: u64,
     pub bytes_done: u64,
@@ -67,16 +67,16 @@ pub struct Replays {
 struct JobQueue {
     data: PathBuf,
     parse_time: ParseTime,
-    jobs: Mutex<BTreeMap<String, Arc<Job>>>,
+    jobs: Mutex<BTreeMap<String, Arc<ReplayJob>>>,
     /// Notified when there is work, or when the thread must end.
     wake: Condvar,
     is_closing: AtomicBool,
 }
 
 /// One replay.
-struct Job {
+struct ReplayJob {
     folder: PathBuf,
-    record: Mutex<Record>,
+    record: Mutex<ReplayRecord>,
     stop: Arc<Stop>,
     meter: JobMeter,
 }
@@ -104,8 +104,8 @@ impl Replays {
         let mut jobs = BTreeMap::new();
         for file in std::fs::read_dir(&folder).map_err(io(&folder))? {
             let path = file.map_err(io(&folder))?.path();
-            match Record::read(&path) {
-                Ok(record) => drop(jobs.insert(record.id.clone(), Arc::new(Job::new(path, record)))),
+            match ReplayRecord::read(&path) {
+                Ok(record) => drop(jobs.insert(record.id.clone(), Arc::new(ReplayJob::new(path, record)))),
                 Err(error) => {
                     tracing::warn!(path = %path.display(), %error, "a file among the replays is not a replay")
                 }
@@ -130,7 +130,13 @@ impl Replays {
     ///
     /// # Errors
     /// A text is invalid, the module is not here, or there are too many replays already.
-    pub fn start(&self, machine: &str, asked: ReplayRequest, by: &str, clock: &dyn Clock) -> Result<Record, JobError> {
+    pub fn start(
+        &self,
+        machine: &str,
+        asked: ReplayRequest,
+        by: &str,
+        clock: &dyn Clock,
+    ) -> Result<ReplayRecord, JobError> {
         let time = self.shared.parse_time;
         parse_filter(&asked.filter, time)?;
         parse_approved(&asked.approve)?;
@@ -145,16 +151,16 @@ impl Replays {
         if REPLAY_JOBS_MAX <= jobs.len() {
             return Err(JobError::TooMany(jobs.len()));
         }
-        let record = Record::new(machine, asked, by, clock.now());
+        let record = ReplayRecord::new(machine, asked, by, clock.now());
         let folder = self.shared.data.join("replays").join(&record.id);
         record.write(&folder).map_err(|source| JobError::Io { path: folder.clone(), source })?;
-        jobs.insert(record.id.clone(), Arc::new(Job::new(folder, record.clone())));
+        jobs.insert(record.id.clone(), Arc::new(ReplayJob::new(folder, record.clone())));
         self.shared.wake.notify_all();
         Ok(record)
     }
 
     /// The replays of a machine, oldest first.
-    pub fn list(&self, machine: &str) -> Vec<(Record, Progress)> {
+    pub fn list(&self, machine: &str) -> Vec<(ReplayRecord, ReplayProgress)> {
         let jobs = self.shared.jobs.lock();
         let views = jobs.values().map(|job| job.view());
         let mut found: Vec<_> = views.filter(|(record, _)| record.machine == machine).collect();
@@ -164,7 +170,7 @@ impl Replays {
 
     /// # Errors
     /// There is no replay with that id.
-    pub fn find(&self, machine: &str, id: &str) -> Result<(Record, Progress), JobError> {
+    pub fn find(&self, machine: &str, id: &str) -> Result<(ReplayRecord, ReplayProgress), JobError> {
         Ok(self.job(machine, id)?.view())
     }
 
@@ -193,7 +199,7 @@ impl Replays {
     ///
     /// # Errors
     /// There is no replay with that id, or its files cannot be removed.
-    pub fn delete(&self, machine: &str, id: &str) -> Result<Record, JobError> {
+    pub fn delete(&self, machine: &str, id: &str) -> Result<ReplayRecord, JobError> {
         let job = self.job(machine, id)?;
         self.shared.jobs.lock().remove(id);
         job.stop.ask();
@@ -221,7 +227,7 @@ impl Replays {
         }
     }
 
-    fn job(&self, machine: &str, id: &str) -> Result<Arc<Job>, JobError> {
+    fn job(&self, machine: &str, id: &str) -> Result<Arc<ReplayJob>, JobError> {
         let job = self.shared.jobs.lock().get(id).cloned();
         let job = job.filter(|job| job.record.lock().machine == machine);
         job.ok_or_else(|| JobError::Unknown(id.to_owned()))
@@ -279,25 +285,25 @@ impl JobQueue {
     }
 }
 
-impl Job {
-    fn new(folder: PathBuf, record: Record) -> Self {
+impl ReplayJob {
+    fn new(folder: PathBuf, record: ReplayRecord) -> Self {
         let (stop, meter) = (Arc::default(), JobMeter::default());
         Self { folder, record: Mutex::new(record), stop, meter }
     }
 
-    fn view(&self) -> (Record, Progress) {
+    fn view(&self) -> (ReplayRecord, ReplayProgress) {
         (self.record.lock().clone(), self.meter.progress())
     }
 }
 
 impl JobMeter {
-    fn progress(&self) -> Progress {
+    fn progress(&self) -> ReplayProgress {
         let read = |number: &AtomicU64| number.load(Ordering::Relaxed);
         let (bytes, bytes_done, decisions) = (read(&self.bytes), read(&self.bytes_done), read(&self.decisions));
-        let Some(begun) = *self.begun.lock() else { return Progress::default() };
+        let Some(begun) = *self.begun.lock() else { return ReplayProgress::default() };
         let millis = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX).max(1);
         let left = u128::from(millis) * u128::from(bytes.saturating_sub(bytes_done)) / u128::from(bytes_done.max(1));
-        Progress {
+        ReplayProgress {
             bytes,
             bytes_done,
             decisions,

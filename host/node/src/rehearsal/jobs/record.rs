@@ -7,7 +7,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::audit::replay::Mode;
+use crate::audit::replay::ReplayMode;
 use crate::durable::{self, PRIVATE};
 use crate::ids::{Micros, ModuleId};
 
@@ -19,7 +19,7 @@ const FORMAT: u32 = 1;
 #[serde(deny_unknown_fields)]
 pub struct ReplayRequest {
     pub candidate: ModuleId,
-    pub mode: Mode,
+    pub mode: ReplayMode,
     /// A time or a position.
     pub from: Option<String>,
     pub to: Option<String>,
@@ -59,7 +59,7 @@ impl JobState {
 /// One replay.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Record {
+pub struct ReplayRecord {
     pub format: u32,
     /// A uuid.
     pub id: String,
@@ -81,7 +81,7 @@ pub struct Record {
     pub certificate_problem: Option<String>,
 }
 
-impl Record {
+impl ReplayRecord {
     pub fn new(machine: &str, asked: ReplayRequest, by: &str, created: Micros) -> Self {
         Self {
             format: FORMAT,

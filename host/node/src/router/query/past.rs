@@ -64,10 +64,10 @@ impl Machine {
         (logic, declared): (&Arc<dyn Logic>, &QueryDecl),
         (partition, further): (&Arc<Partition>, &[Arc<Partition>]),
         request: &QueryRequest,
-        others: Others,
-    ) -> Result<QueryAnswer, Stop> {
+        others: OtherPartitions,
+    ) -> Result<QueryAnswer, QueryStop> {
         if let Moment::Time(time) = moment {
-            let home = Some(partition.id()).filter(|_| others != Others::All);
+            let home = Some(partition.id()).filter(|_| others != OtherPartitions::All);
             self.wait_until_past(time, home, request.consistency, request.deadline).await?;
         }
         let turn = self.turn_to_rewind(request.deadline).await?;

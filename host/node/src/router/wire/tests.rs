@@ -10,14 +10,14 @@ use super::*;
 use crate::ids::{JournalIndex, PartitionId, Position};
 use crate::sequencer::submission::Submission;
 
-fn submission() -> Unticketed {
+fn submission() -> UnticketedSubmission {
     let mut plans = PlanOutWriter::default();
     plans.step(b"debit", b"alice", Some(b"undo"), TccRole::Try);
     plans.key(Scope::Own, b"balance");
     plans.step(b"credit", b"bob", None, TccRole::Confirm);
     plans.plan(Coordination::TryConfirmCancel, b"alice", b"\xa0");
     let plan = Plan::all(plans.finish(Vec::new())).expect("a good block").remove(0).expect("a plan");
-    Unticketed {
+    UnticketedSubmission {
         id: CommandId([7; 16]),
         fingerprint: Fingerprint::of_command("transfer", b"\xa0"),
         name: "transfer".into(),
@@ -67,7 +67,7 @@ fn a_submission_arrives_as_it_was_sent() {
 #[test]
 fn outcomes_arrive_as_they_were_told() {
     let position = Position { partition: PartitionId(3), index: JournalIndex(42), n: 1, head8: [1, 2, 3, 4] };
-    let recorded = Recorded {
+    let recorded = RecordedOutcome {
         position,
         time: Micros(5),
         is_replayed: true,
@@ -76,14 +76,14 @@ fn outcomes_arrive_as_they_were_told() {
     };
     let rejection = Rejection { code: "no".to_owned(), detail: "never".to_owned() };
     let retry_after = Duration::from_millis(1500);
-    let unavailable = |reason| Told::Answer(Answer::Unavailable(Unavailable { reason, retry_after }));
+    let unavailable = |reason| SubmissionAnswer::Answer(Answer::Unavailable(Unavailability { reason, retry_after }));
     let mut told = vec![
-        Told::not_led(None),
-        Told::not_led(Some(NodeId(2))),
-        Told::Unknown,
-        Told::Answer(Answer::Done(recorded.clone())),
-        Told::Answer(Answer::Rejected(recorded, rejection)),
-        Told::Answer(Answer::Conflict { fields: vec!["amount".to_owned()], position }),
+        SubmissionAnswer::not_led(None),
+        SubmissionAnswer::not_led(Some(NodeId(2))),
+        SubmissionAnswer::Unknown,
+        SubmissionAnswer::Answer(Answer::Done(recorded.clone())),
+        SubmissionAnswer::Answer(Answer::Rejected(recorded, rejection)),
+        SubmissionAnswer::Answer(Answer::Conflict { fields: vec!["amount".to_owned()], position }),
     ];
     told.extend(REASONS.map(unavailable));
     for time in [None, Some(Micros(5)), Some(Micros(-5))] {
@@ -97,13 +97,16 @@ fn outcomes_arrive_as_they_were_told() {
 fn why_a_partition_with_a_leader_takes_nothing_is_not_told_to_other_nodes() {
     let unavailable = |reason| {
         let retry_after = Duration::from_secs(1);
-        vec![Told::Answer(Answer::Unavailable(Unavailable { reason, retry_after }))]
+        vec![SubmissionAnswer::Answer(Answer::Unavailable(Unavailability { reason, retry_after }))]
     };
     let why = UnavailableReason::NotNow(Obstacle::NoMajority);
     let told = encode_told(unavailable(UnavailableReason::NoLeader), None);
     assert_eq!(encode_told(unavailable(why), None), told);
     let leader = Some(NodeId(2));
-    assert_eq!(encode_told(vec![Told::NotNow { leader, why }], None), encode_told(vec![Told::not_led(leader)], None));
+    assert_eq!(
+        encode_told(vec![SubmissionAnswer::NotNow { leader, why }], None),
+        encode_told(vec![SubmissionAnswer::not_led(leader)], None)
+    );
 }
 
 /// What nodes below the level of `TIMELINES` read and write, field by field.
@@ -123,7 +126,7 @@ fn nodes_that_say_no_times_read_and_write_what_they_always_did() {
         #[n(7)] Option<CalledBy>,
     );
     #[derive(Encode, Decode)]
-    struct OldOutcomes(#[n(0)] u8, #[n(1)] Vec<Outcome>);
+    struct OldOutcomes(#[n(0)] u8, #[n(1)] Vec<WireOutcome>);
 
     let untimed = encode_submissions([&submission()].into_iter());
     let read: OldSubmissions = decode(&untimed).expect("an old node reads it");
@@ -136,9 +139,9 @@ fn nodes_that_say_no_times_read_and_write_what_they_always_did() {
     let left = arrived.deadline.expect("it says how long somebody waits").duration_since(Instant::now());
     assert!(left <= Duration::from_secs(5), "{left:?}");
 
-    let untimed = encode_told(vec![Told::Unknown], None);
+    let untimed = encode_told(vec![SubmissionAnswer::Unknown], None);
     assert_eq!(encode(&decode::<OldOutcomes>(&untimed).expect("an old node reads it")), untimed);
-    let timed = encode_told(vec![Told::Unknown], Some(Micros(7)));
+    let timed = encode_told(vec![SubmissionAnswer::Unknown], Some(Micros(7)));
     assert_eq!(encode(&decode::<OldOutcomes>(&timed).expect("an old node reads it")), untimed);
 }
 
@@ -148,7 +151,7 @@ fn what_is_no_message_is_refused() {
     for length in 0..bytes.len() {
         assert!(decode_submissions(NodeId(2), &bytes[..length]).is_err(), "{length} bytes");
     }
-    let told = encode_told(vec![Told::Unknown], None);
+    let told = encode_told(vec![SubmissionAnswer::Unknown], None);
     assert!(decode_told(&told, 2).is_err(), "one outcome for two submissions");
     let mut later = told.to_vec();
     later[1] = FORMAT + 1;

@@ -79,7 +79,7 @@ fn offer() -> (Manifest, Bytes) {
     let facts = |name: &str| {
         let content = content_of(name, 9);
         let hash = *blake3::hash(&content).as_bytes();
-        manifest::FileFacts { name: name.to_owned(), size: content.len() as u64, hash }
+        manifest::SnapshotFileFacts { name: name.to_owned(), size: content.len() as u64, hash }
     };
     manifest.files = NAMES.map(facts).to_vec();
     manifest.files.sort_by(|one, other| one.name.cmp(&other.name));
@@ -89,7 +89,7 @@ fn offer() -> (Manifest, Bytes) {
 
 /// Fetches like `receive`, in pieces of some hundred bytes.
 fn fetch(disk: &SimDisk) -> Result<(), SnapshotError> {
-    let incoming = Incoming::open(Arc::new(disk.clone()), partition(), "wallet/3", &offer().1)?;
+    let incoming = IncomingSnapshot::open(Arc::new(disk.clone()), partition(), "wallet/3", &offer().1)?;
     for file in incoming.manifest.files.clone() {
         let Some(from) = incoming.missing_from(&file)? else { continue };
         let mut appending = incoming.append(&file)?;

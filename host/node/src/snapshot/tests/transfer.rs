@@ -140,7 +140,7 @@ impl Pair {
 
     async fn receive(&self) -> Result<(), TransferError> {
         let offer = self.sender.snapshots.newest().expect("it was made").offer.clone();
-        let incoming = Incoming::open(Arc::new(RealDisk), self.receiver.path(), &stream().to_string(), &offer)
+        let incoming = IncomingSnapshot::open(Arc::new(RealDisk), self.receiver.path(), &stream().to_string(), &offer)
             .expect("it is an offer");
         receive(&*self.network, THERE, &group(), incoming).await
     }

@@ -15,11 +15,11 @@ pub const BLOCK_SIZE: usize = 8 * WORDS;
 #[repr(C, align(64))]
 struct Block([u64; WORDS]);
 
-pub struct Filter {
+pub struct IdFilter {
     blocks: Box<[Block]>,
 }
 
-impl Filter {
+impl IdFilter {
     pub fn for_count(count: u64) -> Self {
         let blocks = (count * BITS_PER_ID).div_ceil(BLOCK_BITS).max(1) as usize;
         Self { blocks: vec![Block([0; WORDS]); blocks].into_boxed_slice() }
@@ -95,9 +95,9 @@ mod tests {
 
     #[test]
     fn a_filter_knows_what_was_inserted_and_few_strangers() {
-        let mut filter = Filter::for_count(100_000);
+        let mut filter = IdFilter::for_count(100_000);
         hashes(1).for_each(|hash| filter.insert(hash));
-        let filter = Filter::decode(&filter.encode());
+        let filter = IdFilter::decode(&filter.encode());
         assert!(hashes(1).all(|hash| filter.may_contain(hash)));
         let strangers = hashes(2).filter(|hash| filter.may_contain(*hash)).count();
         assert!(strangers < 1_000, "{strangers} of 100,000 strangers pass");

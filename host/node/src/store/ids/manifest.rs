@@ -10,9 +10,9 @@ use std::sync::Arc;
 
 use super::super::StoreError;
 use super::record::IdHasher;
-use super::run::Run;
+use super::run::IdRun;
 use crate::data_folder::RunList;
-use crate::disk::{Disk, Unfinished, read_whole};
+use crate::disk::{Disk, UnfinishedFile, read_whole};
 use crate::ids::JournalIndex;
 
 const NAME: &str = RunList::NAME;
@@ -26,7 +26,7 @@ fn empty() -> RunList {
 pub fn write(manifest: &RunList, disk: &Arc<dyn Disk>, dir: &Path) -> Result<(), StoreError> {
     let aside = dir.join("manifest.new");
     let written = || StoreError::io(&aside, "written");
-    let mut file = Unfinished::create(disk.clone(), aside.clone()).map_err(written())?;
+    let mut file = UnfinishedFile::create(disk.clone(), aside.clone()).map_err(written())?;
     file.write_all(&manifest.encode()).map_err(written())?;
     file.sync().map_err(written())?;
     fail::fail_point!("ids::before_manifest_rename", |_| std::process::abort());
@@ -36,7 +36,7 @@ pub fn write(manifest: &RunList, disk: &Arc<dyn Disk>, dir: &Path) -> Result<(),
 }
 
 /// The manifest of a folder and its runs, up to the first that is missing or damaged. Everything else is removed.
-pub fn open(disk: &Arc<dyn Disk>, dir: &Path) -> Result<(RunList, Vec<Arc<Run>>), StoreError> {
+pub fn open(disk: &Arc<dyn Disk>, dir: &Path) -> Result<(RunList, Vec<Arc<IdRun>>), StoreError> {
     let path = dir.join(NAME);
     let raw = match read_whole(&**disk, &path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
@@ -52,9 +52,9 @@ pub fn open(disk: &Arc<dyn Disk>, dir: &Path) -> Result<(RunList, Vec<Arc<Run>>)
         empty()
     });
     let hasher = IdHasher { seed: manifest.seed };
-    let mut runs: Vec<Arc<Run>> = Vec::new();
+    let mut runs: Vec<Arc<IdRun>> = Vec::new();
     for span in &manifest.spans {
-        match Run::open(disk, dir, *span, &hasher) {
+        match IdRun::open(disk, dir, *span, &hasher) {
             Ok(run) => runs.push(Arc::new(run)),
             Err(error @ StoreError::IdsDamaged { .. }) => {
                 tracing::error!(%error, "id index: a run is damaged, its ids and all newer ones are recorded again");

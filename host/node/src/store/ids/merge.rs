@@ -7,9 +7,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::super::StoreError;
-use super::recent::Recent;
-use super::record::{IdHasher, Record};
-use super::run::{Run, RunRecords, RunWriter};
+use super::recent::RecentIds;
+use super::record::{IdHasher, StoredId};
+use super::run::{IdRun, RunRecords, RunWriter};
 use crate::data_folder::Span;
 use crate::disk::Disk;
 
@@ -18,8 +18,8 @@ pub fn write_table(
     dir: &Path,
     number: u64,
     hasher: &IdHasher,
-    table: &Recent,
-) -> Result<Run, StoreError> {
+    table: &RecentIds,
+) -> Result<IdRun, StoreError> {
     let span = Span { number, after: table.after(), last: table.last() };
     let mut writer = RunWriter::create(disk, dir, span, hasher, table.count() as u64)?;
     for (hash, record) in table.sorted(hasher) {
@@ -34,9 +34,9 @@ pub fn merge(
     dir: &Path,
     number: u64,
     hasher: &IdHasher,
-    runs: &[Arc<Run>],
+    runs: &[Arc<IdRun>],
     is_closing: impl Fn() -> bool,
-) -> Result<Option<Run>, StoreError> {
+) -> Result<Option<IdRun>, StoreError> {
     let (oldest, newest) = runs.first().zip(runs.last()).expect("there is something to merge");
     assert!(runs.windows(2).all(|pair| pair[0].span.last == pair[1].span.after), "runs are neighbours");
     let span = Span { number, after: oldest.span.after, last: newest.span.last };
@@ -65,6 +65,6 @@ pub fn merge(
     writer.finish(dir).map(Some)
 }
 
-fn next(records: &mut RunRecords<'_>, hasher: &IdHasher) -> Result<Option<(u64, Record)>, StoreError> {
+fn next(records: &mut RunRecords<'_>, hasher: &IdHasher) -> Result<Option<(u64, StoredId)>, StoreError> {
     Ok(records.next_record()?.map(|record| (hasher.hash(&record.id), record)))
 }

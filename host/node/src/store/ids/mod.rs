@@ -28,10 +28,10 @@ use std::thread::JoinHandle;
 
 use parking_lot::{Condvar, Mutex, MutexGuard, RwLock};
 
-use self::recent::Recent;
+use self::recent::RecentIds;
 pub use self::record::IdRecord;
-use self::record::{IdHasher, Record};
-use self::run::Run;
+use self::record::{IdHasher, StoredId};
+use self::run::IdRun;
 use super::StoreError;
 use crate::data_folder::RunList;
 use crate::disk::Disk;
@@ -53,9 +53,9 @@ impl Default for IdOptions {
 
 /// Everything that is searched, in order of age.
 struct Levels {
-    runs: Vec<Arc<Run>>,
-    frozen: Vec<Arc<Recent>>,
-    recent: Recent,
+    runs: Vec<Arc<IdRun>>,
+    frozen: Vec<Arc<RecentIds>>,
+    recent: RecentIds,
     /// Everything up to this entry has been recorded.
     applied: JournalIndex,
 }
@@ -69,7 +69,7 @@ struct IdIndexCore {
     levels: RwLock<Levels>,
     /// INVARIANT: names the same runs as `levels.runs` or, for a moment, is ahead of it. Locked before `levels`.
     manifest: Mutex<RunList>,
-    progress: Mutex<Progress>,
+    progress: Mutex<IdWriterProgress>,
     /// The log is durable up to this index. No table with a later one is written.
     durable: AtomicU64,
     changed: Condvar,
@@ -78,7 +78,7 @@ struct IdIndexCore {
 
 /// The state that the two threads share with those who wait for them.
 #[derive(Default)]
-struct Progress {
+struct IdWriterProgress {
     /// Tables written since the index was opened.
     tables_written: u64,
     tables_frozen: u64,
@@ -103,7 +103,7 @@ struct CopyWanted {
 /// Is told the last entry whose ids a checkpoint has, or why there is no checkpoint.
 pub type OnIdsCopied = Box<dyn FnOnce(Result<JournalIndex, StoreError>) + Send>;
 
-impl Progress {
+impl IdWriterProgress {
     fn is_behind(&self) -> bool {
         FROZEN_MAX <= self.tables_frozen - self.tables_written
     }
@@ -133,7 +133,7 @@ impl IdIndex {
     pub fn open(disk: Arc<dyn Disk>, dir: &Path, options: IdOptions) -> Result<Self, StoreError> {
         disk.create_dir_all(dir).map_err(StoreError::io(dir, "created"))?;
         let (manifest, runs) = manifest::open(&disk, dir)?;
-        let recent = Recent::new(options.recent_max, manifest.applied);
+        let recent = RecentIds::new(options.recent_max, manifest.applied);
         let shared = Arc::new(IdIndexCore {
             disk,
             dir: dir.to_owned(),
@@ -210,7 +210,7 @@ impl IdIndex {
             return Err(StoreError::IdsGap { expected: applied.next(), found: journal });
         }
         let mut levels = self.shared.levels.write();
-        let records = ids.iter().map(|(id, fingerprint, n)| Record::new(id, fingerprint, journal, *n));
+        let records = ids.iter().map(|(id, fingerprint, n)| StoredId::new(id, fingerprint, journal, *n));
         levels.recent.extend(&self.shared.hasher, records, journal, log);
         levels.applied = journal;
         if self.shared.recent_max <= levels.recent.count() {
@@ -367,7 +367,7 @@ impl IdIndex {
             runs: levels.runs.len(),
             frozen: levels.frozen.len(),
             memory_bytes: levels.runs.iter().map(|run| run.memory_size()).sum::<usize>()
-                + tables().map(Recent::memory_size).sum::<usize>(),
+                + tables().map(RecentIds::memory_size).sum::<usize>(),
             disk_bytes: levels.runs.iter().map(|run| run.disk_size()).sum(),
         }
     }
@@ -384,7 +384,7 @@ impl IdIndex {
     }
 
     fn freeze(&self, levels: &mut Levels) {
-        let next = Recent::new(self.shared.recent_max, levels.applied);
+        let next = RecentIds::new(self.shared.recent_max, levels.applied);
         let frozen = std::mem::replace(&mut levels.recent, next);
         levels.frozen.push(Arc::new(frozen));
         self.shared.progress.lock().tables_frozen += 1;
@@ -404,11 +404,11 @@ impl Drop for IdIndex {
 }
 
 impl IdIndexCore {
-    fn allows(&self, table: &Recent) -> bool {
+    fn allows(&self, table: &RecentIds) -> bool {
         table.last_in_log().0 <= self.durable.load(Ordering::Acquire)
     }
 
-    fn check(&self, progress: &Progress) -> Result<(), StoreError> {
+    fn check(&self, progress: &IdWriterProgress) -> Result<(), StoreError> {
         match &progress.stopped {
             Some(reason) => Err(StoreError::WriterStopped { reason: reason.clone() }),
             None if progress.no_space => Err(StoreError::NoSpace { path: self.dir.clone() }),
@@ -417,7 +417,7 @@ impl IdIndexCore {
     }
 
     /// Whether waiting for a thread may help.
-    fn check_waits(&self, progress: &Progress) -> Result<(), StoreError> {
+    fn check_waits(&self, progress: &IdWriterProgress) -> Result<(), StoreError> {
         self.check(progress)?;
         match &progress.ended {
             Some(reason) => Err(StoreError::Ended { reason: reason.clone() }),
@@ -426,7 +426,7 @@ impl IdIndexCore {
     }
 
     /// Waits until a thread has advanced.
-    fn wait(&self, progress: &mut MutexGuard<'_, Progress>) -> Result<(), StoreError> {
+    fn wait(&self, progress: &mut MutexGuard<'_, IdWriterProgress>) -> Result<(), StoreError> {
         self.check_waits(progress)?;
         self.changed.wait(progress);
         Ok(())

@@ -3,16 +3,16 @@
 //! Cells of 8 bytes (32 bits of hash, 32 bits of record number + 1; 0 is free) point into the records, which stay in
 //! their original order. A table does not know files.
 
-use super::record::{IdHasher, IdRecord, Record};
+use super::record::{IdHasher, IdRecord, StoredId};
 use crate::ids::{CommandId, JournalIndex, LogIndex};
 use crate::store::prefetch::prefetch;
 
 /// The number of ids that are looked up together, see `store/hot.rs`.
 const ROUND: usize = 32;
 
-pub struct Recent {
+pub struct RecentIds {
     cells: Box<[u64]>,
-    records: Vec<Record>,
+    records: Vec<StoredId>,
     /// It holds the ids of the entries after `after`, up to and including `last`.
     after: JournalIndex,
     last: JournalIndex,
@@ -20,7 +20,7 @@ pub struct Recent {
     last_in_log: LogIndex,
 }
 
-impl Recent {
+impl RecentIds {
     pub fn new(count_expected: usize, after: JournalIndex) -> Self {
         // A quarter more than expected, because the last entry may exceed the expected number.
         let count = count_expected + count_expected / 4;
@@ -45,13 +45,13 @@ impl Recent {
     }
 
     pub fn memory_size(&self) -> usize {
-        self.cells.len() * size_of::<u64>() + self.records.capacity() * size_of::<Record>()
+        self.cells.len() * size_of::<u64>() + self.records.capacity() * size_of::<StoredId>()
     }
 
     pub fn extend(
         &mut self,
         hasher: &IdHasher,
-        records: impl Iterator<Item = Record>,
+        records: impl Iterator<Item = StoredId>,
         last: JournalIndex,
         last_in_log: LogIndex,
     ) {
@@ -86,14 +86,14 @@ impl Recent {
             }
             for ((id, hash), out) in ids.iter().zip(hashes).zip(out) {
                 if out.is_none() {
-                    *out = self.find(hash, &id.0).map(Record::to_id_record);
+                    *out = self.find(hash, &id.0).map(StoredId::to_id_record);
                 }
             }
         }
     }
 
     /// The records in order of hash, each with its hash.
-    pub fn sorted(&self, hasher: &IdHasher) -> Vec<(u64, Record)> {
+    pub fn sorted(&self, hasher: &IdHasher) -> Vec<(u64, StoredId)> {
         let mut sorted: Vec<(u64, u32)> =
             self.records.iter().zip(0..).map(|(record, at)| (hasher.hash(&record.id), at)).collect();
         sorted.sort_unstable();
@@ -104,7 +104,7 @@ impl Recent {
         hash as usize & (self.cells.len() - 1)
     }
 
-    fn find(&self, hash: u64, id: &[u8; 16]) -> Option<Record> {
+    fn find(&self, hash: u64, id: &[u8; 16]) -> Option<StoredId> {
         let mask = self.cells.len() - 1;
         let mut at = self.home(hash);
         // At least half of the cells are free, so this ends.

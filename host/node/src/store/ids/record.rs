@@ -34,13 +34,13 @@ impl IdRecord {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
-pub struct Record {
+pub struct StoredId {
     pub id: [u8; 16],
     pub fingerprint_half: [u8; 16],
     pub place: u64,
 }
 
-impl Record {
+impl StoredId {
     pub fn new(id: &CommandId, fingerprint: &Fingerprint, journal: JournalIndex, n: u32) -> Self {
         assert!(n < 1 << N_BITS, "an entry holds at most BATCH_COMMANDS_MAX commands");
         assert!(journal.0 < 1 << (u64::BITS - N_BITS), "a journal of 2^48 entries is never written");

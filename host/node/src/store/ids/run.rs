@@ -26,10 +26,10 @@ use std::sync::Arc;
 
 use super::super::StoreError;
 use super::super::meta::bytes_at;
-use super::filter::{BLOCK_SIZE, Filter};
-use super::record::{IdHasher, IdRecord, RECORD_SIZE, Record};
+use super::filter::{BLOCK_SIZE, IdFilter};
+use super::record::{IdHasher, IdRecord, RECORD_SIZE, StoredId};
 use crate::data_folder::Span;
-use crate::disk::{Disk, DiskFile, Unfinished};
+use crate::disk::{Disk, DiskFile, UnfinishedFile};
 use crate::ids::{CommandId, JournalIndex};
 
 const PAGE_SIZE: usize = 4096;
@@ -44,17 +44,17 @@ const READ_PAGES: u64 = 64;
 /// The number of ids whose filter blocks are loaded together.
 const ROUND: usize = 64;
 
-pub struct Run {
+pub struct IdRun {
     pub span: Span,
     disk: Arc<dyn Disk>,
     path: PathBuf,
     file: Arc<dyn DiskFile>,
     count: u64,
     fences: Vec<u64>,
-    filter: Filter,
+    filter: IdFilter,
 }
 
-impl Run {
+impl IdRun {
     /// Opens a run and checks everything except its pages, which are checked whenever they are read.
     ///
     /// # Errors
@@ -92,7 +92,7 @@ impl Run {
         }
         let (fences, filter) = tables.split_at(pages as usize * 8);
         let fences = fences.as_chunks::<8>().0.iter().map(|raw| u64::from_le_bytes(*raw)).collect();
-        Ok(Self { span, disk: disk.clone(), path, file, count, fences, filter: Filter::decode(filter) })
+        Ok(Self { span, disk: disk.clone(), path, file, count, fences, filter: IdFilter::decode(filter) })
     }
 
     pub fn count(&self) -> u64 {
@@ -120,7 +120,7 @@ impl Run {
         if count == self.count { Ok(()) } else { Err(self.damaged("the number of records is wrong")) }
     }
 
-    fn find(&self, hash: u64, id: &[u8; 16]) -> Result<Option<Record>, StoreError> {
+    fn find(&self, hash: u64, id: &[u8; 16]) -> Result<Option<StoredId>, StoreError> {
         // Records of one hash may start at the end of the page before the first one that begins with it.
         let first = self.fences.partition_point(|fence| *fence < hash).saturating_sub(1);
         let mut page = [0; PAGE_SIZE];
@@ -131,7 +131,7 @@ impl Run {
             self.read_pages(number as u64, &mut page)?;
             let records = self.checked_page(number as u64, &page)?;
             if let Some(raw) = records.iter().find(|raw| raw.starts_with(id)) {
-                return Ok(Some(Record::decode(raw)));
+                return Ok(Some(StoredId::decode(raw)));
             }
         }
         Ok(None)
@@ -166,7 +166,7 @@ impl Run {
 
 /// Asks the runs, newest first, for the ids that have no answer in `out` yet.
 pub fn find_batch(
-    runs: &[Arc<Run>],
+    runs: &[Arc<IdRun>],
     hasher: &IdHasher,
     ids: &[CommandId],
     out: &mut [Option<IdRecord>],
@@ -187,7 +187,7 @@ pub fn find_batch(
             }
             for ((hash, id), out) in hashes.iter().zip(ids).zip(out.iter_mut()) {
                 if out.is_none() && run.filter.may_contain(*hash) {
-                    *out = run.find(*hash, &id.0)?.map(Record::to_id_record);
+                    *out = run.find(*hash, &id.0)?.map(StoredId::to_id_record);
                 }
             }
         }
@@ -197,7 +197,7 @@ pub fn find_batch(
 
 /// All records of a run in order, with every page checked.
 pub struct RunRecords<'a> {
-    run: &'a Run,
+    run: &'a IdRun,
     buffer: Vec<u8>,
     buffer_first: u64,
     page: u64,
@@ -205,11 +205,11 @@ pub struct RunRecords<'a> {
 }
 
 impl<'a> RunRecords<'a> {
-    pub fn new(run: &'a Run) -> Self {
+    pub fn new(run: &'a IdRun) -> Self {
         Self { run, buffer: Vec::new(), buffer_first: 0, page: 0, at: 0 }
     }
 
-    pub fn next_record(&mut self) -> Result<Option<Record>, StoreError> {
+    pub fn next_record(&mut self) -> Result<Option<StoredId>, StoreError> {
         let pages = self.run.fences.len() as u64;
         while self.page < pages {
             let offset = (self.page - self.buffer_first) as usize * PAGE_SIZE;
@@ -226,7 +226,7 @@ impl<'a> RunRecords<'a> {
             let count = u32::from_le_bytes(bytes_at(page, PAGE_TRAILER + 4)) as usize;
             if self.at < count {
                 self.at += 1;
-                return Ok(Some(Record::decode(&page.as_chunks::<RECORD_SIZE>().0[self.at - 1])));
+                return Ok(Some(StoredId::decode(&page.as_chunks::<RECORD_SIZE>().0[self.at - 1])));
             }
             self.page += 1;
             self.at = 0;
@@ -240,10 +240,10 @@ pub struct RunWriter {
     span: Span,
     hasher: IdHasher,
     disk: Arc<dyn Disk>,
-    file: BufWriter<Unfinished>,
+    file: BufWriter<UnfinishedFile>,
     page: Vec<u8>,
     fences: Vec<u64>,
-    filter: Filter,
+    filter: IdFilter,
     count: u64,
     hash_before: u64,
 }
@@ -258,7 +258,7 @@ impl RunWriter {
         count_max: u64,
     ) -> Result<Self, StoreError> {
         let aside = span.path(dir).with_extension("new");
-        let file = Unfinished::create(disk.clone(), aside.clone()).map_err(StoreError::io(&aside, "created"))?;
+        let file = UnfinishedFile::create(disk.clone(), aside.clone()).map_err(StoreError::io(&aside, "created"))?;
         Ok(Self {
             disk: disk.clone(),
             span,
@@ -266,14 +266,14 @@ impl RunWriter {
             file: BufWriter::with_capacity(READ_PAGES as usize * PAGE_SIZE, file),
             page: Vec::with_capacity(PAGE_SIZE),
             fences: Vec::new(),
-            filter: Filter::for_count(count_max),
+            filter: IdFilter::for_count(count_max),
             count: 0,
             hash_before: 0,
         })
     }
 
     /// Adds a record. Hashes must not decrease.
-    pub fn push(&mut self, hash: u64, record: &Record) -> Result<(), StoreError> {
+    pub fn push(&mut self, hash: u64, record: &StoredId) -> Result<(), StoreError> {
         assert!(self.hash_before <= hash, "records come in order of hash");
         self.hash_before = hash;
         if self.page.is_empty() {
@@ -299,7 +299,7 @@ impl RunWriter {
     }
 
     /// The run is durable under its name on return.
-    pub fn finish(mut self, dir: &Path) -> Result<Run, StoreError> {
+    pub fn finish(mut self, dir: &Path) -> Result<IdRun, StoreError> {
         if !self.page.is_empty() {
             self.finish_page()?;
         }
@@ -321,7 +321,7 @@ impl RunWriter {
         fail::fail_point!("ids::before_run_rename", |_| std::process::abort());
         let file = file.name(&path).map_err(StoreError::io(&path, "renamed"))?;
         fail::fail_point!("ids::after_run_rename", |_| std::process::abort());
-        Ok(Run {
+        Ok(IdRun {
             span: self.span,
             disk: self.disk,
             path,

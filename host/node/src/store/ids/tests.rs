@@ -12,8 +12,8 @@ use expect_test::expect_file;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-use super::record::{IdHasher, Record};
-use super::run::{Run, RunWriter};
+use super::record::{IdHasher, StoredId};
+use super::run::{IdRun, RunWriter};
 use super::*;
 use crate::data_folder::Span;
 use crate::disk::RealDisk;
@@ -246,7 +246,7 @@ fn equal_hashes_over_several_pages_are_told_apart() {
     assert_eq!(hasher.hash(&id(1).0), hasher.hash(&id(2).0));
     let mut writer = RunWriter::create(&real(), dir.path(), span, &hasher, 500).expect("writable");
     for number in 0..500 {
-        let record = Record::new(&id(number), &Fingerprint::ZERO, JournalIndex(1), number as u32);
+        let record = StoredId::new(&id(number), &Fingerprint::ZERO, JournalIndex(1), number as u32);
         writer.push(hasher.hash(&record.id), &record).expect("writable");
     }
     let runs = [Arc::new(writer.finish(dir.path()).expect("writable"))];
@@ -267,7 +267,7 @@ fn the_format_of_a_run_stays() {
     let hasher = IdHasher { seed: [1, 2, 3] };
     let span = Span { number: 9, after: JournalIndex(4), last: JournalIndex(6) };
     let mut records: Vec<_> = (1..=3u8)
-        .map(|n| Record::new(&CommandId([n; 16]), &Fingerprint([n + 16; 32]), JournalIndex(5), n.into()))
+        .map(|n| StoredId::new(&CommandId([n; 16]), &Fingerprint([n + 16; 32]), JournalIndex(5), n.into()))
         .map(|record| (hasher.hash(&record.id), record))
         .collect();
     records.sort_by_key(|(hash, _)| *hash);
@@ -276,7 +276,7 @@ fn the_format_of_a_run_stays() {
     let path = writer.finish(dir.path()).expect("writable").path().to_owned();
     expect_file!["golden/run.hex"].assert_eq(&hex(&fs::read(&path).expect("it was written")));
 
-    let run = Run::open(&real(), dir.path(), span, &hasher).expect("just written");
+    let run = IdRun::open(&real(), dir.path(), span, &hasher).expect("just written");
     let mut out = [None];
     run::find_batch(&[Arc::new(run)], &hasher, &[CommandId([2; 16])], &mut out).expect("readable");
     assert_eq!(out, [Some(IdRecord { fingerprint_half: [18; 16], journal: JournalIndex(5), n: 2 })]);

@@ -15,8 +15,8 @@ use parking_lot::MutexGuard;
 use super::super::StoreError;
 use super::super::tiers::neighbours_to_merge;
 use super::manifest;
-use super::run::Run;
-use super::{CopyWanted, IdIndexCore, Progress, merge};
+use super::run::IdRun;
+use super::{CopyWanted, IdIndexCore, IdWriterProgress, merge};
 use crate::ids::JournalIndex;
 
 /// The pause between attempts while there is no room.
@@ -131,7 +131,7 @@ impl IdIndexCore {
         Ok(manifest.number_next - 1)
     }
 
-    fn show_written(&self, run: Run) -> Result<(), StoreError> {
+    fn show_written(&self, run: IdRun) -> Result<(), StoreError> {
         let mut manifest = self.manifest.lock();
         assert_eq!(manifest.applied, run.span.after, "tables are written in order");
         let mut next = manifest.clone();
@@ -145,7 +145,7 @@ impl IdIndexCore {
         Ok(())
     }
 
-    fn show_merged(&self, run: Run, replaced: &[Arc<Run>]) -> Result<(), StoreError> {
+    fn show_merged(&self, run: IdRun, replaced: &[Arc<IdRun>]) -> Result<(), StoreError> {
         let mut manifest = self.manifest.lock();
         let mut next = manifest.clone();
         let first = next.spans.iter().position(|span| *span == replaced[0].span);
@@ -162,7 +162,7 @@ impl IdIndexCore {
         Ok(())
     }
 
-    fn on_result(&self, result: Result<(), StoreError>, on_ok: impl FnOnce(&mut Progress)) {
+    fn on_result(&self, result: Result<(), StoreError>, on_ok: impl FnOnce(&mut IdWriterProgress)) {
         match result {
             Ok(()) => {
                 let mut progress = self.progress.lock();

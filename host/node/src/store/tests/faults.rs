@@ -13,7 +13,7 @@ const LAST: u64 = 16;
 
 /// The promises of the store so far.
 #[derive(Default)]
-struct Promised {
+struct StorePromises {
     written: u64,
     /// States that were requested to be kept. `kept` has those that are.
     wanted: BTreeSet<u64>,
@@ -56,7 +56,7 @@ fn patiently<T>(mut work: impl FnMut() -> Result<T, StoreError>) -> Result<T, St
 }
 
 /// Reads, applies, writes, keeps, copies and replaces, as far as the disk allows.
-fn work(dir: &Path, faults: &StoreFaults, promised: &mut Promised) -> Result<(), StoreError> {
+fn work(dir: &Path, faults: &StoreFaults, promised: &mut StorePromises) -> Result<(), StoreError> {
     let store = patiently(|| open_with(dir, faults))?;
     for index in 1..=LAST {
         let (writes, rows) = (writes(index), rows_at(index - 1));
@@ -112,7 +112,7 @@ fn work(dir: &Path, faults: &StoreFaults, promised: &mut Promised) -> Result<(),
     store.close()
 }
 
-fn check_kept(dir: &Path, promised: &Promised, what: &str) {
+fn check_kept(dir: &Path, promised: &StorePromises, what: &str) {
     let store = open_with(dir, &StoreFaults::default()).unwrap_or_else(|error| panic!("{what}: {}", error.reason()));
     let found = store.meta_written().map_or(0, |meta| meta.applied.index.0);
     assert!(promised.written <= found, "{what}: {found} of {}", promised.written);
@@ -136,7 +136,7 @@ fn check_kept(dir: &Path, promised: &Promised, what: &str) {
 /// The calls of one complete run of the work. The number of reads depends on when the writer writes.
 fn calls() -> u64 {
     let (dir, faults) = (tempfile::tempdir().expect("a temporary folder"), StoreFaults::armed());
-    let mut promised = Promised::default();
+    let mut promised = StorePromises::default();
     work(dir.path(), &faults, &mut promised).expect("nothing fails");
     check_kept(dir.path(), &promised, "nothing failed");
     faults.calls()
@@ -149,7 +149,7 @@ fn a_call_that_fails_is_reported_and_loses_nothing_that_was_written() {
     for failing in (0..calls).filter(|call| *call < 300 || call % 7 == 0) {
         let (dir, faults) = (tempfile::tempdir().expect("a temporary folder"), StoreFaults::armed());
         faults.fail_after(failing, ErrorKind::Other);
-        let mut promised = Promised::default();
+        let mut promised = StorePromises::default();
         if let Err(error) = work(dir.path(), &faults, &mut promised) {
             assert!(!error.reason().contains("panicked"), "call {failing}: {}", error.reason());
             reported += 1;
@@ -167,7 +167,7 @@ fn a_call_that_finds_no_space_is_made_again() {
     for failing in (0..calls).step_by(5) {
         let (dir, faults) = (tempfile::tempdir().expect("a temporary folder"), StoreFaults::armed());
         faults.fail_after(failing, ErrorKind::StorageFull);
-        let mut promised = Promised::default();
+        let mut promised = StorePromises::default();
         work(dir.path(), &faults, &mut promised).unwrap_or_else(|error| panic!("call {failing}: {}", error.reason()));
         assert_eq!(promised.written, LAST);
         assert_eq!(*promised.kept.lock(), promised.wanted, "call {failing}");

@@ -10,7 +10,7 @@
 use tokio::time::Instant;
 
 use super::{Archivist, Hindrance, PATIENCE};
-use crate::archive::{Go, Upload};
+use crate::archive::{Upload, UploadRun};
 use crate::ids::{JournalIndex, ModuleId, NodeId};
 use crate::machine::entry::{Entry, EntryKind};
 use crate::machine::journal::Journal;
@@ -79,7 +79,7 @@ impl Archivist {
     /// Uploads what this node has after `stand`, up to `end`.
     async fn push_own(
         &mut self,
-        go: &mut Go<'_>,
+        go: &mut UploadRun<'_>,
         stand: &mut Stand,
         end: JournalIndex,
         partition: &Partition,
@@ -101,7 +101,7 @@ impl Archivist {
     /// others, each of which may have some of it.
     async fn push_missing(
         &mut self,
-        go: &mut Go<'_>,
+        go: &mut UploadRun<'_>,
         stand: &mut Stand,
         last: JournalIndex,
         group: &GroupName,
@@ -146,7 +146,7 @@ impl Archivist {
         others.into_iter().filter(|node| answering.contains(node)).collect()
     }
 
-    async fn push(&mut self, go: &mut Go<'_>, stand: &mut Stand, entry: &Entry) -> Result<(), Hindrance> {
+    async fn push(&mut self, go: &mut UploadRun<'_>, stand: &mut Stand, entry: &Entry) -> Result<(), Hindrance> {
         self.keep_modules(entry).await?;
         go.push(entry).await?;
         *stand = (entry.header().index, entry.head_after());

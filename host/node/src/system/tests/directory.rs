@@ -39,7 +39,8 @@ async fn all_who_ask_at_once_see_what_they_have_caused_also_after_a_panic() {
     join_all((0..ASKERS).map(|number| causes_and_sees(&node, number))).await;
 
     node.context.directory_requests.plant_panic().await;
-    let is_said = || node.router().not_ready().iter().any(|reason| reason.contains("`directory` panicked"));
+    let reasons = || node.router().is_ready().err().unwrap_or_default();
+    let is_said = || reasons().iter().any(|reason| reason.contains("`directory` panicked"));
     eventually("the node says that its task has failed", || is_said().then_some(())).await;
     // These requests wait in the queue until the owner is started again.
     join_all((ASKERS..2 * ASKERS).map(|number| causes_and_sees(&node, number))).await;

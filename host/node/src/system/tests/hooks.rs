@@ -12,7 +12,7 @@ use crate::records::rejection::RejectionCode;
 use crate::router::answer::Caller;
 use crate::system::ClusterError;
 use crate::system::submit::Wanting;
-use crate::system::webhook_row::{At, LaneRow};
+use crate::system::webhook_row::{LaneRow, RowPosition};
 use crate::system::webhooks::{WebhookSettings, WebhookStep};
 
 const SECRET: [u8; 32] = [7; 32];
@@ -23,8 +23,8 @@ fn wanting() -> Wanting {
     Wanting { caller, request_id: "r-1".into(), deadline: soon() }
 }
 
-fn at(partition: u32, index: u64) -> At {
-    At { partition, index, n: 0, head8: [1, 2, 3, 4] }
+fn at(partition: u32, index: u64) -> RowPosition {
+    RowPosition { partition, index, n: 0, head8: [1, 2, 3, 4] }
 }
 
 fn settings() -> WebhookSettings {

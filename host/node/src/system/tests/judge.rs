@@ -23,7 +23,7 @@ use crate::machine::journal::Journal;
 use crate::partition::Partition;
 use crate::router::Router;
 use crate::router::answer::Consistency;
-use crate::sequencer::submission::Recorded;
+use crate::sequencer::submission::RecordedEntry;
 
 const ACCOUNTS: usize = 6;
 const OPENING: i128 = 10_000;
@@ -147,7 +147,7 @@ fn recorded(replicas: &[Arc<Partition>]) -> BTreeMap<CommandId, Vec<Told>> {
     found
 }
 
-fn outcome(replica: &Partition, recorded: &Recorded, at: usize) -> (CommandId, Told) {
+fn outcome(replica: &Partition, recorded: &RecordedEntry, at: usize) -> (CommandId, Told) {
     let batch = recorded.entry.batch().expect("it has commands");
     let position: Position = recorded.position(replica.id(), u32::try_from(at).expect("a batch is small"));
     let told = match batch.outcome.group(at) {

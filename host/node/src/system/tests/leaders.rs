@@ -14,7 +14,7 @@ use crate::machine::slots::partition_of;
 use crate::partition::journal_lookup;
 use crate::peer::GroupName;
 use crate::router::answer::{
-    Answer, Caller, CommandRequest, Consistency, Obstacle, QueryError, Unavailable, UnavailableReason,
+    Answer, Caller, CommandRequest, Consistency, Obstacle, QueryError, Unavailability, UnavailableReason,
 };
 use crate::system::in_transit;
 use crate::system::retention::oldest_in_flight;
@@ -177,7 +177,7 @@ async fn any_node_answers_before_and_after_the_leader_is_cut_off_and_a_minority_
     attempts.push(refused);
     let leads = cluster.leads(deposed, &[1]);
     let read = cluster.balance_at(deposed).await;
-    let Err(QueryError::Unavailable(Unavailable { reason, .. })) = read else { panic!("{read:?}") };
+    let Err(QueryError::Unavailable(Unavailability { reason, .. })) = read else { panic!("{read:?}") };
     cluster.check_cut_off(deposed, &[1], &leads, reason);
 
     cluster.network.heal();

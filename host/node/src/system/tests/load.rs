@@ -20,7 +20,7 @@ use super::{Cluster, Doors, MACHINE, PATIENCE};
 use crate::ids::{CommandId, NodeId, Position};
 use crate::router::Router;
 use crate::router::answer::{
-    Answer, Caller, CommandRequest, Consistency, QueryError, QueryRequest, Unavailable, UnavailableReason,
+    Answer, Caller, CommandRequest, Consistency, QueryError, QueryRequest, Unavailability, UnavailableReason,
 };
 
 pub const CURRENCY: &str = "USD";
@@ -163,7 +163,7 @@ async fn ask_within(door: &Router, accounts: &[String], attempt: &Attempt, is_tc
 /// An account's balance in minor units.
 pub async fn balance(router: &Router, account: &str, consistency: Consistency) -> Result<i128, QueryError> {
     let Some(machine) = router.find_machine(MACHINE) else {
-        let unavailable = Unavailable { reason: UnavailableReason::Halted, retry_after: Duration::ZERO };
+        let unavailable = Unavailability { reason: UnavailableReason::Halted, retry_after: Duration::ZERO };
         return Err(QueryError::Unavailable(unavailable));
     };
     let describe = machine.describe();

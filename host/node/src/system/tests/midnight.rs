@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use super::*;
 use crate::disk::RealDisk;
 use crate::ids::JournalIndex;
-use crate::snapshot::canonical::{Days, Listed, SnapshotFile};
+use crate::snapshot::canonical::{Days, ListedFile, SnapshotFile};
 
 const MINUTE: Duration = Duration::from_secs(60);
 pub(super) const HOUR: Duration = Duration::from_secs(3600);
@@ -57,20 +57,21 @@ impl Cluster {
     /// Waits until all nodes list the same snapshots of each partition, with each day once and none left out. Returns
     /// the number of days.
     pub(super) async fn check_days(&self, offset: Duration) -> i64 {
-        let is_up_to_date = |of_partition: &Vec<Listed>| {
+        let is_up_to_date = |of_partition: &Vec<ListedFile>| {
             let newest = of_partition.last().and_then(|newest| newest.facts.days);
             newest.is_some_and(|days| Days::between(Micros(0), moment(offset)).is_some_and(|all| all.last == days.last))
         };
-        let found: BTreeMap<NodeId, Vec<Vec<Listed>>> = eventually("all nodes have made the same snapshots", || {
-            let listed = |node| {
-                let of_all = self.all_replicas(node).into_iter().map(|replica| replica.canonical_snapshots());
-                (node, of_all.collect())
-            };
-            let found: BTreeMap<NodeId, Vec<Vec<Listed>>> = self.running().into_iter().map(listed).collect();
-            let first = found.values().next().filter(|first| first.iter().all(is_up_to_date))?;
-            found.values().all(|of_node| of_node == first).then_some(found)
-        })
-        .await;
+        let found: BTreeMap<NodeId, Vec<Vec<ListedFile>>> =
+            eventually("all nodes have made the same snapshots", || {
+                let listed = |node| {
+                    let of_all = self.all_replicas(node).into_iter().map(|replica| replica.canonical_snapshots());
+                    (node, of_all.collect())
+                };
+                let found: BTreeMap<NodeId, Vec<Vec<ListedFile>>> = self.running().into_iter().map(listed).collect();
+                let first = found.values().next().filter(|first| first.iter().all(is_up_to_date))?;
+                found.values().all(|of_node| of_node == first).then_some(found)
+            })
+            .await;
         let mut days_max = 0;
         for of_partition in &found[&self.running()[0]] {
             let days: Vec<Days> = of_partition.iter().filter_map(|listed| listed.facts.days).collect();

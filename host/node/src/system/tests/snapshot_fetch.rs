@@ -12,13 +12,13 @@ use crate::disk::RealDisk;
 use crate::ids::{Head, JournalIndex};
 use crate::partition::{HeadProof, PartitionError};
 use crate::peer::{Call, GroupName, Topic};
-use crate::snapshot::canonical::{Listed, SnapshotWriter};
+use crate::snapshot::canonical::{ListedFile, SnapshotWriter};
 use crate::system::snapshot_fetch::{MidnightError, Tended, take, tend};
 
 /// Names and bytes of midnights, by partition.
 type Files = BTreeMap<GroupName, BTreeMap<String, Vec<u8>>>;
 
-fn midnights(partition: &Partition) -> Vec<Listed> {
+fn midnights(partition: &Partition) -> Vec<ListedFile> {
     partition.canonical_snapshots().into_iter().filter(|listed| listed.facts.days.is_some()).collect()
 }
 
@@ -30,8 +30,9 @@ impl Cluster {
     /// Returns `None` while one of the files is being deleted.
     fn midnight_files(&self, node: NodeId) -> Option<Files> {
         let files = |(group, partition): (GroupName, Arc<Partition>)| {
-            let read =
-                |listed: Listed| Some((listed.name.clone(), std::fs::read(partition.canonical_file(&listed)).ok()?));
+            let read = |listed: ListedFile| {
+                Some((listed.name.clone(), std::fs::read(partition.canonical_file(&listed)).ok()?))
+            };
             Some((group, midnights(&partition).into_iter().map(read).collect::<Option<_>>()?))
         };
         self.node(node).context.replicas().into_iter().map(files).collect()
@@ -95,7 +96,7 @@ impl Cluster {
     }
 
     /// Deletes the newest midnight of the wallet's first partition on a node, and says which one it was.
-    fn without_newest(&self, node: NodeId) -> (Arc<Partition>, Listed) {
+    fn without_newest(&self, node: NodeId) -> (Arc<Partition>, ListedFile) {
         let partition = self.replica(node);
         let listed = midnights(&partition).pop().expect("there is one");
         partition.delete_canonical(&listed).expect("the folder is ours");

@@ -7,9 +7,9 @@
 use super::midnight::{DAY, HOUR, midnight};
 use super::*;
 use crate::partition::HeadProof;
-use crate::snapshot::canonical::Listed;
+use crate::snapshot::canonical::ListedFile;
 
-fn midnights(partition: &Partition) -> Vec<Listed> {
+fn midnights(partition: &Partition) -> Vec<ListedFile> {
     partition.canonical_snapshots().into_iter().filter(|listed| listed.facts.days.is_some()).collect()
 }
 

@@ -4,16 +4,16 @@
 
 use super::*;
 use crate::ids::{Head, JournalIndex, LogIndex, Micros};
-use crate::views::cursor::Cursor;
+use crate::views::cursor::ViewCursor;
 
 #[test]
 fn a_cursor_is_read_as_it_was_written() {
     let (log_next, index) = (LogIndex(9), JournalIndex(7));
-    let cursor = Cursor { log_next, index, time: Micros(-5), head: Head([3; 32]), commands: 11 };
+    let cursor = ViewCursor { log_next, index, time: Micros(-5), head: Head([3; 32]), commands: 11 };
     let bytes = cursor.encode();
-    assert_eq!(Cursor::decode(PartitionId(1), &bytes).expect("as it was written"), cursor);
+    assert_eq!(ViewCursor::decode(PartitionId(1), &bytes).expect("as it was written"), cursor);
     for bad in [&bytes[1..], &bytes[..60], &[&[2], &bytes[1..]].concat()] {
-        let error = Cursor::decode(PartitionId(4), bad).expect_err("malformed");
+        let error = ViewCursor::decode(PartitionId(4), bad).expect_err("malformed");
         assert_eq!(error.to_string(), "the cursor of partition 4 is malformed");
     }
 }
@@ -93,7 +93,7 @@ async fn rows_of_another_history_are_recognised() {
     let build = stage.build(&folder);
     stage.follow(&build);
     let partition = stage.partitions()[0].clone();
-    let other = Cursor { head: Head([7; 32]), ..build.cursor(partition.id()).expect("it was followed") };
+    let other = ViewCursor { head: Head([7; 32]), ..build.cursor(partition.id()).expect("it was followed") };
     let key = [&[0][..], &partition.id().0.to_be_bytes()].concat();
     build.store.write([(key, Some(other.encode()))]).expect("it can be written");
     drop(build);

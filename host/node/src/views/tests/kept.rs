@@ -29,8 +29,8 @@ impl Stage {
     }
 
     /// A source that finds no partitions, so that a view stays where it is.
-    fn nowhere(&self) -> Source {
-        Source { find: Arc::new(|_| None), ..self.source() }
+    fn nowhere(&self) -> ViewSource {
+        ViewSource { find: Arc::new(|_| None), ..self.source() }
     }
 }
 

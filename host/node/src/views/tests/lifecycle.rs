@@ -48,7 +48,7 @@ async fn a_view_that_is_behind_says_so_and_goes_on_after_a_restart() {
 
     // The view does not move while no partition can be found.
     let views = stage.views();
-    let nowhere = Source { find: Arc::new(|_| None), ..stage.source() };
+    let nowhere = ViewSource { find: Arc::new(|_| None), ..stage.source() };
     views.keep(&nowhere, &names(), vec![wanted(&logic, 1)]);
     serves(&views, "1", 1).await;
     assert_eq!(count(&stage, &views, &account, Freshness::Any).await, Ok(before), "it answers what it has");

@@ -27,7 +27,7 @@ use tokio::runtime::Handle;
 use tokio::time::Instant;
 
 use super::build::Build;
-use super::{Freshness, Source, ViewError, ViewQuery, ViewStatus, Views, ViewsContext, WantedView};
+use super::{Freshness, ViewError, ViewQuery, ViewSource, ViewStatus, Views, ViewsContext, WantedView};
 use crate::clock::SystemClock;
 use crate::disk::RealDisk;
 use crate::features;
@@ -298,10 +298,10 @@ impl Stage {
         }
     }
 
-    fn source(&self) -> Source {
+    fn source(&self) -> ViewSource {
         let machine = self.machine.clone();
         let find = move |id| machine.find_partition(id);
-        Source { machine: "wallet".to_owned(), partition_count: PARTITIONS, find: Arc::new(find) }
+        ViewSource { machine: "wallet".to_owned(), partition_count: PARTITIONS, find: Arc::new(find) }
     }
 
     fn views_folder(&self) -> PathBuf {

@@ -8,7 +8,7 @@ use crate::archive::Archive;
 use crate::ids::{Head, JournalIndex};
 use crate::partition::tail::Gap;
 use crate::views::build::not_here;
-use crate::views::cursor::Cursor;
+use crate::views::cursor::ViewCursor;
 
 impl Stage {
     fn archive_folder(&self, partition: PartitionId) -> PathBuf {
@@ -172,7 +172,7 @@ async fn an_archive_of_another_history_spoils_what_was_made() {
     let build = stage.build(&folder);
     let partition = stage.partitions()[0].clone();
     stage.follow(&build);
-    let other = Cursor { head: Head([7; 32]), ..build.cursor(partition.id()).expect("it was followed") };
+    let other = ViewCursor { head: Head([7; 32]), ..build.cursor(partition.id()).expect("it was followed") };
     stage.transfer(10).await;
     stage.until_archived().await;
     stage.release().await;

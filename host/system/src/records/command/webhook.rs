@@ -8,7 +8,7 @@ use statehouse_guest::Refusal;
 use crate::ids::Position;
 use crate::records::command::member::{BodyMember, refusal};
 use crate::records::command::webhook_body::{ChangeWebhook, CreateWebhook, DeadNote, LaneNote, NoteWebhook};
-use crate::records::webhook_row::{At, Failing, LaneRow};
+use crate::records::webhook_row::{FailingDelivery, LaneRow, RowPosition};
 
 /// A webhook as it is created.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -73,7 +73,7 @@ pub enum DeliveryNote {
     Dead {
         first: Position,
         last: Position,
-        failing: Failing,
+        failing: FailingDelivery,
         problem: String,
     },
     /// The receiver wants no more.
@@ -169,7 +169,7 @@ impl BodyMember<NoteWebhook> for WebhookReport {
             ("", Some(DeadNote { first, last, since, attempts, problem })) => DeliveryNote::Dead {
                 first: BodyMember::read(first)?,
                 last: BodyMember::read(last)?,
-                failing: Failing { since: *since, attempts: *attempts },
+                failing: FailingDelivery { since: *since, attempts: *attempts },
                 problem: problem.clone(),
             },
             ("", None) => DeliveryNote::Progress {
@@ -198,7 +198,7 @@ impl BodyMember<NoteWebhook> for WebhookReport {
                 body.problem = problem.clone().unwrap_or_default();
             }
             DeliveryNote::Dead { first, last, failing, problem } => {
-                let Failing { since, attempts } = *failing;
+                let FailingDelivery { since, attempts } = *failing;
                 let (first, last, problem) = (first.write(), last.write(), problem.clone());
                 body.dead = Some(DeadNote { first, last, since, attempts, problem });
             }
@@ -212,8 +212,8 @@ impl BodyMember<NoteWebhook> for WebhookReport {
 impl BodyMember<LaneNote> for LaneRow {
     fn read(body: &LaneNote) -> Result<Self, Refusal> {
         let LaneNote { position, since, attempts } = body;
-        let failing = (*since != 0).then_some(Failing { since: *since, attempts: *attempts });
-        Position::read(position).map(|position| Self { at: At::of(position), failing })
+        let failing = (*since != 0).then_some(FailingDelivery { since: *since, attempts: *attempts });
+        Position::read(position).map(|position| Self { at: RowPosition::of(position), failing })
     }
 
     fn write(&self) -> LaneNote {

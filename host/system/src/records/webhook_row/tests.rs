@@ -6,8 +6,8 @@ use super::*;
 
 const TIME: Micros = Micros(7);
 
-fn at(partition: u32, index: u64, n: u32) -> At {
-    At { partition, index, n, head8: [1, 2, 3, 4] }
+fn at(partition: u32, index: u64, n: u32) -> RowPosition {
+    RowPosition { partition, index, n, head8: [1, 2, 3, 4] }
 }
 
 fn lane(index: u64, n: u32) -> LaneRow {
@@ -26,7 +26,7 @@ fn create() -> WebhookWish {
 }
 
 fn dead(index: u64) -> WebhookWish {
-    let failing = Failing { since: 3, attempts: 9 };
+    let failing = FailingDelivery { since: 3, attempts: 9 };
     WebhookWish::Dead { epoch: 1, first: at(0, index, 0), last: at(0, index, 1), failing, problem: "500".to_owned() }
 }
 
@@ -92,7 +92,7 @@ fn there_are_not_too_many() {
 #[test]
 fn progress_goes_forward_only_and_not_behind_a_replay() {
     let mut book = Book::created();
-    let failing = Some(Failing { since: 5, attempts: 2 });
+    let failing = Some(FailingDelivery { since: 5, attempts: 2 });
     assert_eq!(book.step(&progress(1, vec![LaneRow { at: at(0, 4, 1), failing }])), Ok(true));
     assert_eq!(book.row().lanes[0], LaneRow { at: at(0, 4, 1), failing });
     assert_eq!(book.step(&progress(1, vec![lane(4, 0), LaneRow { at: at(1, 9, 0), failing: None }])), Ok(true));
@@ -149,7 +149,7 @@ fn two_secrets_sign_while_one_takes_the_others_place() {
 #[test]
 fn a_receiver_that_is_gone_is_left_alone_until_somebody_resumes() {
     let mut book = Book::created();
-    let failing = Some(Failing { since: 5, attempts: 2 });
+    let failing = Some(FailingDelivery { since: 5, attempts: 2 });
     assert_eq!(book.step(&progress(1, vec![LaneRow { at: at(0, 4, 1), failing }])), Ok(true));
     assert_eq!(book.step(&WebhookWish::Halt { epoch: 1, is_full: false }), Ok(true));
     assert_eq!(book.row().paused.as_deref(), Some(GONE));

@@ -10,12 +10,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::audit::replay::tally::{Place, Slots, slot_of};
+use crate::audit::replay::tally::{HistoryPlace, Slots, slot_of};
 use crate::ids::{CommandId, Micros, PartitionId};
 use crate::saga::claim::ID_REUSED;
-use crate::saga::participant::{Known, OnCancel, on_cancel};
+use crate::saga::participant::{CallKnowledge, OnCancel, on_cancel};
 use crate::saga::status::EventRecord;
-use crate::saga::{Advance, Call, CallKey, Derivation, Moment, Order, Outcome, Saga, SagaPlan};
+use crate::saga::{Advance, Call, CallKey, Derivation, Order, Outcome, PhaseMoment, Saga, SagaPlan};
 
 /// The wait before a refused call is made again; it doubles with every refusal.
 const AGAIN: i64 = 250_000;
@@ -23,7 +23,7 @@ const AGAIN_MAX: i64 = 10_000_000;
 /// How many refusals leave a call in flight that must eventually succeed: nothing can change any more.
 const ATTEMPTS_MAX: u32 = 64;
 /// The place of what the record does not have yet but may have had later.
-const AT_END: Place = (Micros(i64::MAX), u32::MAX, u64::MAX);
+const AT_END: HistoryPlace = (Micros(i64::MAX), u32::MAX, u64::MAX);
 
 /// The partition of its home, and its id: two commands under one id may be in flight at two homes.
 pub type FlightId = (PartitionId, CommandId);
@@ -33,7 +33,7 @@ struct Flight {
     saga: Saga,
     sent: BTreeSet<CallKey>,
     /// Calls with an outcome, and whether the coordinator has heard the outcome.
-    done: BTreeMap<CallKey, (Outcome, Moment, bool)>,
+    done: BTreeMap<CallKey, (Outcome, PhaseMoment, bool)>,
 }
 
 /// All commands in flight.
@@ -41,12 +41,12 @@ pub struct Flights {
     flights: BTreeMap<FlightId, Flight>,
     slots: Slots,
     /// Calls that the record does not have, by time and partition.
-    agenda: BTreeMap<(Place, u64), (FlightId, CallKey)>,
+    agenda: BTreeMap<(HistoryPlace, u64), (FlightId, CallKey)>,
     counter: u64,
 }
 
 /// What a participant must do.
-pub enum Due {
+pub enum ParticipantTask {
     /// Carry out this branch, or undo it.
     Steps { block: Vec<u8>, is_undo: bool },
     /// There is nothing to undo, and never will be.
@@ -76,40 +76,44 @@ impl Flights {
         plan: SagaPlan,
         derivation: Derivation,
         events: Vec<EventRecord>,
-        now: Place,
+        now: HistoryPlace,
     ) {
         let id = (plan.branches[0].partition(), command.id());
-        if let Advance::GoesOn(saga) = Saga::start(command, plan, derivation, events, &Moment::at_home(now.0, now.2)) {
+        if let Advance::GoesOn(saga) =
+            Saga::start(command, plan, derivation, events, &PhaseMoment::at_home(now.0, now.2))
+        {
             self.flights.insert(id, Flight { saga: *saga, sent: BTreeSet::new(), done: BTreeMap::new() });
             self.send(id, now);
         }
     }
 
     /// What is due for a call now; `None` if it was never made, or was carried out already.
-    pub fn find_due(&self, command: FlightId, key: CallKey) -> Option<Due> {
+    pub fn find_due(&self, command: FlightId, key: CallKey) -> Option<ParticipantTask> {
         let flight = self.flights.get(&command)?;
         if !flight.sent.contains(&key) || flight.done.contains_key(&key) {
             return None;
         }
         if key.call == Call::Claim {
-            return Some(Due::Claim);
+            return Some(ParticipantTask::Claim);
         }
         let saga = &flight.saga;
         let is_undo = key.call == Call::Undo;
         if saga.is_cancel(key) && key.branch != 0 {
             let known = match flight.done.get(&key.first_do()) {
-                Some((Outcome::Done { .. }, ..)) => Known::Done,
-                Some(_) => Known::Refused,
-                None => Known::Nothing,
+                Some((Outcome::Done { .. }, ..)) => CallKnowledge::Done,
+                Some(_) => CallKnowledge::Refused,
+                None => CallKnowledge::Nothing,
             };
             match on_cancel(known) {
                 OnCancel::Undo => {}
-                OnCancel::NothingDone | OnCancel::Forbid | OnCancel::AskAgain => return Some(Due::NothingDone),
+                OnCancel::NothingDone | OnCancel::Forbid | OnCancel::AskAgain => {
+                    return Some(ParticipantTask::NothingDone);
+                }
             }
         }
         let home = &saga.plan.branches[0].steps[0].entity;
         let block = saga.branch(key).to_plan(saga.form(key), home, &saga.command.body);
-        Some(Due::Steps { block, is_undo })
+        Some(ParticipantTask::Steps { block, is_undo })
     }
 
     /// The row of a command in flight.
@@ -118,13 +122,13 @@ impl Flights {
     }
 
     /// A call has an outcome. The coordinator hears of it where the record says so, otherwise at once.
-    pub fn on_outcome(&mut self, command: FlightId, key: CallKey, outcome: Outcome, now: Place) {
+    pub fn on_outcome(&mut self, command: FlightId, key: CallKey, outcome: Outcome, now: HistoryPlace) {
         let Some(flight) = self.flights.get_mut(&command) else { return };
         if matches!(outcome, Outcome::NothingDone) {
             // A call that was cancelled before it arrived never arrives.
             flight.sent.remove(&key.first_do());
         }
-        let at = Moment::at_participant(now.0, String::new());
+        let at = PhaseMoment::at_participant(now.0, String::new());
         flight.done.insert(key, (outcome, at, false));
         if self.slots.heard.get(&slot_of(command.0, command.1, key)).is_none_or(|heard| *heard <= now) {
             self.on_heard(command, key, now);
@@ -132,13 +136,13 @@ impl Flights {
     }
 
     /// The coordinator hears of a call, if it has an outcome.
-    pub fn on_heard(&mut self, command: FlightId, key: CallKey, now: Place) {
+    pub fn on_heard(&mut self, command: FlightId, key: CallKey, now: HistoryPlace) {
         let Some(flight) = self.flights.get_mut(&command) else { return };
         let Some((outcome, recorded, is_heard)) = flight.done.get_mut(&key) else { return };
         if std::mem::replace(is_heard, true) {
             return;
         }
-        let advanced = flight.saga.clone().advance(key, outcome, recorded, &Moment::at_home(now.0, now.2));
+        let advanced = flight.saga.clone().advance(key, outcome, recorded, &PhaseMoment::at_home(now.0, now.2));
         match advanced {
             Ok(Advance::GoesOn(saga)) => {
                 flight.saga = *saga;
@@ -152,10 +156,10 @@ impl Flights {
 
     /// An operator's order takes effect if the simulated command allows it as well. A command that took another course
     /// needs no order, or must do without it.
-    pub fn on_order(&mut self, home: PartitionId, order: &Order, now: Place) {
+    pub fn on_order(&mut self, home: PartitionId, order: &Order, now: HistoryPlace) {
         let id = (home, order.command());
         let Some(flight) = self.flights.get_mut(&id) else { return };
-        match flight.saga.clone().order(order, &Moment::at_home(now.0, now.2)) {
+        match flight.saga.clone().order(order, &PhaseMoment::at_home(now.0, now.2)) {
             Ok(Advance::GoesOn(saga)) => {
                 flight.saga = *saga;
                 self.send(id, now);
@@ -166,7 +170,7 @@ impl Flights {
     }
 
     /// Makes the calls that have become due.
-    fn send(&mut self, command: FlightId, now: Place) {
+    fn send(&mut self, command: FlightId, now: HistoryPlace) {
         let Some(flight) = self.flights.get_mut(&command) else { return };
         for key in flight.saga.due() {
             if ATTEMPTS_MAX < key.attempt || !flight.sent.insert(key) {
@@ -181,7 +185,7 @@ impl Flights {
             if let Some(rejection) = self.slots.reused.get(&slot).filter(|_| !self.slots.calls.contains_key(&slot)) {
                 // No participant has recorded the refusal, so it is heard where the coordinator heard it.
                 let outcome = Outcome::Refused { rejection: rejection.clone().into(), code: ID_REUSED.to_owned() };
-                flight.done.insert(key, (outcome, Moment::at_participant(now.0, String::new()), false));
+                flight.done.insert(key, (outcome, PhaseMoment::at_participant(now.0, String::new()), false));
                 continue;
             }
             let pause = if key.attempt == 0 { 1 } else { (AGAIN << (key.attempt - 1).min(6)).min(AGAIN_MAX) };
@@ -198,7 +202,7 @@ impl Flights {
     }
 
     /// The next call that the record does not have, up to a time.
-    pub fn next_call(&mut self, until: Micros) -> Option<(Place, FlightId, CallKey)> {
+    pub fn next_call(&mut self, until: Micros) -> Option<(HistoryPlace, FlightId, CallKey)> {
         let entry = self.agenda.first_entry()?;
         let ((place, _), (command, key)) = (*entry.key(), *entry.get());
         if until < place.0 {

@@ -20,19 +20,19 @@ use crate::audit::replay::class::Class;
 use crate::audit::replay::cumulative::flights::Flights;
 use crate::audit::replay::cumulative::schedule::Schedule;
 use crate::audit::replay::error::ReplayFault;
-use crate::audit::replay::history::{History, Journaled};
+use crate::audit::replay::history::{History, PartitionJournal};
 use crate::audit::replay::request::Request;
-use crate::audit::replay::resume::Kept;
-use crate::audit::replay::state::State;
-use crate::audit::replay::tally::{Place, Tally};
+use crate::audit::replay::resume::ResumableReplay;
+use crate::audit::replay::state::PartitionRows;
+use crate::audit::replay::tally::{HistoryPlace, Tally};
 use crate::ids::{Micros, ModuleId};
 use crate::machine::entry::{Entry, EntryKind};
 use crate::machine::logic::Logic;
 
 /// The result of the simulation.
-pub struct Simulated {
+pub struct SimulationOutcome {
     pub tally: Tally,
-    pub states: Vec<State>,
+    pub states: Vec<PartitionRows>,
 }
 
 /// All partitions under a cumulative replay.
@@ -41,13 +41,13 @@ pub(super) struct Simulation<'a> {
     request: &'a Request,
     candidate: Arc<dyn Logic>,
     recorder: Option<Arc<dyn Logic>>,
-    states: Vec<State>,
+    states: Vec<PartitionRows>,
     flights: Flights,
     tally: Tally,
     /// The tally of the isolated walk: what differs without an earlier difference.
     isolated: Tally,
     /// The entry or call that is being carried out.
-    now: Place,
+    now: HistoryPlace,
     /// The first group of its batch whose consequences are not in `states` yet.
     run_start: usize,
 }
@@ -56,15 +56,15 @@ pub(super) struct Simulation<'a> {
 pub(super) fn simulate(
     history: &dyn History,
     request: &Request,
-    opened: &[&dyn Journaled],
+    journals: &[&dyn PartitionJournal],
     isolated: Tally,
     meter: &Meter<'_>,
-    kept: &Kept<'_>,
-) -> Result<Simulated, ReplayFault> {
-    let mut simulation = Simulation::new(history, request, opened.len(), isolated);
-    let mut schedule = Schedule::new(history.machine(), opened)?;
+    resumable: &ResumableReplay<'_>,
+) -> Result<SimulationOutcome, ReplayFault> {
+    let mut simulation = Simulation::new(history, request, journals.len(), isolated);
+    let mut schedule = Schedule::new(history.machine(), journals)?;
     while let Some((partition, head, entry)) = schedule.next_effective()? {
-        kept.check_stopped()?;
+        resumable.check_stopped()?;
         let time = entry.header().time;
         if request.to.is_some_and(|to| to < time) {
             break;
@@ -82,7 +82,7 @@ pub(super) fn simulate(
 impl<'a> Simulation<'a> {
     fn new(history: &'a dyn History, request: &'a Request, partitions: usize, mut isolated: Tally) -> Self {
         let flights = Flights::new(std::mem::take(&mut isolated.slots));
-        let states = (0..partitions).map(|_| State::default()).collect();
+        let states = (0..partitions).map(|_| PartitionRows::default()).collect();
         let candidate = request.candidate.clone();
         let now = (Micros(0), 0, 0);
         let tally = Tally::default();
@@ -131,7 +131,7 @@ impl<'a> Simulation<'a> {
         Ok(())
     }
 
-    fn finish(mut self) -> Simulated {
+    fn finish(mut self) -> SimulationOutcome {
         let mut tally = self.tally;
         tally.counts.in_flight = self.flights.count();
         let differing = tally.differing.len() as u64;
@@ -156,7 +156,7 @@ impl<'a> Simulation<'a> {
         tally.counts.events = isolated.counts.events;
         tally.counts.facts = isolated.counts.facts;
         tally.counts.activations = isolated.counts.activations;
-        Simulated { tally, states: self.states }
+        SimulationOutcome { tally, states: self.states }
     }
 }
 

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use crate::audit::error::AuditError;
 use crate::audit::replay::cumulative::not_replayed;
 use crate::audit::replay::error::ReplayFault;
-use crate::audit::replay::history::Journaled;
+use crate::audit::replay::history::PartitionJournal;
 use crate::ids::{Head, Micros, PartitionId};
 use crate::machine::entry::Entry;
 use crate::machine::journal::{Journal, Verdict};
@@ -25,7 +25,7 @@ pub struct Schedule<'a> {
 
 impl<'a> Schedule<'a> {
     /// `opened` is in the order of partitions.
-    pub fn new(machine: &str, opened: &[&'a dyn Journaled]) -> Result<Self, ReplayFault> {
+    pub fn new(machine: &str, opened: &[&'a dyn PartitionJournal]) -> Result<Self, ReplayFault> {
         let journals = opened.iter().map(|opened| (opened.genesis(), opened.entries())).collect();
         let mut schedule = Self { machine: machine.to_owned(), journals, next: BTreeMap::new() };
         for partition in 0..opened.len() {

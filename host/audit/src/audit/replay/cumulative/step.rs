@@ -11,15 +11,15 @@ use statehouse_abi::ops::{OpRole, OpsBlock};
 use crate::audit::list::step_text;
 use crate::audit::replay::class::{Class, Decision};
 use crate::audit::replay::cumulative::Simulation;
-use crate::audit::replay::cumulative::flights::{Due, FlightId};
+use crate::audit::replay::cumulative::flights::{FlightId, ParticipantTask};
 use crate::audit::replay::error::ReplayFault;
 use crate::audit::replay::examine::{command_of, recorded_side, short, side};
 use crate::audit::replay::isolated::is_reported;
-use crate::audit::replay::judge::{Task, decision_of};
-use crate::audit::replay::plans::{CANCELLED, Facts, Item, Places, Planned, items_of};
-use crate::audit::replay::render::{self, About};
+use crate::audit::replay::judge::{BatchTask, decision_of};
+use crate::audit::replay::plans::{CANCELLED, EntityPlaces, FactTreatment, GroupItem, GroupPlan, items_of};
+use crate::audit::replay::render::{self, CommandContext};
 use crate::audit::replay::report::{Brief, Difference};
-use crate::audit::replay::request::Seen;
+use crate::audit::replay::request::FilterSubject;
 use crate::audit::replay::state::Overlay;
 use crate::ids::{CommandId, Head, JournalIndex, PartitionId, Position};
 use crate::machine::decide::decide;
@@ -37,7 +37,7 @@ const NOT_MADE: &str = "the command does not reach this step any more";
 const NOTHING_DONE: &str = "there is nothing to undo";
 
 /// A batch of the record.
-struct Recorded<'e> {
+struct RecordedBatch<'e> {
     entry: &'e Entry,
     batch: Batch<'e>,
     partition: PartitionId,
@@ -47,24 +47,24 @@ struct Recorded<'e> {
 impl Simulation<'_> {
     pub(super) fn on_batch(&mut self, partition: PartitionId, head: Head, entry: &Entry) -> Result<(), ReplayFault> {
         let batch = entry.batch().expect("its kind says so");
-        let recorded = Recorded { entry, batch, partition, head };
+        let recorded = RecordedBatch { entry, batch, partition, head };
         let recorder = self.recorder.clone().expect("loaded for this entry");
-        let places = Places { here: partition, count: self.history.partition_count() };
+        let places = EntityPlaces { here: partition, count: self.history.partition_count() };
         let candidate = self.candidate.clone();
-        let mut items = items_of(candidate.as_ref(), recorder.as_ref(), entry, places, Facts::Kept);
+        let mut items = items_of(candidate.as_ref(), recorder.as_ref(), entry, places, FactTreatment::Kept);
         self.take_calls(&recorded, &mut items);
         let mut next = 0;
         while next < items.len() {
             self.run_start = next;
-            let Item::Decide(_) = &items[next] else {
-                if let Item::Decided(decision) = &items[next] {
+            let GroupItem::Decide(_) = &items[next] else {
+                if let GroupItem::Decided(decision) = &items[next] {
                     let decision = decision.clone();
                     self.on_decided(&recorded, &items, next, decision)?;
                 }
                 next += 1;
                 continue;
             };
-            let is_barrier = |item: &Item| matches!(item, Item::Decided(_));
+            let is_barrier = |item: &GroupItem| matches!(item, GroupItem::Decided(_));
             let end = items[next..].iter().position(is_barrier).map_or(items.len(), |at| next + at);
             next = self.decide_groups(&recorded, &items, next..end)?;
         }
@@ -72,12 +72,12 @@ impl Simulation<'_> {
     }
 
     /// Replaces the recorded calls by what the simulated commands ask for.
-    fn take_calls(&mut self, recorded: &Recorded<'_>, items: &mut [Item]) {
+    fn take_calls(&mut self, recorded: &RecordedBatch<'_>, items: &mut [GroupItem]) {
         for origin in &recorded.entry.records().origins {
             let Some(group) = find_group(&recorded.batch, origin.command) else { continue };
             let command = (origin.home(), origin.parent());
             let then = Decision::recorded(&recorded.batch, group);
-            if matches!(items[group], Item::Fact) && then.code() != Some(CANCELLED) {
+            if matches!(items[group], GroupItem::Fact) && then.code() != Some(CANCELLED) {
                 // The host refused it then, and its coordinator was told so.
                 if self.flights.find_due(command, origin.key).is_some() {
                     self.on_call(command, origin.key, then);
@@ -85,13 +85,13 @@ impl Simulation<'_> {
                 continue;
             }
             items[group] = match self.flights.find_due(command, origin.key) {
-                None => Item::Decided(Decision::NotAsked { why: NOT_MADE }),
+                None => GroupItem::Decided(Decision::NotAsked { why: NOT_MADE }),
                 // The record has something else under the claim's id, which is then no claim.
-                Some(Due::Claim) => continue,
-                Some(Due::NothingDone) => Item::Decided(Decision::NotAsked { why: NOTHING_DONE }),
-                Some(Due::Steps { block, is_undo }) => {
+                Some(ParticipantTask::Claim) => continue,
+                Some(ParticipantTask::NothingDone) => GroupItem::Decided(Decision::NotAsked { why: NOTHING_DONE }),
+                Some(ParticipantTask::Steps { block, is_undo }) => {
                     let role = if is_undo { OpRole::Undo } else { OpRole::Step };
-                    Item::Decide(Box::new(Planned::of_block(block, role)))
+                    GroupItem::Decide(Box::new(GroupPlan::of_block(block, role)))
                 }
             };
         }
@@ -100,14 +100,14 @@ impl Simulation<'_> {
     /// Decides some groups on the candidate's rows, and returns the number of the next group.
     fn decide_groups(
         &mut self,
-        recorded: &Recorded<'_>,
-        items: &[Item],
+        recorded: &RecordedBatch<'_>,
+        items: &[GroupItem],
         groups: std::ops::Range<usize>,
     ) -> Result<usize, ReplayFault> {
         let mut views: Vec<PlanView<'_>> = Vec::new();
         let mut numbers = Vec::new();
         for at in groups.clone() {
-            if let Item::Decide(planned) = &items[at] {
+            if let GroupItem::Decide(planned) = &items[at] {
                 views.push(planned.view());
                 numbers.push(at);
             }
@@ -130,8 +130,8 @@ impl Simulation<'_> {
     /// Compares one group, and carries out its consequences.
     fn on_decided(
         &mut self,
-        recorded: &Recorded<'_>,
-        items: &[Item],
+        recorded: &RecordedBatch<'_>,
+        items: &[GroupItem],
         group: usize,
         decision: Decision,
     ) -> Result<(), ReplayFault> {
@@ -145,7 +145,7 @@ impl Simulation<'_> {
         } else {
             self.tally.counts.commands += 1;
         }
-        let is_alike = is_call || matches!(&items[group], Item::Decide(planned) if planned.is_alike);
+        let is_alike = is_call || matches!(&items[group], GroupItem::Decide(planned) if planned.is_alike);
         let class = match (&then, &decision) {
             // A cancel that was too early then, and that finds nothing to undo now: the same.
             (Decision::Rejected { code, .. }, Decision::NotAsked { .. }) if is_call && code == CANCELLED => Class::Same,
@@ -158,7 +158,7 @@ impl Simulation<'_> {
         }
         if let Part::Call(origin) = part {
             self.on_call((origin.home(), origin.parent()), origin.key, decision);
-        } else if let (Item::Decide(planned), Decision::Accepted { events }) = (&items[group], decision)
+        } else if let (GroupItem::Decide(planned), Decision::Accepted { events }) = (&items[group], decision)
             && let Some(saga) = &planned.saga
         {
             let EntryCommand { id, name, caller, roles, request_id, body, .. } =
@@ -192,12 +192,12 @@ impl Simulation<'_> {
     pub(super) fn carry_out(&mut self, command: FlightId, key: CallKey) -> Result<(), ReplayFault> {
         let Some(due) = self.flights.find_due(command, key) else { return Ok(()) };
         let (block, is_undo) = match due {
-            Due::Steps { block, is_undo } => (block, is_undo),
-            Due::NothingDone => {
+            ParticipantTask::Steps { block, is_undo } => (block, is_undo),
+            ParticipantTask::NothingDone => {
                 self.on_call(command, key, Decision::NotAsked { why: NOTHING_DONE });
                 return Ok(());
             }
-            Due::Claim => {
+            ParticipantTask::Claim => {
                 // The owner of an id is a fact: the record would say so if it had been another command's.
                 self.flights.on_outcome(command, key, Outcome::Done { events: Vec::new() }, self.now);
                 return Ok(());
@@ -205,7 +205,7 @@ impl Simulation<'_> {
         };
         let Some(saga) = self.flights.saga_of(command) else { return Ok(()) };
         let (partition, call, of) = (saga.branch(key).partition(), saga.identity().call(key), saga.command.clone());
-        let planned = Planned::of_block(block, if is_undo { OpRole::Undo } else { OpRole::Step });
+        let planned = GroupPlan::of_block(block, if is_undo { OpRole::Undo } else { OpRole::Step });
         let state = &self.states[partition.0 as usize];
         let context = Context { time: self.now.0.0, seed: *blake3::hash(&call.0).as_bytes() };
         let fetch = |ops: &OpsBlock<'_>| Ok::<_, ReplayFault>(state.fetch(ops));
@@ -224,8 +224,8 @@ impl Simulation<'_> {
 
     fn on_difference(
         &mut self,
-        recorded: &Recorded<'_>,
-        items: &[Item],
+        recorded: &RecordedBatch<'_>,
+        items: &[GroupItem],
         group: usize,
         class: Class,
         decisions: [&Decision; 2],
@@ -270,8 +270,8 @@ impl Simulation<'_> {
     /// The recorded side shows what was recorded on the candidate's present rows, because those of the record are gone.
     fn difference(
         &self,
-        recorded: &Recorded<'_>,
-        items: &[Item],
+        recorded: &RecordedBatch<'_>,
+        items: &[GroupItem],
         group: usize,
         id: CommandId,
         brief: Brief,
@@ -281,20 +281,20 @@ impl Simulation<'_> {
         let recorder = self.recorder.as_ref().expect("loaded for this entry").as_ref();
         let command = batch.command(batch.ops.group(group).command as usize);
         let time = entry.header().time;
-        let about = About { command: &command, id: id.0, time, position: &brief.position };
+        let about = CommandContext { command: &command, id: id.0, time, position: &brief.position };
         let rows = self.rows_before(recorded, items, group)?;
-        let task = Task { logic: recorder, partition: recorded.partition, entry, batch, items };
+        let task = BatchTask { logic: recorder, partition: recorded.partition, entry, batch, items };
         let mut then = recorded_side(&task, &rows, group, about);
         then.rows.clear();
         let candidate = self.candidate.as_ref();
         let now = match &items[group] {
-            Item::Decide(planned) => {
+            GroupItem::Decide(planned) => {
                 let fetch = |ops: &OpsBlock<'_>| Ok::<_, ReplayFault>(rows.fetch(ops));
                 let decided = decide(candidate, entry.header().context(), &[planned.view()], fetch)?;
                 let ops = OpsBlock::parse_trusted(&decided.ops).expect("the host wrote this block");
                 side(candidate, decision, Some((&ops, Some(&decided.writes))), &rows, about)
             }
-            Item::Fact | Item::Decided(_) => side(candidate, decision, None, &rows, about),
+            GroupItem::Fact | GroupItem::Decided(_) => side(candidate, decision, None, &rows, about),
         };
         let body = render::body(recorder, about);
         Ok(Difference {
@@ -311,11 +311,16 @@ impl Simulation<'_> {
 
     /// The candidate's rows before a group. Earlier groups of its batch are decided once more, because they are not
     /// written yet.
-    fn rows_before(&self, recorded: &Recorded<'_>, items: &[Item], group: usize) -> Result<Overlay<'_>, ReplayFault> {
+    fn rows_before(
+        &self,
+        recorded: &RecordedBatch<'_>,
+        items: &[GroupItem],
+        group: usize,
+    ) -> Result<Overlay<'_>, ReplayFault> {
         let mut rows = Overlay::on(&self.states[recorded.partition.0 as usize]);
         let mut earlier: Vec<PlanView<'_>> = Vec::new();
         for item in &items[self.run_start..group] {
-            if let Item::Decide(planned) = item {
+            if let GroupItem::Decide(planned) = item {
                 earlier.push(planned.view());
             }
         }
@@ -348,7 +353,7 @@ impl Simulation<'_> {
         self.tally.differing.insert((partition.0, u64::MAX, self.tally.differing.len()));
         let entities: Vec<&[u8]> = (0..ops.op_count()).map(|at| ops.op(at).entity).collect();
         let codes = decisions.map(Decision::code);
-        if !self.request.filter.accepts(&Seen { id, command: &of.name, time, entities: &entities, codes }) {
+        if !self.request.filter.accepts(&FilterSubject { id, command: &of.name, time, entities: &entities, codes }) {
             self.tally.counts.filtered_out += 1;
             return;
         }
@@ -376,7 +381,7 @@ impl Simulation<'_> {
                 body: &of.body,
                 expires: crate::ids::Micros(0),
             };
-            let about = About { command: &command, id: id.0, time, position: &position };
+            let about = CommandContext { command: &command, id: id.0, time, position: &position };
             let rows = Overlay::on(&self.states[partition.0 as usize]);
             let candidate = self.candidate.as_ref();
             let difference = Difference {

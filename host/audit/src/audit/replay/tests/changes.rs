@@ -13,10 +13,10 @@ use statehouse_guest::borsh;
 
 use crate::audit::replay::class::Decision;
 use crate::audit::replay::history::History;
-use crate::audit::replay::tests::maker::{Maker, Sent};
+use crate::audit::replay::tests::maker::{ClientCommand, Maker};
 use crate::audit::replay::tests::purse::{Op, variant};
 use crate::audit::replay::tests::{Numbers, PARTITIONS, check_same, close, maker, names, pay, purse, put, replay};
-use crate::audit::replay::{Class, Mode, Report};
+use crate::audit::replay::{Class, ReplayMode, Report};
 use crate::ids::{ModuleId, PartitionId};
 use crate::machine::entry::{EntryKind, Part};
 use crate::machine::logic::{Fault, Logic, Pace};
@@ -25,9 +25,9 @@ use crate::machine::logic::{Fault, Logic, Pace};
 const COSTLY: i64 = 555;
 
 /// A module that exhausts its budget, which native logic never does.
-struct Costly(Arc<dyn Logic>);
+struct CostlyLogic(Arc<dyn Logic>);
 
-impl Logic for Costly {
+impl Logic for CostlyLogic {
     fn id(&self) -> ModuleId {
         self.0.id()
     }
@@ -87,7 +87,7 @@ fn every_entry_is_decided_by_its_own_module_through_activations_and_rollbacks() 
         if 0 < number {
             maker.activate(module);
         }
-        let sent: Vec<Sent> = vec![
+        let sent: Vec<ClientCommand> = vec![
             put(id + 1, &purses[0], 100),
             pay(id + 2, &purses[0], &purses[1], 60, None),
             pay(id + 3, &purses[0], &purses[1], 100_000, None),
@@ -100,12 +100,12 @@ fn every_entry_is_decided_by_its_own_module_through_activations_and_rollbacks() 
         report.classes.iter().map(|(class, found)| (*class, found.count)).collect()
     };
     // Accepts the 60 of two phases, and states another reason in three of them; the rest has its own reasons.
-    let report = replay(&maker, purse::<{ variant::RECORDED }>(), Mode::Isolated);
+    let report = replay(&maker, purse::<{ variant::RECORDED }>(), ReplayMode::Isolated);
     let expected = [(Class::Same, 18 - 5), (Class::RejectedToAccepted, 2), (Class::ReasonDiffers, 3)];
     assert_eq!(counts(&report), BTreeMap::from(expected));
     assert_eq!(report.current.version, "1.0.0");
     // Rejects the 60 of four phases, and states another reason where it did not decide itself.
-    let report = replay(&maker, purse::<{ variant::LIMIT }>(), Mode::Isolated);
+    let report = replay(&maker, purse::<{ variant::LIMIT }>(), ReplayMode::Isolated);
     let expected = [(Class::Same, 18 - 8), (Class::AcceptedToRejected, 4), (Class::ReasonDiffers, 4)];
     assert_eq!(counts(&report), BTreeMap::from(expected));
 }
@@ -113,13 +113,13 @@ fn every_entry_is_decided_by_its_own_module_through_activations_and_rollbacks() 
 /// Both protocols, closed payees, panics, budgets, late and early calls; a migration in the middle, with commands in
 /// flight.
 fn everything(seed: u64) -> Maker {
-    let mut maker = Maker::new(Arc::new(Costly(purse::<{ variant::RECORDED }>())), PARTITIONS);
+    let mut maker = Maker::new(Arc::new(CostlyLogic(purse::<{ variant::RECORDED }>())), PARTITIONS);
     let mut numbers = Numbers(seed);
     let purses: Vec<Vec<String>> = (0..PARTITIONS as usize).map(|partition| names(&maker, partition, 3)).collect();
     let mut id = 0;
     for round in 0..90 {
         if round == 45 {
-            maker.activate(Arc::new(Costly(purse::<{ variant::SCHEMA }>())));
+            maker.activate(Arc::new(CostlyLogic(purse::<{ variant::SCHEMA }>())));
         }
         let partition = numbers.below(u64::from(PARTITIONS)) as usize;
         let mut sent = Vec::new();
@@ -188,11 +188,11 @@ fn isolated_differences_over_sagas_migrations_and_budgets_are_those_that_a_simpl
     let mut seen: BTreeSet<String> = BTreeSet::new();
     for seed in 0..6 {
         let maker = everything(seed);
-        let itself = replay(&maker, purse::<{ variant::SCHEMA }>(), Mode::Isolated);
+        let itself = replay(&maker, purse::<{ variant::SCHEMA }>(), ReplayMode::Isolated);
         check_same(&itself);
         seen.extend(itself.coverage.rejections.keys().cloned());
         assert!(0 < itself.counts.calls && itself.deciders.len() == 2, "{:?}", itself.counts);
-        let report = replay(&maker, purse::<{ variant::SCHEMA_LIMIT }>(), Mode::Isolated);
+        let report = replay(&maker, purse::<{ variant::SCHEMA_LIMIT }>(), ReplayMode::Isolated);
         let found: BTreeSet<(Class, String)> =
             report.differences.iter().map(|brief| (brief.class, brief.id.clone())).collect();
         let expected = limited(&maker);

@@ -3,12 +3,12 @@
 
 use std::collections::BTreeMap;
 
-use crate::audit::replay::tests::maker::{Maker, Sent, Step};
+use crate::audit::replay::tests::maker::{ClientCommand, Maker, Step};
 use crate::audit::replay::tests::purse::variant;
 use crate::audit::replay::tests::{
     Numbers, PARTITIONS, balances, batch_of, check_same, first, maker, names, pay, purse, put, replay,
 };
-use crate::audit::replay::{Class, Mode};
+use crate::audit::replay::{Class, ReplayMode};
 
 /// What is in transit belongs to the partitions, and is no purse.
 const LOCAL: &str = "@local";
@@ -95,7 +95,7 @@ fn payments(seed: u64) -> (Maker, Puts, Payments) {
     }
     for _ in 0..120 {
         let partition = numbers.below(u64::from(PARTITIONS)) as usize;
-        let mut sent: Vec<Sent> = Vec::new();
+        let mut sent: Vec<ClientCommand> = Vec::new();
         for _ in 0..1 + numbers.below(3) {
             let from = &purses[partition][numbers.below(2) as usize];
             let to = &purses[numbers.below(u64::from(PARTITIONS)) as usize][numbers.below(2) as usize];
@@ -127,7 +127,7 @@ fn payments(seed: u64) -> (Maker, Puts, Payments) {
 /// Checks that the replay's final differences are those between the model under both rules; returns how many there are.
 fn check_model<const V: u8>(seed: u64, may_take: impl Fn(i64, i64) -> bool) -> usize {
     let (maker, puts, payments) = payments(seed);
-    check_same(&replay(&maker, purse::<{ variant::RECORDED }>(), Mode::Cumulative));
+    check_same(&replay(&maker, purse::<{ variant::RECORDED }>(), ReplayMode::Cumulative));
     let recorded = Model::of(&maker.script, &puts, &payments, |balance, amount| amount <= balance, &maker);
     let candidate = Model::of(&maker.script, &puts, &payments, may_take, &maker);
     let expected: BTreeMap<String, (i64, i64)> = recorded
@@ -135,7 +135,7 @@ fn check_model<const V: u8>(seed: u64, may_take: impl Fn(i64, i64) -> bool) -> u
         .filter(|(purse, balance)| candidate[*purse] != **balance)
         .map(|(purse, balance)| (purse.clone(), (*balance, candidate[purse])))
         .collect();
-    let report = replay(&maker, purse::<V>(), Mode::Cumulative);
+    let report = replay(&maker, purse::<V>(), ReplayMode::Cumulative);
     let rows = report.rows.as_ref().expect("a cumulative report has rows");
     let number = |text: &str| text.parse::<i64>().unwrap_or_else(|_| panic!("`{text}` is a number"));
     let found: BTreeMap<String, (i64, i64)> = rows
@@ -167,7 +167,7 @@ fn a_credit_in_another_partition_vanishes_with_its_debit() {
     maker.batch(0, &[put(1, &payer, 100)]);
     maker.batch(0, &[pay(2, &payer, &payee, 60, None)]);
     maker.settle();
-    let report = replay(&maker, purse::<{ variant::LIMIT }>(), Mode::Cumulative);
+    let report = replay(&maker, purse::<{ variant::LIMIT }>(), ReplayMode::Cumulative);
     let found = report.classes[&Class::AcceptedToRejected];
     assert_eq!((found.count, found.root, found.knock_on), (2, 1, 1), "the debit, and the credit that follows from it");
     let parts: Vec<(&str, &str, bool)> = report
@@ -195,7 +195,7 @@ fn a_credit_appears_where_a_debit_is_accepted_now() {
         maker.batch(0, &[pay(2, &payer, &payee, 60, by)]);
         maker.batch(2, &[pay(3, &payee, &payer, 50, by)]);
         maker.settle();
-        let report = replay(&maker, purse::<{ variant::OVERDRAFT }>(), Mode::Cumulative);
+        let report = replay(&maker, purse::<{ variant::OVERDRAFT }>(), ReplayMode::Cumulative);
         let accepted = first(&report, Class::RejectedToAccepted);
         assert!(accepted.brief.is_root && accepted.brief.part == "start");
         let numbers: Vec<(&str, &str, &str)> = report
@@ -214,7 +214,7 @@ fn a_credit_appears_where_a_debit_is_accepted_now() {
 #[test]
 fn a_difference_in_the_middle_of_a_batch_shows_the_rows_of_that_moment() {
     let (maker, _) = batch_of(&[60, 40, 70]);
-    let report = replay(&maker, purse::<{ variant::OVERDRAFT }>(), Mode::Cumulative);
+    let report = replay(&maker, purse::<{ variant::OVERDRAFT }>(), ReplayMode::Cumulative);
     let owed = first(&report, Class::RejectedToAccepted);
     assert_eq!(balances(&owed.candidate.rows), [(Some(0), Some(-70)), (Some(200), Some(270))]);
 }

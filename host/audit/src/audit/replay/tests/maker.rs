@@ -15,8 +15,8 @@ use statehouse_abi::role;
 use statehouse_abi::value::Value;
 
 use crate::audit::error::AuditError;
-use crate::audit::replay::history::{History, Journaled};
-use crate::audit::replay::state::State;
+use crate::audit::replay::history::{History, PartitionJournal};
+use crate::audit::replay::state::PartitionRows;
 use crate::ids::{CommandId, Digest, JournalIndex, Micros, ModuleId, PartitionId, Position};
 use crate::machine::decide::block::BlockBuilder;
 use crate::machine::decide::{HostFault, decide};
@@ -25,16 +25,18 @@ use crate::machine::journal::{Journal, Verdict};
 use crate::machine::logic::Logic;
 use crate::machine::migration::digest;
 use crate::machine::plan::{Plan, PlanView};
-use crate::machine::replica::{Applied, no_writes};
+use crate::machine::replica::{AppliedEntry, no_writes};
 use crate::machine::slots::partition_of;
 use crate::machine::table::{Change, Table, derivations, list_finished};
 use crate::saga::claim::claimed;
-use crate::saga::participant::{Known, OnCancel, on_cancel};
+use crate::saga::participant::{CallKnowledge, OnCancel, on_cancel};
 use crate::saga::status::EventRecord;
-use crate::saga::{Call, CallKey, Derivation, Form, Moment, Origin, Outcome, Progress, Records, Saga, SagaPlan, Start};
+use crate::saga::{
+    Call, CallKey, CallProgress, Derivation, Form, Origin, Outcome, PhaseMoment, Records, Saga, SagaPlan, Start,
+};
 
 /// A command that a client sends.
-pub struct Sent {
+pub struct ClientCommand {
     pub id: u64,
     pub name: &'static str,
     pub body: Value,
@@ -53,7 +55,7 @@ pub enum Step {
 struct Part {
     journal: Journal,
     entries: Vec<Entry>,
-    state: State,
+    state: PartitionRows,
 }
 
 struct DueCall {
@@ -68,7 +70,7 @@ pub struct Maker {
     parts: Vec<Part>,
     clock: i64,
     due: Vec<DueCall>,
-    heard: Vec<(PartitionId, Progress)>,
+    heard: Vec<(PartitionId, CallProgress)>,
     /// Calls with an outcome.
     outcomes: HashMap<CommandId, bool>,
     sent: HashSet<(CommandId, CallKey)>,
@@ -91,7 +93,7 @@ impl Maker {
         let part = |partition| Part {
             journal: Journal::genesis(&[7; 16], &machine, PartitionId(partition)),
             entries: Vec::new(),
-            state: State::default(),
+            state: PartitionRows::default(),
         };
         let mut maker = Self {
             modules: BTreeMap::new(),
@@ -166,7 +168,7 @@ impl Maker {
 
     /// Completes an entry with the digest of its writes, and appends it.
     fn record(&mut self, partition: usize, entry: Entry, writes: Vec<u8>) {
-        let applied = Applied::promote(entry, writes, &self.parts[partition].state).expect("it fits its table");
+        let applied = AppliedEntry::promote(entry, writes, &self.parts[partition].state).expect("it fits its table");
         let entry = applied.entry().clone().with_digest(applied.digest());
         let rows: Vec<(Vec<u8>, Option<Vec<u8>>)> =
             applied.rows().map(|(key, row)| (key.to_vec(), row.map(<[u8]>::to_vec))).collect();
@@ -177,10 +179,10 @@ impl Maker {
     }
 
     /// One batch of a partition; all commands have their home there.
-    pub fn batch(&mut self, partition: usize, sent: &[Sent]) {
+    pub fn batch(&mut self, partition: usize, sent: &[ClientCommand]) {
         let (here, count) = (PartitionId(partition as u32), self.parts.len() as u32);
         let mut input = PlanInWriter::default();
-        for Sent { id, name, body } in sent {
+        for ClientCommand { id, name, body } in sent {
             let command = self.logic.describe().commands.iter().position(|declared| declared.name == *name);
             let command = command.expect("the module has the command") as u32;
             let body = body.to_cbor().expect("a body of plain values");
@@ -267,15 +269,15 @@ impl Maker {
         if saga.is_cancel(key) && key.branch != 0 {
             let tried = identity.call(key.first_do());
             let known = match self.outcomes.get(&tried) {
-                Some(true) => Known::Done,
-                Some(false) => Known::Refused,
-                None => Known::Nothing,
+                Some(true) => CallKnowledge::Done,
+                Some(false) => CallKnowledge::Refused,
+                None => CallKnowledge::Nothing,
             };
             match on_cancel(known) {
                 OnCancel::Undo => {}
                 OnCancel::NothingDone => {
-                    let at = Moment::at_participant(Micros(self.clock), String::new());
-                    self.heard.push((call.home, Progress::new(call.parent, key, Outcome::NothingDone, at)));
+                    let at = PhaseMoment::at_participant(Micros(self.clock), String::new());
+                    self.heard.push((call.home, CallProgress::new(call.parent, key, Outcome::NothingDone, at)));
                     return true;
                 }
                 OnCancel::Forbid => id = tried,
@@ -314,11 +316,11 @@ impl Maker {
         self.outcomes.insert(id, matches!(outcome, Outcome::Done { .. }));
         let time = entry.header().time;
         self.record(partition, entry, writes);
-        let at = Moment::at_participant(time, self.position(partition, 0).to_string());
+        let at = PhaseMoment::at_participant(time, self.position(partition, 0).to_string());
         if !is_claim {
             self.script.push(Step::Called(number_of(call.parent)));
         }
-        self.heard.push((call.home, Progress::new(call.parent, key, outcome, at)));
+        self.heard.push((call.home, CallProgress::new(call.parent, key, outcome, at)));
     }
 
     /// A coordinator records one outcome that it has heard; returns `false` if there is none.
@@ -409,7 +411,7 @@ struct Entries {
     entries: Vec<Entry>,
 }
 
-impl Journaled for Entries {
+impl PartitionJournal for Entries {
     fn genesis(&self) -> Journal {
         self.genesis
     }
@@ -436,7 +438,7 @@ impl History for Maker {
         self.parts.len() as u32
     }
 
-    fn open(&self, partition: PartitionId) -> Result<Box<dyn Journaled>, AuditError> {
+    fn open(&self, partition: PartitionId) -> Result<Box<dyn PartitionJournal>, AuditError> {
         let genesis = Journal::genesis(&[7; 16], self.machine(), partition);
         Ok(Box::new(Entries { genesis, entries: self.parts[partition.0 as usize].entries.clone() }))
     }

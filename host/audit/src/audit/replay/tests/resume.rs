@@ -8,7 +8,7 @@ use crate::audit::replay::resume::{Keep, forget};
 use crate::audit::replay::tests::maker::Maker;
 use crate::audit::replay::tests::purse::variant;
 use crate::audit::replay::tests::{batch_of, busy, purse, replay_as, request};
-use crate::audit::replay::{Meter, Mode, ReplayFault, Report, Request, run_kept};
+use crate::audit::replay::{Meter, ReplayFault, ReplayMode, Report, Request, run_kept};
 use crate::registry::Stop;
 
 fn json(report: &Report) -> String {
@@ -38,7 +38,7 @@ fn a_replay_that_is_stopped_again_and_again_gives_the_same_report() {
     ];
     for (seed, candidate) in (0..).zip(candidates) {
         let maker = busy(seed, 200);
-        for mode in [Mode::Isolated, Mode::Cumulative] {
+        for mode in [ReplayMode::Isolated, ReplayMode::Cumulative] {
             let request = Request { jobs: 1, ..request(candidate.clone(), mode) };
             let expected = json(&replay_as(&maker, &request).unwrap_or_else(|fault| panic!("inconclusive: {fault}")));
             let folder = tempfile::tempdir().expect("a temporary folder");
@@ -65,10 +65,10 @@ fn a_replay_that_is_stopped_again_and_again_gives_the_same_report() {
 fn what_is_kept_is_of_one_replay_of_one_history() {
     let (maker, _) = batch_of(&[40, 60, 10]);
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let limit = request(purse::<{ variant::LIMIT }>(), Mode::Isolated);
+    let limit = request(purse::<{ variant::LIMIT }>(), ReplayMode::Isolated);
     // After the entry that differs in the history below.
     assert!(matches!(replay_some(&maker, &limit, folder.path(), 2), Err(ReplayFault::Stopped { .. })));
-    let other = request(purse::<{ variant::WORDS }>(), Mode::Isolated);
+    let other = request(purse::<{ variant::WORDS }>(), ReplayMode::Isolated);
     assert!(matches!(replay_some(&maker, &other, folder.path(), 9), Err(ReplayFault::OtherReplay { .. })));
     let (changed, _) = batch_of(&[40, 61, 10]);
     let fault = replay_some(&changed, &limit, folder.path(), 9);
@@ -79,7 +79,7 @@ fn what_is_kept_is_of_one_replay_of_one_history() {
 #[test]
 fn what_is_not_whole_is_as_good_as_none() {
     let maker = busy(5, 120);
-    let limit = request(purse::<{ variant::LIMIT }>(), Mode::Isolated);
+    let limit = request(purse::<{ variant::LIMIT }>(), ReplayMode::Isolated);
     let expected = json(&replay_as(&maker, &limit).unwrap_or_else(|fault| panic!("inconclusive: {fault}")));
     let folder = tempfile::tempdir().expect("a temporary folder");
     assert!(replay_some(&maker, &limit, folder.path(), u64::MAX).is_ok());

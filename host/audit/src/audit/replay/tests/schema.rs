@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::audit::replay::report::SCHEMA;
 use crate::audit::replay::tests::purse::variant;
 use crate::audit::replay::tests::{busy, purse, replay};
-use crate::audit::replay::{Mode, Report};
+use crate::audit::replay::{ReplayMode, Report};
 
 /// What in the value is not as the schema says.
 fn check(root: &Value, schema: &Value, value: &Value, at: &str, faults: &mut Vec<String>) {
@@ -90,7 +90,7 @@ fn reports_are_as_their_schema_says_and_read_back() {
     ];
     for (seed, candidate) in (0..).zip(candidates) {
         let maker = busy(seed, 200);
-        for mode in [Mode::Isolated, Mode::Cumulative] {
+        for mode in [ReplayMode::Isolated, ReplayMode::Cumulative] {
             let report = replay(&maker, candidate.clone(), mode);
             let json = serde_json::to_value(&report).expect("texts and integers only");
             assert_eq!(faults(&json), Vec::<String>::new());
@@ -102,7 +102,7 @@ fn reports_are_as_their_schema_says_and_read_back() {
 
 #[test]
 fn what_the_schema_does_not_say_is_noticed() {
-    let report = replay(&busy(1, 120), purse::<{ variant::LIMIT }>(), Mode::Cumulative);
+    let report = replay(&busy(1, 120), purse::<{ variant::LIMIT }>(), ReplayMode::Cumulative);
     let good = serde_json::to_value(&report).expect("texts and integers only");
     let changed = |change: &dyn Fn(&mut Value)| {
         let mut json = good.clone();

@@ -4,12 +4,12 @@
 use std::sync::Arc;
 
 use crate::audit::error::AuditError;
-use crate::audit::replay::history::{History, Journaled};
+use crate::audit::replay::history::{History, PartitionJournal};
 use crate::audit::replay::tests::maker::Maker;
 use crate::audit::replay::tests::purse::variant;
 use crate::audit::replay::tests::{PARTITIONS, busy, check_same, maker, pay, purse, put, request, unsettled};
-use crate::audit::replay::{Meter, Mode, run};
-use crate::audit::transit::{Cut, TransitReport, Transits};
+use crate::audit::replay::{Meter, ReplayMode, run};
+use crate::audit::transit::{ConsistentCut, TransitReport, Transits};
 use crate::ids::{ModuleId, PartitionId};
 use crate::machine::entry::Entry;
 use crate::machine::journal::{Journal, Verdict};
@@ -18,7 +18,7 @@ use crate::machine::replay::Replay;
 use crate::machine::transit::InTransit;
 
 /// A history in which a partition's newest entries have not arrived.
-struct Lagging<'m> {
+struct LaggingHistory<'m> {
     maker: &'m Maker,
     partition: PartitionId,
     missing: usize,
@@ -26,7 +26,7 @@ struct Lagging<'m> {
 
 struct Entries(Journal, Vec<Entry>);
 
-impl Journaled for Entries {
+impl PartitionJournal for Entries {
     fn genesis(&self) -> Journal {
         self.0
     }
@@ -40,7 +40,7 @@ impl Journaled for Entries {
     }
 }
 
-impl History for Lagging<'_> {
+impl History for LaggingHistory<'_> {
     fn cluster(&self) -> String {
         self.maker.cluster()
     }
@@ -53,7 +53,7 @@ impl History for Lagging<'_> {
         self.maker.partition_count()
     }
 
-    fn open(&self, partition: PartitionId) -> Result<Box<dyn Journaled>, AuditError> {
+    fn open(&self, partition: PartitionId) -> Result<Box<dyn PartitionJournal>, AuditError> {
         let opened = self.maker.open(partition)?;
         let mut entries: Vec<Entry> = opened.entries().collect::<Result<_, _>>()?;
         if partition == self.partition {
@@ -69,7 +69,7 @@ impl History for Lagging<'_> {
 
 /// The report as `audit verify` makes it, and what the rows show at the end of all journals, wherever the cut is.
 fn report(history: &dyn History) -> (TransitReport, InTransit) {
-    let mut transits = Transits::new(Cut::find(history).expect("made in memory"));
+    let mut transits = Transits::new(ConsistentCut::find(history).expect("made in memory"));
     let mut shown = InTransit::default();
     for partition in (0..history.partition_count()).map(PartitionId) {
         let opened = history.open(partition).expect("made in memory");
@@ -122,7 +122,7 @@ fn a_journal_that_lags_moves_the_cut_and_is_no_fault() {
     let mut cuts = 0;
     for partition in (0..PARTITIONS).map(PartitionId) {
         for missing in [1, 2, 5, 30, 1_000] {
-            let (report, _) = report(&Lagging { maker: &maker, partition, missing });
+            let (report, _) = report(&LaggingHistory { maker: &maker, partition, missing });
             assert_eq!(report.faults, Vec::<String>::new(), "partition {partition} lacks {missing}");
             cuts += usize::from(report.cut.is_some());
         }
@@ -140,8 +140,8 @@ fn a_cumulative_replay_of_journals_that_end_at_different_moments_finds_nothing()
         let maker = unsettled(maker(), seed, 200);
         for partition in (0..PARTITIONS).map(PartitionId) {
             for missing in [0, 1, 3, 10, 40] {
-                let history = Lagging { maker: &maker, partition, missing };
-                let request = request(purse::<{ variant::ALIKE }>(), Mode::Cumulative);
+                let history = LaggingHistory { maker: &maker, partition, missing };
+                let request = request(purse::<{ variant::ALIKE }>(), ReplayMode::Cumulative);
                 let report = run(&history, &request, &Meter { on_begin: &|_| {}, on_done: &|_, _| {} });
                 let report = report.unwrap_or_else(|fault| panic!("seed {seed}: {fault}"));
                 check_same(&report);

@@ -9,9 +9,9 @@ use std::sync::{Arc, LazyLock};
 use statehouse_abi::value::Value;
 use tempfile::TempDir;
 
-use crate::audit::replay::tests::maker::{Maker, Sent, Step, id_of};
+use crate::audit::replay::tests::maker::{ClientCommand, Maker, Step, id_of};
 use crate::audit::replay::tests::{Numbers, PARTITIONS, check_same, first, names, replay, uuid};
-use crate::audit::replay::{Class, Mode};
+use crate::audit::replay::{Class, ReplayMode};
 use crate::guest::{CacheOptions, Engine, EngineOptions};
 use crate::machine::logic::Logic;
 use crate::registry::{self, Registry};
@@ -70,14 +70,14 @@ type Rule = fn(i64, i64) -> bool;
 
 /// What was sent.
 #[derive(Default)]
-struct Sending {
+struct SentCommands {
     commands: BTreeMap<u64, Command>,
     /// The last command of each batch.
     ends: BTreeSet<u64>,
 }
 
 /// What follows next for a transfer that was debited.
-enum Next {
+enum Continuation {
     Credit,
     Undo,
 }
@@ -90,7 +90,7 @@ struct Model {
     /// there.
     calls_left: Option<BTreeMap<u64, u64>>,
     /// Transfers for which the record has another call.
-    on_the_way: BTreeMap<u64, Next>,
+    on_the_way: BTreeMap<u64, Continuation>,
     /// Transfers of the current batch for which it has none: they are credited after the batch.
     unrecorded: Vec<u64>,
     /// Transfers whose undo it does not have: they are undone when their coordinator hears of the refusal.
@@ -144,7 +144,7 @@ impl Model {
     }
 
     /// Ignores everything that was not sent by [`make`].
-    fn step(&mut self, step: &Step, sending: &Sending, maker: &Maker) {
+    fn step(&mut self, step: &Step, sending: &SentCommands, maker: &Maker) {
         let (Step::Sent(id) | Step::Called(id) | Step::Heard(id)) = step;
         let Some(command) = sending.commands.get(id) else { return };
         match step {
@@ -165,10 +165,12 @@ impl Model {
                     *left.get_mut(id).expect("all calls were counted") -= 1;
                 }
                 match self.on_the_way.remove(id) {
-                    Some(Next::Undo) => self.undo(command),
-                    Some(Next::Credit) if self.credit(command) => {}
-                    Some(Next::Credit) if self.has_call(*id) => drop(self.on_the_way.insert(*id, Next::Undo)),
-                    Some(Next::Credit) => drop(self.refused.insert(*id)),
+                    Some(Continuation::Undo) => self.undo(command),
+                    Some(Continuation::Credit) if self.credit(command) => {}
+                    Some(Continuation::Credit) if self.has_call(*id) => {
+                        self.on_the_way.insert(*id, Continuation::Undo);
+                    }
+                    Some(Continuation::Credit) => drop(self.refused.insert(*id)),
                     None => {}
                 }
             }
@@ -225,7 +227,7 @@ impl Model {
                 self.take(id, account, *amount, *is_euro, is_here.then_some(to))?;
                 match self.has_call(id) {
                     _ if is_here => self.add(to, *amount),
-                    true => drop(self.on_the_way.insert(id, Next::Credit)),
+                    true => drop(self.on_the_way.insert(id, Continuation::Credit)),
                     false => self.unrecorded.push(id),
                 }
             }
@@ -257,14 +259,14 @@ impl Model {
 }
 
 /// What was sent, with the resulting history.
-struct Made {
+struct MadeHistory {
     maker: Maker,
-    sending: Sending,
+    sending: SentCommands,
     /// How many calls each transfer has in the record.
     calls: BTreeMap<u64, u64>,
 }
 
-impl Made {
+impl MadeHistory {
     /// The model after everything, under a rule.
     fn model(&self, may_take: Rule) -> Model {
         let mut model = Model::new(may_take, Some(self.calls.clone()));
@@ -274,7 +276,7 @@ impl Made {
     }
 }
 
-fn sent(id: u64, command: &Command) -> Sent {
+fn sent(id: u64, command: &Command) -> ClientCommand {
     let Command { account, act } = command;
     let text = |text: &str| Value::text(text);
     let money = |amount: &i64| Value::Text(format!("{}.{:02}", amount / 100, amount % 100));
@@ -305,17 +307,17 @@ fn sent(id: u64, command: &Command) -> Sent {
             ("balance_transfer", body)
         }
     };
-    Sent { id, name, body }
+    ClientCommand { id, name, body }
 }
 
 /// Random commands in batches; calls are carried out now and then.
-fn make(commands_max: usize) -> Made {
+fn make(commands_max: usize) -> MadeHistory {
     let mut maker = Maker::new(module(RECORDED), PARTITIONS);
     credit_pending(&mut maker);
     let mut numbers = Numbers(11);
     let here: Vec<Vec<String>> = (0..PARTITIONS as usize).map(|at| names(&maker, at, ACCOUNTS)).collect();
     let all: Vec<String> = here.iter().flatten().cloned().collect();
-    let (mut sending, mut seen) = (Sending::default(), 0);
+    let (mut sending, mut seen) = (SentCommands::default(), 0);
     let mut model = Model::new(|balance, amount| amount <= balance, None);
     let mut id = 1_000;
     while sending.commands.len() < commands_max {
@@ -357,7 +359,7 @@ fn make(commands_max: usize) -> Made {
             *calls.entry(*id).or_default() += 1;
         }
     }
-    Made { maker, sending, calls }
+    MadeHistory { maker, sending, calls }
 }
 
 fn act(numbers: &mut Numbers, balance: i64, account: &str, to: String) -> Act {
@@ -398,14 +400,14 @@ fn credit_pending(maker: &mut Maker) {
 }
 
 /// The history that all tests of this file share.
-static MADE: LazyLock<Made> = LazyLock::new(|| {
+static MADE: LazyLock<MadeHistory> = LazyLock::new(|| {
     let is_chaos = std::env::var_os("STATEHOUSE_CHAOS").is_some();
     make(if is_chaos { 1_000_000 } else { 10_000 })
 });
 
 #[test]
 fn the_model_and_the_record_agree_on_every_rejection() {
-    let report = replay(&MADE.maker, module(RECORDED), Mode::Isolated);
+    let report = replay(&MADE.maker, module(RECORDED), ReplayMode::Isolated);
     check_same(&report);
     let model = MADE.model(|balance, amount| amount <= balance);
     let mut expected: BTreeMap<String, u64> =
@@ -420,7 +422,7 @@ fn the_model_and_the_record_agree_on_every_rejection() {
 #[test]
 fn releases_that_decide_alike_replay_alike_in_both_modes() {
     for wasm in [RECORDED, REFACTORED, LIMITED] {
-        for mode in [Mode::Isolated, Mode::Cumulative] {
+        for mode in [ReplayMode::Isolated, ReplayMode::Cumulative] {
             check_same(&replay(&MADE.maker, module(wasm), mode));
         }
     }
@@ -429,7 +431,7 @@ fn releases_that_decide_alike_replay_alike_in_both_modes() {
 #[test]
 fn whoever_spends_everything_meets_the_first_bug() {
     let model = MADE.model(|balance, amount| amount <= balance);
-    let report = replay(&MADE.maker, module(NEVER_EMPTY), Mode::Isolated);
+    let report = replay(&MADE.maker, module(NEVER_EMPTY), ReplayMode::Isolated);
     // The additional one is the payment of `credit_pending`.
     assert_eq!(report.count_of(Class::AcceptedToRejected), model.emptied.len() as u64 + 1);
     assert_eq!(report.count_of(Class::ReasonDiffers), model.would_have_emptied, "the payer is looked at first");
@@ -454,7 +456,7 @@ fn the_consequences_of_the_first_bug_are_those_of_the_model() {
         .map(|(account, (_, balance))| (account.as_str(), (*balance, candidate.accounts[account].1)))
         .collect();
     assert!(!expected.is_empty(), "it has consequences");
-    let report = replay(&MADE.maker, module(NEVER_EMPTY), Mode::Cumulative);
+    let report = replay(&MADE.maker, module(NEVER_EMPTY), ReplayMode::Cumulative);
     let rows = report.rows.as_ref().expect("a cumulative report has rows");
     let minor = |text: &str| text.replace('.', "").parse::<i64>().unwrap_or_else(|_| panic!("`{text}` is an amount"));
     let found: BTreeMap<&str, (i64, i64)> = rows
@@ -474,7 +476,7 @@ fn whoever_sends_tens_of_cents_meets_the_second_bug() {
     };
     let is_misread = |command: &&Command| amount_of(command) % 10 == 0 && amount_of(command) % 100 != 0;
     let expected = MADE.sending.commands.values().filter(is_misread).count() as u64;
-    let report = replay(&MADE.maker, module(MISREADS), Mode::Isolated);
+    let report = replay(&MADE.maker, module(MISREADS), ReplayMode::Isolated);
     assert_eq!(report.count_of(Class::PlanDiffers), expected);
     assert_eq!(report.difference_count(), expected, "{:?}", report.classes);
 }

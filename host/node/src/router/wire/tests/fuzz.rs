@@ -19,8 +19,9 @@ fn submissions_that_are_accepted_are_sent_on_as_they_were() {
         let read = within(bound(input), || decode_submissions(NodeId(2), input));
         let Ok(submissions) = read else { return };
         // How long somebody waits is all that the way changes.
-        let submissions = submissions.into_iter().map(|submission| Unticketed { deadline: None, ..submission });
-        let submissions: Vec<Unticketed> = submissions.collect();
+        let submissions =
+            submissions.into_iter().map(|submission| UnticketedSubmission { deadline: None, ..submission });
+        let submissions: Vec<UnticketedSubmission> = submissions.collect();
         let again = encode_submissions(submissions.iter());
         let back = decode_submissions(NodeId(2), &again).expect("what was read can be sent on");
         assert_eq!(back.len(), submissions.len());

@@ -4,11 +4,11 @@
 use statehouse_fuzz::{check_recorded, recorded};
 
 use super::*;
-use crate::saga::{Call, Moment, Outcome as CallOutcome};
+use crate::saga::{Call, Outcome as CallOutcome, PhaseMoment};
 
 /// A client's commands, and a coordinator's call.
 pub(super) fn submissions() -> [Bytes; 2] {
-    let called = Called {
+    let called = BranchCall {
         parent: CommandId([7; 16]),
         home: PartitionId(2),
         key: CallKey { branch: 1, call: Call::Do, attempt: 0 },
@@ -17,29 +17,29 @@ pub(super) fn submissions() -> [Bytes; 2] {
         derivation: Derivation::ByContent,
         needs_claim: true,
     };
-    let called = Unticketed { called: Some(Arc::new(called)), ..submission() };
+    let called = UnticketedSubmission { called: Some(Arc::new(called)), ..submission() };
     [encode_submissions([&submission(), &submission()].into_iter()), encode_submissions([&called].into_iter())]
 }
 
 /// One of each kind.
-pub(super) fn outcomes() -> [Told; 6] {
+pub(super) fn outcomes() -> [SubmissionAnswer; 6] {
     let position = Position { partition: PartitionId(3), index: JournalIndex(42), n: 1, head8: [1, 2, 3, 4] };
     let body = Value::map([("a", Value::Int(1))]);
-    let recorded = Recorded { position, time: Micros(5), is_replayed: true, status: 201, body };
+    let recorded = RecordedOutcome { position, time: Micros(5), is_replayed: true, status: 201, body };
     let rejection = Rejection { code: "no".to_owned(), detail: "never".to_owned() };
-    let unavailable = Unavailable { reason: UnavailableReason::NoLeader, retry_after: Duration::from_millis(1500) };
+    let unavailable = Unavailability { reason: UnavailableReason::NoLeader, retry_after: Duration::from_millis(1500) };
     [
-        Told::not_led(Some(NodeId(2))),
-        Told::Unknown,
-        Told::Answer(Answer::Done(recorded.clone())),
-        Told::Answer(Answer::Rejected(recorded, rejection)),
-        Told::Answer(Answer::Conflict { fields: vec!["amount".to_owned()], position }),
-        Told::Answer(Answer::Unavailable(unavailable)),
+        SubmissionAnswer::not_led(Some(NodeId(2))),
+        SubmissionAnswer::Unknown,
+        SubmissionAnswer::Answer(Answer::Done(recorded.clone())),
+        SubmissionAnswer::Answer(Answer::Rejected(recorded, rejection)),
+        SubmissionAnswer::Answer(Answer::Conflict { fields: vec!["amount".to_owned()], position }),
+        SubmissionAnswer::Answer(Answer::Unavailable(unavailable)),
     ]
 }
 
 pub(super) fn answers() -> Vec<Option<Answered>> {
-    let at = Moment::at_home(Micros(5), 9);
+    let at = PhaseMoment::at_home(Micros(5), 9);
     let refused = CallOutcome::Refused { rejection: vec![0xa0].into(), code: "no".to_owned() };
     vec![
         None,

@@ -10,7 +10,7 @@ const LAST: u64 = 30;
 
 /// The promises of the index so far.
 #[derive(Default)]
-struct Promised {
+struct IdPromises {
     written: u64,
     copied: Option<u64>,
 }
@@ -22,7 +22,7 @@ fn open_on(disk: &SimDisk, dir: &str) -> Result<IdIndex, StoreError> {
 }
 
 /// Records, merges, reads and copies, as far as the disk allows.
-fn work(disk: &SimDisk, promised: &mut Promised) -> Result<(), StoreError> {
+fn work(disk: &SimDisk, promised: &mut IdPromises) -> Result<(), StoreError> {
     let index = open_on(disk, DIR)?;
     for journal in 1..=LAST {
         index.record(JournalIndex(journal), LogIndex(journal), &entry(journal))?;
@@ -42,7 +42,7 @@ fn work(disk: &SimDisk, promised: &mut Promised) -> Result<(), StoreError> {
 
 /// Checks that all promised ids are there, and that the index is complete once the rest is recorded, even after another
 /// power cut.
-fn check_kept(disk: &SimDisk, promised: &Promised, what: &str) {
+fn check_kept(disk: &SimDisk, promised: &IdPromises, what: &str) {
     let index = open_on(disk, DIR).unwrap_or_else(|error| panic!("{what}: {}", error.reason()));
     let found = index.applied().0;
     assert!(promised.written <= found, "{what}: {found} of {}", promised.written);
@@ -69,7 +69,7 @@ fn a_power_cut_at_any_operation_loses_nothing_that_was_written() {
     loop {
         let disk = SimDisk::new();
         disk.crash_after(operations);
-        let mut promised = Promised::default();
+        let mut promised = IdPromises::default();
         let is_over = work(&disk, &mut promised).is_ok();
         for seed in 0..2 {
             check_kept(&disk.crash(seed), &promised, &format!("cut at operation {operations}, seed {seed}"));
@@ -90,7 +90,7 @@ fn an_operation_that_fails_is_reported_and_loses_nothing_that_was_written() {
     loop {
         let disk = SimDisk::new();
         disk.fail_after(accesses);
-        let mut promised = Promised::default();
+        let mut promised = IdPromises::default();
         let worked = work(&disk, &mut promised);
         let is_over = disk.accesses() <= accesses;
         if let Err(error) = worked {

@@ -20,7 +20,7 @@ use crate::segments::partition_folder;
 
 /// An entry that something beside the log knows of.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Shown {
+pub struct KnownEntry {
     pub index: JournalIndex,
     /// What knows it, as text.
     pub by: String,
@@ -28,22 +28,22 @@ pub struct Shown {
 
 /// The furthest entry that the ids or snapshots of a partition know of, if any. Must be called *before* the log is
 /// read, because the node may be running.
-pub fn furthest(folder: &Path, machine: &str, partition: PartitionId) -> Option<Shown> {
+pub fn furthest(folder: &Path, machine: &str, partition: PartitionId) -> Option<KnownEntry> {
     let folder = partition_folder(folder, machine, partition);
-    let ids = ids_applied_in(&folder.join("ids")).map(|index| Shown { index, by: "its id index".to_owned() });
+    let ids = ids_applied_in(&folder.join("ids")).map(|index| KnownEntry { index, by: "its id index".to_owned() });
     let snapshots = indexes_in(&RealDisk, &folder).unwrap_or_default().into_iter().map(|(index, path)| {
         let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        Shown { index, by: format!("`canonical/{name}`") }
+        KnownEntry { index, by: format!("`canonical/{name}`") }
     });
-    snapshots.chain(ids).max().filter(|shown| JournalIndex(0) < shown.index)
+    snapshots.chain(ids).max().filter(|known| JournalIndex(0) < known.index)
 }
 
 /// The least that there was, if the node's own record says that a partition had entries. Must also be called *before*
 /// the log is read.
-pub fn recorded(folder: &Path, machine: &str, partition: PartitionId) -> Option<Shown> {
+pub fn recorded(folder: &Path, machine: &str, partition: PartitionId) -> Option<KnownEntry> {
     let has = |(of, id): &(String, u32)| of == machine && *id == partition.0;
-    let shown = || Shown { index: JournalIndex(1), by: "the node's record".to_owned() };
-    recorded_in(folder).iter().any(has).then(shown)
+    let known = || KnownEntry { index: JournalIndex(1), by: "the node's record".to_owned() };
+    recorded_in(folder).iter().any(has).then(known)
 }
 
 /// A record that cannot be read says nothing.

@@ -23,7 +23,7 @@ use tokio::task::JoinHandle;
 use super::WALLET;
 use crate::descriptors;
 
-pub struct Served {
+pub struct BenchNode {
     pub node: Node,
     pub address: SocketAddr,
     pub start_ms: u128,
@@ -31,7 +31,7 @@ pub struct Served {
     server: JoinHandle<Result<(), ApiError>>,
 }
 
-impl Served {
+impl BenchNode {
     pub async fn start(folder: &Path, partitions: u32, views: Vec<ModuleSource>) -> anyhow::Result<Self> {
         Self::start_archiving(folder, partitions, views, None).await
     }

@@ -26,7 +26,7 @@ const REQUEST_ID_BYTES_MAX: usize = 128;
 
 /// One request, once it is known who asks.
 #[derive(Clone)]
-pub struct Asked {
+pub struct RequestContext {
     pub request_id: Arc<str>,
     pub caller: Arc<Caller>,
     pub deadline: Instant,
